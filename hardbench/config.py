@@ -1,0 +1,315 @@
+"""Declare, check, read and write settings: one declaration is the option, the help, the YAML key, the check and the param."""
+
+import dataclasses
+import functools
+import math
+import os
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from hardbench.errors import ConfigError, nearest
+from hardbench.registry import Registry
+
+PRESETS = Path(__file__).parent / "presets"
+TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is declared of a setting beside its name and type (which are the dataclass field's)."""
+
+    help: str
+    default: Any = None
+    low: float | None = None  # smallest value allowed
+    above: float | None = None  # every value allowed is larger
+    high: float | None = None  # largest value allowed
+    choices: Iterable[str] | None = None  # a Registry, or words
+    words: tuple[str, ...] = ()  # words a number may be replaced by
+    was: tuple[str, ...] = ()  # former names of the original scripts
+    read_by: str | None = None  # the setting whose choice decides whether this one is read
+    instead_of: tuple[str, ...] = ()  # settings this one replaces
+    varies: bool = False  # the default depends on a choice (the model, mostly)
+    headline: bool = False  # an MLflow param
+    env: str | None = None  # further environment variable
+    position: bool = False  # may be given without its name
+    stored: bool = True  # kept in config.yaml
+
+
+def setting(default: Any, help: str, **more: Any) -> Any:
+    """A dataclass field that is a setting. Where the default varies, the field stays None until the choice is known."""
+    declared = Setting(help, default, **more)
+    late = declared.read_by is not None or declared.varies
+    return dataclasses.field(default=None if late else default, metadata={"setting": declared})
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting with its name, type and the class that declares it, as options, tables and parsers want it."""
+
+    name: str
+    hint: Any
+    declared: Setting
+    group: str
+
+    @property
+    def kind(self) -> Any:
+        """The type without None: bool, int, float, str, tuple or dict."""
+        parts = [part for part in typing.get_args(self.hint) if part is not types.NoneType]
+        union = isinstance(self.hint, types.UnionType)
+        kind = next((part for part in parts if part is not str), str) if union else self.hint
+        return typing.get_origin(kind) or kind
+
+    @property
+    def items(self) -> tuple[Any, ...]:
+        """Types of the members of a list or map."""
+        parts = typing.get_args(self.hint) if isinstance(self.hint, types.UnionType) else (self.hint,)
+        inner = next((part for part in parts if typing.get_origin(part) in (tuple, dict)), None)
+        return tuple(item for item in typing.get_args(inner) if item is not Ellipsis)
+
+    def fail(self, value: Any, allowed: str) -> ConfigError:
+        """The error line of this setting."""
+        return ConfigError(f"{self.name}: {value}; {allowed}")
+
+    def accept(self, value: Any) -> Any:
+        """The value as the declared type, checked. Text and native YAML values go through the same parser."""
+        if self.kind is tuple:
+            parts = value if isinstance(value, list | tuple) else _split(value)
+            return tuple(self._one(self.items[0], part) for part in parts)
+        if self.kind is dict:
+            return self._map(value)
+        if isinstance(value, dict | list | tuple):
+            raise self.fail(value, "a single value")
+        return self._one(self.kind, value)
+
+    def _map(self, value: Any) -> dict[Any, Any]:
+        sign = "=" if self.items[0] is str else ":"
+        example = "k=v,k2=v2" if sign == "=" else "0:0,2:1"
+        if not isinstance(value, dict):
+            pairs = [part.partition(sign) for part in _split(value)]
+            if isinstance(value, int | float) or not all(middle for _, middle, _ in pairs):
+                hint = f" (YAML reads 1:0 as the number 60: write {{1: 0}})" if isinstance(value, int) else ""
+                raise self.fail(value, f"pairs such as {example}{hint}")
+            if len({key.strip() for key, _, _ in pairs}) < len(pairs):
+                raise self.fail(value, "each key once")
+            value = {key.strip(): item.strip() for key, _, item in pairs}
+        return {self._one(self.items[0], key): self._one(self.items[1], item) for key, item in value.items()}
+
+    def _one(self, kind: Any, value: Any) -> Any:
+        text = str(value).strip()
+        if text.lower() in self.declared.words:
+            return text.lower()
+        if kind is bool:
+            if text.lower() not in TRUE + FALSE:
+                raise self.fail(value, " or ".join(("true", "false", *self.declared.words)))
+            return text.lower() in TRUE
+        if kind in (int, float):
+            return self._number(kind, value, text)
+        choices = self.declared.choices
+        if choices is None or isinstance(choices, Registry):
+            return text
+        names = list(choices)
+        word = text.replace("-", "_")
+        if word not in names:
+            raise self.fail(value, nearest(text, names))
+        return word
+
+    def _number(self, kind: Any, value: Any, text: str) -> int | float:
+        declared = self.declared
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        whole = kind is int
+        if not math.isfinite(number) or isinstance(value, bool) or (whole and number != int(number)):
+            words = "".join(f", or {word}" for word in declared.words)
+            raise self.fail(value, ("a whole number" if whole else "a number") + words)
+        if declared.high == 1 and not whole and not 0 <= number <= 1:
+            raise self.fail(value, "a share from 0 to 1 (0.95, not 95 %)")
+        for bound, wrong, text in (
+            (declared.low, lambda b: number < b, "at least"),
+            (declared.above, lambda b: number <= b, "above"),
+            (declared.high, lambda b: number > b, "at most"),
+        ):
+            if bound is not None and wrong(bound):
+                raise self.fail(value, f"{text} {bound}")
+        return int(number) if whole else number
+
+
+def _split(value: Any) -> list[str]:
+    return [part.strip() for part in str(value).split(",") if part.strip()]
+
+
+@functools.cache
+def options(cls: type["Config"]) -> dict[str, Option]:
+    """The settings of a Config class by name, in the order of declaration."""
+    hints = typing.get_type_hints(cls)
+    group = {name: klass.__name__ for klass in cls.__mro__ for name in vars(klass).get("__annotations__", {})}
+    found = {}
+    for field in dataclasses.fields(cls):
+        found[field.name] = Option(field.name, hints[field.name], field.metadata["setting"], group[field.name])
+    return found
+
+
+def canonical(name: str) -> str:
+    """A setting's name as declared: `--batch-size`, `batch-size` and `batch_size` are the same."""
+    return name.lstrip("-").replace("-", "_")
+
+
+def unknown(cls: type["Config"], name: str, value: Any = None) -> ConfigError:
+    """The error for a name that is no setting of `cls`: a former name, a section, or the nearest."""
+    known = options(cls)
+    for option in known.values():
+        if name in option.declared.was:
+            return ConfigError(f"{name}: a former name; it is {option.name} now")
+    if isinstance(value, dict):
+        return ConfigError(f"{name}: a section; keys stand at top level")
+    return ConfigError(f"{name}: no such setting; {nearest(name, known)}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a command. An instance that exists is valid: types, ranges, choices, defaults of the chosen model, and `check`."""
+
+    def __post_init__(self) -> None:
+        values = {}
+        for name, option in options(type(self)).items():
+            value = getattr(self, name)
+            values[name] = None if value is None else option.accept(value)
+        self._resolve(values)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        for klass in reversed(type(self).__mro__):
+            if klass is not Config and "check" in vars(klass):
+                vars(klass)["check"](self)
+
+    def _resolve(self, values: dict[str, Any]) -> None:
+        known = options(type(self))
+        given = {name for name, value in values.items() if value is not None}
+        skip: set[str] = set()
+        for name, option in known.items():
+            if values[name] is not None and option.declared.instead_of:
+                skip.update(option.declared.instead_of)
+                for other in option.declared.instead_of:
+                    if values[other] is not None:
+                        raise option.fail(values[name], f"either {name} or {other}, not both")
+        for name, option in known.items():
+            if isinstance(option.declared.choices, Registry):
+                if values[name] is None:
+                    values[name] = option.declared.default
+                if values[name] is not None:
+                    self._choose(name, option.declared.choices, values, given, skip)
+        for name, option in known.items():
+            if option.declared.varies and values[name] is None and name not in skip:
+                values[name] = option.declared.default
+
+    def _choose(self, chooser: str, registry: Registry, values: dict[str, Any], given: set[str], skip: set[str]) -> None:
+        """Apply the defaults of a choice, clear what it does not read, refuse what was given and is not read."""
+        entry = registry[values[chooser]]
+        _, colon, rest = values[chooser].partition(":")
+        values[chooser] = entry.name + colon + rest
+        for name, default in entry.defaults.items():
+            if name in values and values[name] is None and name not in skip:
+                values[name] = default
+        for name, option in options(type(self)).items():
+            if option.declared.read_by != chooser:
+                continue
+            if name not in entry.reads:
+                if name in given:
+                    readers = ", ".join(registry.readers(name)) or "none"
+                    raise option.fail(values[name], f"{chooser} {entry.name} does not read it (read by {readers})")
+                values[name] = None
+            elif values[name] is None and name not in skip:
+                values[name] = option.declared.default
+
+    def as_dict(self) -> dict[str, Any]:
+        """Settings that are kept, as plain YAML values; what is not read is None."""
+        kept = {name: getattr(self, name) for name, option in options(type(self)).items() if option.declared.stored}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
+
+    def to_yaml(self) -> str:
+        """The resolved settings as YAML that is itself a valid `--config`."""
+        import yaml
+
+        return yaml.safe_dump(self.as_dict(), sort_keys=False)
+
+    def headline(self) -> dict[str, Any]:
+        """The settings declared `headline`: the same keys for every model."""
+        return {name: getattr(self, name) for name, option in options(type(self)).items() if option.declared.headline}
+
+    @classmethod
+    def read(cls, *sources: Mapping[str, Any]) -> Self:
+        """A Config from mappings of words, the first source that names a setting winning. None counts as not given."""
+        given: dict[str, Any] = {}
+        for source in sources:
+            for word, value in source.items():
+                name = canonical(word)
+                if name not in options(cls):
+                    raise unknown(cls, name, value)
+                if value is not None:
+                    given.setdefault(name, value)
+        return cls(**given)
+
+
+def environment(cls: type[Config]) -> dict[str, str]:
+    """Settings given as HARDBENCH_<NAME> (or the further variable a setting declares)."""
+    found = {}
+    for name, option in options(cls).items():
+        for variable in (f"HARDBENCH_{name.upper()}", option.declared.env):
+            if variable and os.environ.get(variable):
+                found.setdefault(name, os.environ[variable])
+    return found
+
+
+def presets() -> dict[str, Path]:
+    """The shipped configurations by name."""
+    return {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
+
+
+def read_file(word: str) -> dict[str, Any]:
+    """The keys of a YAML file or preset as given; ConfigError if it is missing, malformed or repeats a key."""
+    path = presets().get(word, Path(word))
+    if not path.is_file():
+        raise ConfigError(f"config: {word}; a YAML file or a preset, {nearest(word, presets()) if presets() else 'none yet'}")
+    return parse_yaml(path.read_text(), str(word))
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    """YAML text as a mapping of setting names; `source` names it in errors."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """SafeLoader that refuses repeated keys instead of keeping the last."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            for key in keys:
+                if keys.count(key) > 1:
+                    raise ConfigError(f"{key}: twice in {source}; each key once")
+            return super().construct_mapping(node, deep)
+
+    try:
+        content = Loader(text).get_single_data()
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config: {source}; not YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"config: {source}; a mapping of settings to values")
+    return {canonical(str(key)): value for key, value in content.items()}
+
+
+def former_names(classes: Iterable[tuple[str, type[Config]]]) -> Iterator[tuple[str, str, str]]:
+    """(former name, setting, commands) for every `was=` declared, sorted."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for command, cls in classes:
+        for name, option in options(cls).items():
+            for old in option.declared.was:
+                rows.setdefault((old, name), []).append(command)
+    for (old, name), commands in sorted(rows.items(), key=lambda item: item[0][0].lower()):
+        yield old, name, ", ".join(commands)
+
+

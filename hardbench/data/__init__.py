@@ -1,0 +1,1 @@
+"""Data sets, the samples they hold, and what is done to a batch of them."""

@@ -1,0 +1,160 @@
+"""Samples and splits: from a data set's name to the training, validation and test samples a run uses."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hardbench.errors import DataError
+from hardbench.registry import DATASETS
+from hardbench.seeding import Seeds
+from hardbench.settings import DataSettings
+
+
+@dataclass(frozen=True)
+class Samples:
+    """N inputs with their labels.
+
+    inputs: uint8 [N, C, H, W] (pixels), or float32 [N, C, H, W] or [N, D] (taken as they are); labels: int64 [N];
+    index: int64 [N], the position in the data set's own order; clean: int64 [N], the labels before label noise.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    index: Tensor
+    clean: Tensor
+
+    @classmethod
+    def of(cls, inputs: Tensor, labels: Tensor) -> "Samples":
+        """Samples as loaded, in their own order."""
+        labels = labels.long()
+        return cls(inputs, labels, torch.arange(len(labels)), labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return tuple(self.inputs.shape[1:])
+
+    def pick(self, rows: Tensor) -> "Samples":
+        """The samples at the given rows, in that order."""
+        return Samples(self.inputs[rows], self.labels[rows], self.index[rows], self.clean[rows])
+
+    def to(self, device: torch.device | str) -> "Samples":
+        """The same samples on a device."""
+        return Samples(self.inputs.to(device), self.labels.to(device), self.index.to(device), self.clean.to(device))
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training, validation (where asked for) and test samples of one data set; bayes_accuracy where it is known."""
+
+    train: Samples
+    test: Samples
+    class_names: tuple[str, ...]
+    val: Samples | None = None
+    bayes_accuracy: float | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """K, the number of classes."""
+        return len(self.class_names)
+
+    def to(self, device: torch.device | str) -> "Split":
+        """The same split on a device."""
+        val = None if self.val is None else self.val.to(device)
+        return replace(self, train=self.train.to(device), test=self.test.to(device), val=val)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (first 16 digits) over shapes, inputs and labels of every part."""
+        state = hashlib.sha256()
+        for part in (self.train, self.val, self.test):
+            if part is not None:
+                state.update(f"{tuple(part.inputs.shape)}{part.inputs.dtype}".encode())
+                state.update(part.inputs.contiguous().numpy().data)
+                state.update(part.labels.numpy().data)
+        return state.hexdigest()[:16]
+
+
+def data_root(settings: DataSettings) -> Path:
+    """Folder of the data files: `data_dir` (or HARDBENCH_DATA), else a user cache folder."""
+    if settings.data_dir:
+        return Path(settings.data_dir).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "hardbench"
+
+
+def prepare(settings: DataSettings, seed: int) -> Split:
+    """The split a run trains on: load, keep and relabel classes, draw the subset, cut off validation, make labels wrong."""
+    seeds = Seeds(seed).child("data")
+    split = DATASETS[settings.dataset].call(settings, data_root(settings), seeds.child("gaussian"))
+    _check_labels(split)
+    if settings.class_map is not None:
+        split = map_classes(split, settings.class_map)
+    train, val = split.train, None
+    if settings.subset_size != "all":
+        train = _subset(train, int(settings.subset_size), settings.subset_from, seeds)
+    count = validation_count(settings.val_size, len(train))
+    if count:
+        order = torch.randperm(len(train), generator=seeds.child("split").generator())
+        val, train = train.pick(order[:count].sort().values), train.pick(order[count:].sort().values)
+    if settings.noise_ratio:
+        train = make_labels_wrong(train, settings.noise_ratio, split.num_classes, seeds.child("noise"))
+    return replace(split, train=train, val=val)
+
+
+def _check_labels(split: Split) -> None:
+    for part, samples in (("train", split.train), ("test", split.test)):
+        low, high = int(samples.labels.min()), int(samples.labels.max())
+        if low < 0 or high >= split.num_classes:
+            raise DataError(f"dataset: {part} labels from {low} to {high}; labels from 0 to {split.num_classes - 1}")
+
+
+def map_classes(split: Split, class_map: Mapping[int, int]) -> Split:
+    """The split with the listed classes alone, relabelled at once by a table (so that {0: 1, 1: 0} swaps)."""
+    missing = [old for old in class_map if not 0 <= old < split.num_classes]
+    if missing:
+        raise DataError(f"class_map: class {missing[0]}; the data set has classes 0 to {split.num_classes - 1}")
+    table = torch.full((split.num_classes,), -1)
+    for old, new in class_map.items():
+        table[old] = new
+    names = ["+".join(split.class_names[old] for old, to in class_map.items() if to == new) for new in sorted(set(class_map.values()))]
+
+    def mapped(samples: Samples) -> Samples:
+        kept = samples.pick((table[samples.labels] >= 0).nonzero().flatten())
+        return replace(kept, labels=table[kept.labels], clean=table[kept.clean])
+
+    return replace(split, train=mapped(split.train), test=mapped(split.test), class_names=tuple(names))
+
+
+def _subset(train: Samples, size: int, how: str, seeds: Seeds) -> Samples:
+    if size > len(train):
+        raise DataError(f"subset_size: {size}; at most the {len(train)} training samples there are")
+    if how == "first":
+        return train.pick(torch.arange(size))
+    order = torch.randperm(len(train), generator=seeds.child("subset").generator())
+    return train.pick(order[:size].sort().values)
+
+
+def validation_count(val_size: float, available: int) -> int:
+    """Samples that `val_size` (a share below 1, a count from 1 on) takes; DataError if none is left to train on."""
+    count = int(val_size) if val_size >= 1 else int(val_size * available)
+    if count >= available:
+        raise DataError(f"val_size: {val_size:g}; fewer than the {available} training samples there are")
+    return count
+
+
+def make_labels_wrong(train: Samples, ratio: float, num_classes: int, seeds: Seeds) -> Samples:
+    """int(ratio N) distinct samples get a label drawn uniformly from the other classes (DEFINITIONS 6)."""
+    generator = seeds.generator()
+    rows = torch.randperm(len(train), generator=generator)[: int(ratio * len(train))]
+    shift = torch.randint(1, num_classes, (len(rows),), generator=generator)
+    labels = train.labels.clone()
+    labels[rows] = (labels[rows] + shift) % num_classes
+    return replace(train, labels=labels)

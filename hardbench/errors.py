@@ -1,0 +1,42 @@
+"""The whole error vocabulary: one line each, `setting: what came; what is allowed`, and the exit code the door turns it into."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class HardbenchError(Exception):
+    """Anything a user can mend; every other exception is a bug and keeps its traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(HardbenchError):
+    """A setting that is unknown, malformed, out of range or not read."""
+
+    exit_code = 2
+
+
+class DataError(HardbenchError):
+    """A data set that is missing, damaged or does not fit the settings."""
+
+    exit_code = 3
+
+
+class TrainingError(HardbenchError):
+    """A training that cannot go on: a loss that is not finite, a checkpoint that cannot be read."""
+
+    exit_code = 4
+
+
+class TrackingError(HardbenchError):
+    """A run that is unknown, ambiguous or in the wrong state, or a store that cannot be used."""
+
+    exit_code = 5
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word most like `word` as `nearest: x`, else all of them as `one of a, b, c`."""
+    known = list(known)
+    folded = {name.lower().replace("-", "_"): name for name in known}
+    close = difflib.get_close_matches(word.lower().replace("-", "_"), folded, n=1, cutoff=0.6)
+    return f"nearest: {folded[close[0]]}" if close else f"one of {', '.join(known)}"

@@ -1,0 +1,1 @@
+"""Networks: R of one shape at a time."""

@@ -1,0 +1,127 @@
+"""The vocabulary: settings that studies share. INTERFACE names and defaults; a study's Config inherits the groups it needs."""
+
+from dataclasses import dataclass
+
+from hardbench.config import Config, setting
+from hardbench.errors import ConfigError
+from hardbench.registry import DATASETS, MODELS, OPTIMIZERS, SCHEDULERS
+
+
+@dataclass(frozen=True)
+class MachineSettings(Config):
+    """Where a command runs and what it reads and leaves beside the store."""
+
+    config: str | None = setting(None, "YAML file or preset whose keys are option names.", stored=False)
+    out: str | None = setting(None, "Folder that gets a copy of what the command made.", stored=False)
+    device: str = setting("auto", "Where to compute; auto takes a GPU where there is one.", choices=("auto", "cpu", "cuda"), was=("use_cuda",))
+    threads: int = setting(0, "CPU threads; 0 for one per core.", low=0)
+
+
+@dataclass(frozen=True)
+class RunSettings(MachineSettings):
+    """What fixes a run's networks and how it is filed."""
+
+    seed: int = setting(0, "Seed of every random stream.", low=0, headline=True)
+    repeats: int = setting(1, "Independent networks, trained together.", low=1, was=("runs", "N"), headline=True)
+    first_repeat: int = setting(0, "Index of the first network; 2 with one repeat is the third of three.", low=0)
+    precision: str = setting("fp32", "Arithmetic of the products; bf16 is autocast.", choices=("fp32", "bf16"))
+    name: str | None = setting(None, "Run name; default: model, data set and seed.")
+    tag: dict[str, str] | None = setting(None, "Tags for the run, k=v,k2=v2.")
+    log_model: bool = setting(False, "Also log the first network as an MLflow model.")
+
+
+@dataclass(frozen=True)
+class DataSettings(Config):
+    """Which samples, and what is done to them."""
+
+    dataset: str = setting("digits", "Data set by name; emnist:SPLIT, npz:PATH.", choices=DATASETS, was=("dataset_name",), headline=True)
+    data_dir: str | None = setting(None, "Folder of the data files; default: a user cache folder.", env="HARDBENCH_DATA")
+    class_map: dict[int, int] | None = setting(None, "Keep and relabel classes, original:new, e.g. 0:0,2:1.", headline=True)
+    subset_size: int | str = setting("all", "Training samples drawn before the validation split.", low=1, words=("all",), was=("max_train_samples",))
+    subset_from: str = setting("random", "Draw the subset at random or take the first.", choices=("random", "first"))
+    val_size: float = setting(0.0, "Validation samples taken from train: a share below 1, a count from 1 on, 0 for none.", low=0, varies=True)
+    normalize: str = setting("channel", "Constants of standardisation.", choices=("none", "scalar", "channel", "pixel"))
+    mean: tuple[float, ...] | None = setting(None, "Mean in place of the measured one, one number or one per channel.")
+    std: tuple[float, ...] | None = setting(None, "Standard deviation in place of the measured one.", above=0)
+    shift: float = setting(0.0, "Constant added to every standardised input.")
+    augment: bool = setting(False, "Random crop (padding 4) and horizontal flip of training images.")
+    corruption_p: float = setting(
+        0.0, "Probability that a training pixel is replaced by U(0,1), drawn anew at every access.", low=0, high=1, was=("ps",), headline=True
+    )
+    noise_ratio: float = setting(0.0, "Share of training labels made wrong.", low=0, high=1)
+    gaussian_mode: str = setting("null", "Same distribution for all classes, or prescribed overlap.", choices=("null", "overlap"), read_by="dataset")
+    gaussian_shape: tuple[int, ...] = setting((1, 8, 8), "Shape of one Gaussian sample.", low=1, read_by="dataset")
+    gaussian_classes: int = setting(3, "Gaussian classes.", low=2, read_by="dataset")
+    gaussian_train: int = setting(20, "Gaussian training samples per class.", low=1, read_by="dataset")
+    gaussian_test: int = setting(10, "Gaussian test samples per class.", low=1, read_by="dataset")
+    gaussian_mean: float = setting(0.0, "Mean of every Gaussian feature (mode null).", read_by="dataset")
+    gaussian_std: float = setting(1.0, "Standard deviation of every Gaussian feature.", above=0, read_by="dataset")
+    gaussian_cosine: float | None = setting(None, "Cosine between the means of any two classes (mode overlap).", low=-1, read_by="dataset")
+    gaussian_separation: float | None = setting(None, "Length of the class means (mode overlap).", above=0, read_by="dataset")
+
+    def check(self) -> None:
+        """Rules that join two settings."""
+        if self.val_size >= 1 and self.val_size != int(self.val_size):
+            raise ConfigError(f"val_size: {self.val_size}; a share below 1 or a whole number of samples")
+        if self.class_map is not None:
+            new = sorted(set(self.class_map.values()))
+            if new != list(range(len(new))) or len(new) < 2:
+                raise ConfigError(f"class_map: {self.class_map}; new labels 0, 1, ... without a gap, at least two")
+        for name in ("mean", "std"):
+            if getattr(self, name) is not None and self.normalize not in ("scalar", "channel"):
+                raise ConfigError(f"{name}: {list(getattr(self, name))}; normalize scalar or channel, not {self.normalize}")
+        if self.gaussian_mode is not None:
+            for name in ("gaussian_cosine", "gaussian_separation"):
+                if (getattr(self, name) is not None) != (self.gaussian_mode == "overlap"):
+                    raise ConfigError(f"{name}: {getattr(self, name)}; given with gaussian_mode overlap, and only then")
+
+
+@dataclass(frozen=True)
+class ModelSettings(Config):
+    """Which network."""
+
+    model: str = setting("mlp", "Network.", choices=MODELS, was=("model_type",), headline=True)
+    depth: int | None = setting(None, "Hidden layers.", low=1, read_by="model", was=("layers",), headline=True)
+    width: int | None = setting(None, "Units or channels per hidden layer.", low=1, read_by="model", headline=True)
+    widths: tuple[int, ...] | None = setting(None, "Units layer by layer, 256,128.", low=1, read_by="model", instead_of=("depth", "width"), headline=True)
+    activation: str = setting(
+        "relu", "Nonlinearity.", choices=("relu", "tanh", "sigmoid", "leaky_relu", "gelu"), read_by="model", headline=True
+    )
+    init: str = setting(
+        "default", "Initial weights; default is PyTorch's.", choices=("default", "kaiming_normal", "kaiming_uniform"), read_by="model"
+    )
+    pooling: str = setting("max", "Pooling after each convolution.", choices=("max", "avg"), read_by="model")
+    small_input: bool | str = setting("auto", "Stem for small images (3x3, stride 1, no pooling); auto: up to 64 pixels.", words=("auto",), read_by="model")
+    similarity: str = setting("cosine", "Score of an activation against an anchor.", choices=("cosine", "l2"), read_by="model")
+    tau: float = setting(0.1, "Temperature of the softmax over scores.", above=0, read_by="model")
+    lambda_ace: float = setting(0.1, "Weight of the term that sets a layer apart from the next.", low=0, read_by="model")
+    ace_variant: str = setting(
+        "ce_i_next", "Which distance from the next layer.", choices=("ce_i_next", "ce_next_i", "js", "sym_kl"), read_by="model"
+    )
+
+
+@dataclass(frozen=True)
+class TrainSettings(Config):
+    """How networks are trained."""
+
+    epochs: int = setting(10, "Passes over the training set.", low=1, varies=True, headline=True)
+    batch_size: int | str = setting(64, "Samples per step, or full.", low=1, words=("full",), varies=True, headline=True)
+    optimizer: str = setting("adam", "Optimiser.", choices=OPTIMIZERS, varies=True, headline=True)
+    lr: float = setting(1e-3, "Learning rate.", above=0, was=("learning_rate",), varies=True, headline=True)
+    momentum: float = setting(0.0, "Momentum.", low=0, high=1, read_by="optimizer")
+    weight_decay: float = setting(0.0, "Weight decay.", low=0, varies=True)
+    scheduler: str = setting("constant", "Course of the learning rate.", choices=SCHEDULERS, varies=True)
+    warmup: float = setting(0.05, "Share of the steps with a linearly growing learning rate.", low=0, high=1, read_by="scheduler")
+    target_accuracy: float = setting(0.9999, "Training accuracy to reach, in eval mode on clean inputs.", low=0, high=1, was=("target_acc",))
+    stop_at_target: bool = setting(False, "Stop a network at the end of the epoch in which it reaches the target.")
+    checkpoint_every: float = setting(60.0, "Seconds between checkpoints.", low=0)
+    keep_checkpoints: bool = setting(True, "Keep the checkpoints when the run has ended.")
+
+
+@dataclass(frozen=True)
+class MeasureSettings(Config):
+    """What is measured, and when."""
+
+    eval_points: int = setting(10, "Evaluation points, spaced evenly in the logarithm of the step.", low=1, was=("num_points",))
+    eval_steps: tuple[int, ...] | None = setting(None, "Evaluation points as steps, 0,10,100 (overrides eval_points).", low=0, was=("steps",))
+    log_every: int = setting(5, "Steps between two points of the training curves.", low=1, was=("metrics_log_frequency",))

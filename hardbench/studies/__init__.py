@@ -1,0 +1,1 @@
+"""Studies: each file is a command and an MLproject entry point."""
