@@ -34,6 +34,10 @@ class TrackingError(HardbenchError):
     exit_code = 5
 
 
+class Killed(BaseException):
+    """SIGTERM, as an exception, so that a run ends as KILLED and the program with exit code 143."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known word most like `word` as `nearest: x`, else all of them as `one of a, b, c`."""
     known = list(known)

@@ -31,11 +31,17 @@ class RunSettings(MachineSettings):
 
 
 @dataclass(frozen=True)
-class DataSettings(Config):
+class PlaceSettings(Config):
+    """Where the data files are."""
+
+    data_dir: str | None = setting(None, "Folder of the data files; default: a user cache folder.", env="HARDBENCH_DATA")
+
+
+@dataclass(frozen=True)
+class DataSettings(PlaceSettings):
     """Which samples, and what is done to them."""
 
     dataset: str = setting("digits", "Data set by name; emnist:SPLIT, npz:PATH.", choices=DATASETS, was=("dataset_name",), headline=True)
-    data_dir: str | None = setting(None, "Folder of the data files; default: a user cache folder.", env="HARDBENCH_DATA")
     class_map: dict[int, int] | None = setting(None, "Keep and relabel classes, original:new, e.g. 0:0,2:1.", headline=True)
     subset_size: int | str = setting("all", "Training samples drawn before the validation split.", low=1, words=("all",), was=("max_train_samples",))
     subset_from: str = setting("random", "Draw the subset at random or take the first.", choices=("random", "first"))

@@ -12,7 +12,7 @@ from torch import Tensor
 from hardbench.errors import DataError
 from hardbench.registry import DATASETS
 from hardbench.seeding import Seeds
-from hardbench.settings import DataSettings
+from hardbench.settings import DataSettings, PlaceSettings
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Split:
         return state.hexdigest()[:16]
 
 
-def data_root(settings: DataSettings) -> Path:
+def data_root(settings: PlaceSettings) -> Path:
     """Folder of the data files: `data_dir` (or HARDBENCH_DATA), else a user cache folder."""
     if settings.data_dir:
         return Path(settings.data_dir).expanduser()

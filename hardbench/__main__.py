@@ -1,0 +1,5 @@
+"""`python -m hardbench`."""
+
+from hardbench.cli import entry
+
+entry()

@@ -1,0 +1,66 @@
+"""The door: commands are the files of studies/ and commands/; here alone errors become exit codes."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from hardbench.errors import ConfigError, HardbenchError, Killed, nearest
+from hardbench.options import Commands, command
+
+INTERRUPTED, TERMINATED = 130, 143
+ORDER = ("train", "eval", "simulate", "plot", "compare", "resume", "data", "ui")
+
+
+def commands() -> dict[str, tuple[str, str]]:
+    """(module, first docstring line) by command name, read from the files without importing them."""
+    found = {}
+    for folder in ("studies", "commands"):
+        for path in (Path(__file__).parent / folder).glob("[a-z]*.py"):
+            with path.open() as file:
+                summary = file.readline().strip().strip('"').rstrip(".")
+            found[path.stem.replace("_", "-")] = (f"hardbench.{folder}.{path.stem}", summary)
+    return dict(sorted(found.items(), key=lambda item: (ORDER.index(item[0]) if item[0] in ORDER else 3.5, item[0])))
+
+
+def _load(name: str) -> click.Command:
+    return command(name, importlib.import_module(commands()[name][0]))
+
+
+def group() -> Commands:
+    """The root command."""
+    summaries = {name: summary for name, (_, summary) in commands().items()}
+    text = "Which classes and samples are hard, when that shows, and which layers know: tracked, comparable, resumable runs."
+    return Commands(_load, summaries, name="hardbench", help=text, no_args_is_help=True)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command line; the exit code. A HardbenchError is one line on stderr, anything else a bug with its traceback."""
+    try:
+        group().main(args=None if args is None else list(args), prog_name="hardbench", standalone_mode=False)
+    except HardbenchError as error:
+        click.echo(f"hardbench: {error}", err=True)
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
+    except click.UsageError as error:
+        words = list(sys.argv[1:] if args is None else args)
+        unknown = next((word for word in words if not word.startswith("-")), "")
+        line = f"command: {unknown}; {nearest(unknown, commands())}" if unknown not in commands() else error.format_message()
+        click.echo(f"hardbench: {line}", err=True)
+        return ConfigError.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("hardbench: interrupted", err=True)
+        return INTERRUPTED
+    except Killed:
+        click.echo("hardbench: terminated", err=True)
+        return TERMINATED
+    return 0
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""List the data sets with what is on disk, or fetch one."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+
+from torch import Tensor
+
+from hardbench.config import setting
+from hardbench.console import table
+from hardbench.data.samples import Split, data_root
+from hardbench.errors import ConfigError, DataError
+from hardbench.registry import DATASETS
+from hardbench.seeding import Seeds
+from hardbench.settings import DataSettings, PlaceSettings
+
+COLUMNS = ("data set", "where", "train", "test", "classes", "per class (train)", "per class (test)", "shape")
+
+
+@dataclass(frozen=True)
+class Config(PlaceSettings):
+    """Settings of `hardbench data`."""
+
+    action: str = setting("list", "List all or one, or download and verify one.", choices=("list", "fetch"), position=True)
+    name: str | None = setting(None, "Data set by name; emnist:SPLIT, npz:PATH.", choices=DATASETS, position=True)
+
+    def check(self) -> None:
+        """Rules that join two settings."""
+        if self.action == "fetch" and self.name is None:
+            raise ConfigError("name: none; fetch takes a data set, as in hardbench data fetch mnist")
+
+
+def run(config: Config) -> None:
+    """A table of the data sets; for one by name also its classes with their counts."""
+    fetch = config.action == "fetch"
+    words = [str(config.name)] if fetch else list(_words(config.name))
+    found = {word: _fetched(word, config) if fetch else _there(word, config, lenient=len(words) > 1) for word in words}
+    embedded = fetch and not hasattr(_home(words[0]), "peek")
+    title = f"{words[0]} is part of hardbench: nothing to fetch" if embedded else f"Data sets, folder {data_root(config)}"
+    table(title, COLUMNS, [_row(word, *found[word]) for word in words])
+    if len(words) == 1 and (split := found[words[0]][1]) is not None:
+        counts = zip(split.class_names, _counts(split, split.train.labels), _counts(split, split.test.labels), strict=True)
+        table(f"Classes of {words[0]}", ("class", "name", "train", "test"), [(index, *row) for index, row in enumerate(counts)])
+
+
+def _home(word: str) -> ModuleType:
+    """The module of a data set. It has `peek` and `KNOWN` (words to published sizes) where the set is read from files."""
+    return sys.modules[DATASETS[word].call.__module__]
+
+
+def _words(name: str | None) -> Iterator[str]:
+    """The data sets a name stands for: itself, all of its variants (emnist), or everything."""
+    for entry in [name] if name else DATASETS:
+        variants = [word for word in getattr(_home(entry), "KNOWN", {}) if word.partition(":")[0] == entry]
+        yield from variants or [entry]
+
+
+def _there(word: str, config: Config, lenient: bool) -> tuple[str, Split | None]:
+    """Where a data set is, and its split if it is there; a damaged one is an error unless `lenient`."""
+    home, settings = _home(word), DataSettings(dataset=word, data_dir=config.data_dir)
+    if not hasattr(home, "peek"):
+        return "embedded", DATASETS[word].call(settings, data_root(config), Seeds(0))
+    try:
+        split = home.peek(settings, data_root(config))
+    except DataError:
+        if not lenient:
+            raise
+        return "damaged", None
+    return ("not there" if split is None else "on disk"), split
+
+
+def _fetched(word: str, config: Config) -> tuple[str, Split]:
+    """The split, read whole and of the published size."""
+    home, settings = _home(word), DataSettings(dataset=word, data_dir=config.data_dir)
+    split = DATASETS[word].call(settings, data_root(config), Seeds(0))
+    known = getattr(home, "KNOWN", {}).get(word.lower())
+    if known and (len(split.train), len(split.test)) != (known.train, known.test):
+        held = f"{len(split.train)} training and {len(split.test)} test samples in {data_root(config)}"
+        raise DataError(f"dataset: {word}; {held}; {known.train} and {known.test} were published")
+    return ("on disk" if hasattr(home, "peek") else "embedded"), split
+
+
+def _row(word: str, where: str, split: Split | None) -> tuple[object, ...]:
+    if split is not None:
+        spans = [_span(_counts(split, part.labels)) for part in (split.train, split.test)]
+        return (word, where, len(split.train), len(split.test), split.num_classes, *spans, _by(split.train.shape))
+    known = getattr(_home(word), "KNOWN", {}).get(word.lower())
+    sizes = (known.train, known.test, known.classes, "-", "-", _by(known.shape)) if known else ("-",) * 6
+    return (word, where, *sizes)
+
+
+def _counts(split: Split, labels: Tensor) -> list[int]:
+    return labels.bincount(minlength=split.num_classes).tolist()
+
+
+def _span(counts: list[int]) -> str:
+    return "-".join(map(str, sorted({min(counts), max(counts)})))
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,79 @@
+"""What a person sees in the terminal: progress with time left, tables, lines. Plain lines where there is no terminal."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hardbench.training.loop import Moment, Observer
+
+PLAIN_SECONDS = 10.0
+_out, _err = Console(), Console(stderr=True)
+
+
+def say(line: str) -> None:
+    """One line of result."""
+    _out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def warn(line: str) -> None:
+    """One line of warning, on stderr."""
+    _err.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table; numbers to the right."""
+    drawn = Table(title=title, title_justify="left", title_style="bold")
+    rows = [[str(cell) for cell in row] for row in rows]
+    for i, column in enumerate(columns):
+        numbers = all(row[i][:1] in "0123456789.-+" for row in rows)
+        drawn.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    _out.print(drawn)
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """A function of (steps done, a short text) that keeps a bar, or a plain line now and then, with the time left."""
+    if not _err.is_terminal:
+        yield _plain(title, total)
+        return
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_err, transient=True) as bar:
+        task = bar.add_task(title, total=total, text="")
+        yield lambda done, text: bar.update(task, completed=done, text=text)
+
+
+def _plain(title: str, total: int) -> Callable[[int, str], None]:
+    began = shown = time.monotonic()
+    first: int | None = None
+
+    def show(done: int, text: str) -> None:
+        nonlocal shown, first
+        now = time.monotonic()
+        first = done if first is None else first
+        if now - shown >= PLAIN_SECONDS and done > first:
+            shown = now
+            left = (now - began) / (done - first) * (total - done)
+            _err.print(f"{title} {done}/{total} {text} {left:.0f} s left", highlight=False, markup=False, soft_wrap=True)
+
+    return show
+
+
+def training_progress(show: Callable[[int, str], None]) -> Observer:
+    """An observer that shows loss and accuracy of the step just made, five times a second at most."""
+    shown = 0.0
+
+    def look(moment: Moment) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if moment.scalars and (now - shown > 0.2 or moment.last):
+            shown = now
+            loss, accuracy = (moment.scalars[name].nanmean().item() for name in ("loss", "accuracy"))
+            show(moment.step, f"loss {loss:.4f} accuracy {accuracy:.4f}")
+
+    return look

@@ -1,0 +1,97 @@
+"""Batches: every network's own order, augmentation and corruption, from its own streams, at a position that can be stored."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from hardbench.data.samples import Samples
+from hardbench.data.transforms import Standardise, corrupt, crop_and_flip, unit_of
+from hardbench.seeding import Seeds
+
+
+class Batches:
+    """Training batches of R networks without end: inputs float32 [R, B, ...] ([B, ...] where all share the full batch), labels [R, B].
+
+    The last batch of an epoch holds what is left. `state` and `load` continue a course of batches bit for bit.
+    """
+
+    def __init__(
+        self,
+        train: Samples,
+        standardise: Standardise,
+        batch_size: int | str,
+        streams: Sequence[Seeds],
+        corruption_p: Sequence[float],
+        augment: bool = False,
+    ):
+        device = train.inputs.device
+        self.train = train
+        self.standardise = standardise
+        self.repeats = len(streams)
+        self.size = len(train) if batch_size == "full" else min(int(batch_size), len(train))
+        self.per_epoch = -(-len(train) // self.size)
+        self.position = 0  # batches drawn
+        self.corruption_p = list(corruption_p)
+        self.augment = augment
+        self.unit = unit_of(train.inputs)
+        self.order: list[Generator] = [seeds.child("order").generator() for seeds in streams]
+        self.augmentation: list[Generator] = [seeds.child("augment").generator(device) for seeds in streams]
+        self.corruption: list[Generator] = [seeds.child("corruption").generator(device) for seeds in streams]
+        self._rows = torch.empty(0)
+        self._before: Tensor | None = None
+        shared = self.per_epoch == 1 and not augment and not any(self.corruption_p)
+        self._shared = standardise(train.inputs, self.unit) if shared else None
+
+    @property
+    def epoch(self) -> float:
+        """Epochs drawn so far."""
+        return self.position / self.per_epoch
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """The next batch of every network."""
+        if self._shared is not None:
+            self.position += 1
+            return self._shared, self.train.labels.expand(self.repeats, -1)
+        within = self.position % self.per_epoch
+        if within == 0:
+            self._shuffle()
+        rows = self._rows[:, within * self.size : (within + 1) * self.size]
+        self.position += 1
+        flat = rows.flatten()
+        raw = self.train.inputs.index_select(0, flat).view(*rows.shape, *self.train.shape)
+        labels = self.train.labels.index_select(0, flat).view(rows.shape)
+        if self.augment:
+            raw = crop_and_flip(raw, self.augmentation)
+        if any(self.corruption_p):
+            raw = corrupt(raw, self.unit, self.corruption_p, self.corruption)
+        return self.standardise(raw, self.unit), labels
+
+    def _shuffle(self) -> None:
+        self._before = _states(self.order)
+        rows = torch.stack([torch.randperm(len(self.train), generator=generator) for generator in self.order])
+        self._rows = rows.to(self.train.labels.device)
+
+    def state(self) -> dict[str, Any]:
+        """Position and streams."""
+        inside = self.position % self.per_epoch != 0 and self._before is not None
+        return {
+            "position": self.position,
+            "order": self._before if inside else _states(self.order),
+            "augment": _states(self.augmentation),
+            "corruption": _states(self.corruption),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.position = state["position"]
+        for generators, name in ((self.order, "order"), (self.augmentation, "augment"), (self.corruption, "corruption")):
+            for generator, saved in zip(generators, state[name], strict=True):
+                generator.set_state(saved)
+        if self.position % self.per_epoch and self._shared is None:
+            self._shuffle()
+
+
+def _states(generators: Sequence[Generator]) -> Tensor:
+    return torch.stack([generator.get_state() for generator in generators])

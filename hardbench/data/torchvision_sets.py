@@ -1,0 +1,208 @@
+"""Published image sets in torchvision's folder layout: read where they lie, packed or not; downloaded at first use."""
+
+import gzip
+import math
+import os
+import shutil
+import socket
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hardbench.data.samples import Samples, Split
+from hardbench.errors import ConfigError, DataError
+from hardbench.registry import DATASETS
+from hardbench.seeding import Seeds
+from hardbench.settings import DataSettings
+
+DIGITS = tuple("0123456789")
+PATIENCE = 30  # seconds without a byte before a download is given up
+MAGIC = {"idx3-ubyte": 0x803, "idx1-ubyte": 0x801, "idx2-int": 0xC02}  # by the file name's end: element type, then dimensions
+ELEMENT = {0x8: np.dtype("u1"), 0xC: np.dtype(">i4")}
+
+
+@dataclass(frozen=True)
+class Known:
+    """A published set: torchvision's class for it, sizes and shape, its files below the data folder and how they are read."""
+
+    home: str
+    train: int
+    test: int
+    classes: int
+    shape: tuple[int, ...]
+    files: tuple[str, ...]
+    archives: tuple[str, ...]  # downloads, from which torchvision unpacks the files
+    read: Callable[["Known", Path, bool], Split]
+    names: tuple[str, ...] | None = None  # None: torchvision knows them
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def missing(self, root: Path) -> list[str]:
+        """The files that are in the folder neither as they are nor as .gz."""
+        return [name for name in self.files if not any((root / (name + end)).is_file() for end in ("", ".gz"))]
+
+
+def read_idx(path: Path, body: bool = True) -> Tensor:
+    """The array of an IDX file (`path`, or `path`.gz), integers of any shape; without `body` zeros of that shape that take no memory."""
+    path = path if path.is_file() else path.with_name(path.name + ".gz")
+    magic = next(code for end, code in MAGIC.items() if path.name.removesuffix(".gz").endswith(end))
+    element, dims = ELEMENT[magic >> 8], magic & 0xFF
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head = file.read(4 + 4 * dims)
+            content = file.read() if body else b""
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({error}); delete it to download it again") from None
+    if int.from_bytes(head[:4], "big") != magic or len(head) < 4 + 4 * dims:
+        raise DataError(f"{path}: begins with 0x{head[:4].hex()}, {len(head)} bytes of header; 0x{magic:08x} and {dims} sizes (IDX)")
+    shape = tuple(int.from_bytes(head[at : at + 4], "big") for at in range(4, len(head), 4))
+    if not body:
+        return torch.zeros((), dtype=torch.uint8).expand(shape)
+    if len(content) != math.prod(shape) * element.itemsize:
+        promised = " x ".join(map(str, shape))
+        raise DataError(f"{path}: promises {promised} items of {element.itemsize} bytes and holds {len(content)} bytes; a complete file")
+    array = np.frombuffer(content, element).reshape(shape)
+    return torch.from_numpy(array.copy() if element.itemsize == 1 else array.astype(np.int64))
+
+
+def _read_idx_set(known: Known, root: Path, pixels: bool) -> Split:
+    parts = []
+    for images, labels in (known.files[:2], known.files[2:]):
+        targets = read_idx(root / labels)
+        targets = targets[:, 0] if targets.ndim == 2 else targets  # QMNIST: the class, then where the digit comes from
+        inputs = read_idx(root / images, body=pixels)
+        if len(inputs) != len(targets):
+            raise DataError(f"{root / labels}: {len(targets)} labels; {len(inputs)}, as many as images in {Path(images).name}")
+        parts.append(Samples.of(inputs.unsqueeze(1), targets))
+    return Split(parts[0], parts[1], known.names or _names(known))
+
+
+def _names(known: Known) -> tuple[str, ...]:
+    from torchvision import datasets
+
+    home = getattr(datasets, known.home)
+    return tuple(getattr(home, "classes_split_dict", {}).get(known.options.get("split"), home.classes))
+
+
+def _read_with_torchvision(known: Known, root: Path, pixels: bool) -> Split:
+    from torchvision import datasets
+
+    parts, names = [], known.names
+    for train in (True, False):
+        try:
+            found = getattr(datasets, known.home)(root, train=train)
+        except (OSError, RuntimeError, EOFError, ValueError, IndexError) as error:
+            raise DataError(f"{', '.join(known.files)} in {root}: damaged ({error}); delete them to download them again") from None
+        names = names or tuple(found.classes)
+        data = torch.from_numpy(found.data)
+        data = data.unsqueeze(1) if data.ndim == 3 else data.permute(0, 3, 1, 2).contiguous()
+        parts.append(Samples.of(data, torch.tensor(found.targets)))
+    return Split(parts[0], parts[1], names or ())
+
+
+def _idx(home: str, train: int, test: int, classes: int = 10, stems: Sequence[str] = ("train", "t10k"), labels: str = "idx1-ubyte", **more: Any) -> Known:
+    files = tuple(f"{home}/raw/{stem}-{kind}" for stem in stems for kind in ("images-idx3-ubyte", f"labels-{labels}"))
+    more.setdefault("archives", tuple(f"{name}.gz" for name in files))
+    return Known(home, train, test, classes, (1, 28, 28), files, read=_read_idx_set, **more)
+
+
+def _emnist(split: str, train: int, test: int, classes: int) -> Known:
+    stems, archives = (f"emnist-{split}-train", f"emnist-{split}-test"), ("EMNIST/raw/gzip.zip",)
+    return _idx("EMNIST", train, test, classes, stems, archives=archives, options={"split": split})
+
+
+def _cifar(classes: int, folder: str, *names: str) -> Known:
+    files = tuple(f"{folder}/{name}" for name in names)
+    archive = f"cifar-{classes}-python.tar.gz"
+    return Known(f"CIFAR{classes}", 50_000, 10_000, classes, (3, 32, 32), files, (archive,), _read_with_torchvision)
+
+
+KNOWN = {
+    "mnist": _idx("MNIST", 60_000, 10_000, names=DIGITS),
+    "fashionmnist": _idx("FashionMNIST", 60_000, 10_000),
+    "kmnist": _idx("KMNIST", 60_000, 10_000),
+    "qmnist": _idx("QMNIST", 60_000, 60_000, stems=("qmnist-train", "qmnist-test"), labels="idx2-int", names=DIGITS),
+    "emnist:balanced": _emnist("balanced", 112_800, 18_800, 47),
+    "emnist:byclass": _emnist("byclass", 697_932, 116_323, 62),
+    "emnist:bymerge": _emnist("bymerge", 697_932, 116_323, 47),
+    "emnist:digits": _emnist("digits", 240_000, 40_000, 10),
+    "emnist:letters": _emnist("letters", 124_800, 20_800, 27),
+    "emnist:mnist": _emnist("mnist", 60_000, 10_000, 10),
+    "usps": Known("USPS", 7_291, 2_007, 10, (1, 16, 16), ("usps.bz2", "usps.t.bz2"), ("usps.bz2", "usps.t.bz2"), _read_with_torchvision, DIGITS),
+    "cifar10": _cifar(10, "cifar-10-batches-py", *(f"data_batch_{k}" for k in range(1, 6)), "test_batch", "batches.meta"),
+    "cifar100": _cifar(100, "cifar-100-python", "train", "test", "meta"),
+}
+
+
+def _known(word: str) -> Known:
+    if word.lower() in KNOWN:
+        return KNOWN[word.lower()]
+    family = [name for name in KNOWN if name.partition(":")[0] == word.lower().partition(":")[0]]
+    raise ConfigError(f"dataset: {word}; {'one of ' if len(family) > 1 else ''}{', '.join(family)}")
+
+
+@DATASETS.add(*sorted({name.partition(":")[0] for name in KNOWN}))
+def load(settings: DataSettings, root: Path, seeds: Seeds) -> Split:
+    """The published split, uint8 [N, C, H, W]; files that are missing below `root` are downloaded first.
+
+    Images, labels and class names are torchvision's: EMNIST's images are transposed, and its letters count from 1 (class 0, N/A, is empty).
+    """
+    known = _known(settings.dataset)
+    if known.missing(root):
+        _download(settings.dataset, known, root)
+    return _read(settings.dataset, known, root)
+
+
+def peek(settings: DataSettings, root: Path) -> Split | None:
+    """The split with its labels, IDX pixels left unread (zeros of the right shape); None where files are missing."""
+    known = _known(settings.dataset)
+    return None if known.missing(root) else _read(settings.dataset, known, root, pixels=False)
+
+
+def _read(word: str, known: Known, root: Path, pixels: bool = True) -> Split:
+    try:
+        split = known.read(known, root, pixels)
+    except DataError as error:
+        raise DataError(f"dataset: {word}; {error}") from None
+    for part, samples in (("training", split.train), ("test", split.test)):
+        if not len(samples) or not 0 <= samples.labels.min() <= samples.labels.max() < split.num_classes:
+            held = f"labels from {samples.labels.min()} to {samples.labels.max()}" if len(samples) else "no samples"
+            raise DataError(f"dataset: {word}; {held} in the {part} files in {root}; labels from 0 to {split.num_classes - 1}")
+    return split
+
+
+def _download(word: str, known: Known, root: Path) -> None:
+    """Put the set's files below `root` by torchvision's downloader, in a folder of their own until they are complete and checked."""
+    from torchvision import datasets
+
+    looked = f"looked for {', '.join(known.files)} in {root}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        place = tempfile.TemporaryDirectory(prefix=".download-", dir=root)
+    except OSError as error:
+        raise DataError(f"dataset: {word}; {looked}, which cannot be written to ({error.strerror}); the files, or a folder to download to") from None
+    before = socket.getdefaulttimeout()
+    with place as name:
+        try:
+            socket.setdefaulttimeout(PATIENCE)
+            for archive in filter(lambda archive: (root / archive).is_file(), known.archives):
+                (Path(name) / archive).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(root / archive, Path(name) / archive)
+            for train in (True, False):
+                getattr(datasets, known.home)(name, train=train, download=True, **known.options)
+            for file in filter(Path.is_file, Path(name).rglob("*")):
+                target = root / file.relative_to(name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, target)
+        except (OSError, RuntimeError, EOFError, ValueError, HTTPException) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"dataset: {word}; {looked}, and the download failed ({reason}); the files, or a network") from None
+        finally:
+            socket.setdefaulttimeout(before)

@@ -1,0 +1,124 @@
+"""What is done to a batch of raw inputs on the device: crop and flip, corrupt, standardise. All batched, all on [R, B, ...]."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from hardbench.data.samples import Samples
+from hardbench.errors import ConfigError, DataError
+from hardbench.settings import DataSettings
+
+PADDING = 4
+
+
+@dataclass(frozen=True)
+class Standardise:
+    """x -> (x - mean) / std + shift, for x in units of 1 (float inputs) or of 1/255 (uint8 pixels).
+
+    mean and std broadcast against one input: [1] scalar, [C, 1, 1] channel, the input's shape for pixel.
+    """
+
+    mean: Tensor
+    std: Tensor
+    shift: float = 0.0
+
+    def __call__(self, raw: Tensor, unit: float) -> Tensor:
+        """float32 standardised inputs, shape as `raw`."""
+        scale = 1 / self.std
+        return torch.addcmul(self.shift - self.mean * scale, raw.float(), scale / unit)
+
+    def to(self, device: torch.device | str) -> "Standardise":
+        """The same constants on a device."""
+        return Standardise(self.mean.to(device), self.std.to(device), self.shift)
+
+
+def unit_of(inputs: Tensor) -> float:
+    """What 1 is in the raw inputs: 255 for uint8 pixels."""
+    return 255.0 if inputs.dtype == torch.uint8 else 1.0
+
+
+def standardise_for(settings: DataSettings, train: Samples) -> Standardise:
+    """The constants `normalize` asks for, measured on the training samples unless given; a feature that never varies keeps std 1."""
+    shape = train.shape
+    per_input = (shape[0], 1, 1) if settings.normalize == "channel" and len(shape) == 3 else (1,) * len(shape)
+    if settings.normalize == "none":
+        mean, std = torch.zeros(per_input), torch.ones(per_input)
+    else:
+        mean, std = _measured(train.inputs, settings.normalize)
+        mean = _given("mean", settings.mean, mean, per_input)
+        std = _given("std", settings.std, std, per_input)
+    return Standardise(mean, std, settings.shift)
+
+
+def _measured(inputs: Tensor, how: str) -> tuple[Tensor, Tensor]:
+    """Mean and population standard deviation in float64 sums, chunk by chunk."""
+    shape = inputs.shape[1:]
+    if how == "pixel":
+        dims: tuple[int, ...] = (0,)
+    else:
+        dims = (0, 2, 3) if how == "channel" and len(shape) == 3 else tuple(range(inputs.ndim))
+    total, square = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for part in inputs.split(4096):
+        values = part.double() / unit_of(inputs)
+        total = total + values.sum(dims, keepdim=True)
+        square = square + values.square().sum(dims, keepdim=True)
+    count = inputs.numel() / total.numel()
+    mean = total / count
+    variance = (square / count - mean.square()).clamp_min(0)
+    std = torch.where(variance > 1e-14, variance, torch.ones_like(variance)).sqrt()
+    return mean[0].float(), std[0].float()
+
+
+def _given(name: str, values: tuple[float, ...] | None, measured: Tensor, per_input: tuple[int, ...]) -> Tensor:
+    if values is None:
+        return measured
+    allowed = {1, measured.numel()}
+    if len(values) not in allowed:
+        raise ConfigError(f"{name}: {list(values)}; {' or '.join(map(str, sorted(allowed)))} numbers")
+    return torch.tensor(values).expand(measured.numel()).reshape(per_input)
+
+
+def check_fits(settings: DataSettings, train: Samples) -> None:
+    """DataError or ConfigError if the samples do not allow corruption or augmentation."""
+    if settings.augment and len(train.shape) != 3:
+        raise ConfigError("augment: true; images, and the data set has vectors")
+    if settings.corruption_p:
+        check_pixels(train)
+
+
+def check_pixels(samples: Samples) -> None:
+    """DataError if inputs leave [0, 1], where corruption is not defined."""
+    if samples.inputs.dtype != torch.uint8 and not (samples.inputs.min() >= 0 and samples.inputs.max() <= 1):
+        raise DataError("corruption_p: inputs outside [0, 1]; corruption replaces pixels in [0, 1]")
+
+
+def corrupt(raw: Tensor, unit: float, p: Sequence[float], generators: Sequence[Generator]) -> Tensor:
+    """float32 [R, B, ...] where each value of network r is replaced by U(0, unit) with probability p[r] (DEFINITIONS 3)."""
+    values = raw.float()
+    for r, (share, generator) in enumerate(zip(p, generators, strict=True)):
+        if share > 0:
+            shape, device = values[r].shape, values.device
+            hit = torch.rand(shape, generator=generator, device=device) < share
+            values[r] = torch.where(hit, torch.rand(shape, generator=generator, device=device) * unit, values[r])
+    return values
+
+
+def crop_and_flip(raw: Tensor, generators: Sequence[Generator]) -> Tensor:
+    """[R, B, C, H, W] images shifted by up to 4 pixels (zeros come in) and flipped left-right with probability 1/2, per image."""
+    _, batch, channels, height, width = raw.shape
+    padded = functional.pad(raw, (PADDING,) * 4)
+    out = torch.empty_like(raw)
+    device = raw.device
+    for r, generator in enumerate(generators):
+        top, left = torch.randint(0, 2 * PADDING + 1, (2, batch), generator=generator, device=device)
+        flip = torch.randint(0, 2, (batch,), generator=generator, device=device).bool()
+        rows = top[:, None] + torch.arange(height, device=device)
+        columns = torch.arange(width, device=device).expand(batch, width)
+        columns = left[:, None] + torch.where(flip[:, None], width - 1 - columns, columns)
+        image = torch.arange(batch, device=device)[:, None, None, None]
+        channel = torch.arange(channels, device=device)[None, :, None, None]
+        out[r] = padded[r][image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    return out

@@ -1,0 +1,280 @@
+"""The house style: colours, bands, labels, heatmaps and the small vocabulary every figure shares.
+
+Figures are made as objects, never through pyplot: no display is needed, nothing is kept alive, no global setting is touched.
+"""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import ScalarFormatter
+from matplotlib.transforms import Bbox
+
+from hardbench.errors import ConfigError
+from hardbench.metrics.hardness import mean_stderr
+
+Array = np.ndarray[Any, Any]
+# Okabe & Ito 2008, without black (the text) and yellow (unreadable on white); distinct with any colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5230")
+STROKES = ("-", "--", ":", "-.")
+HIGH, LOW, GREY, INK = COLOURS[1], COLOURS[0], "#B8B8B8", "#333333"
+SMALL = 8  # points
+ANNOTATED = 20  # classes up to which a heatmap carries its numbers
+
+
+class StoredRun(Protocol):
+    """What a figure may ask of a tracked run."""
+
+    @property
+    def id(self) -> str:
+        """The run id."""
+
+    @property
+    def name(self) -> str:
+        """The run's name, not unique."""
+
+    @property
+    def study(self) -> str:
+        """The command that made it."""
+
+    @property
+    def params(self) -> Mapping[str, str]:
+        """Its headline settings as words."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Its resolved settings."""
+
+    @property
+    def arrays(self) -> Mapping[str, Array]:
+        """metrics.npz, and class_names [K]."""
+
+
+@dataclass(frozen=True)
+class FigureOptions:
+    """What `plot` was asked to draw; None leaves the choice to the figure."""
+
+    metric: str | None = None
+    layer: int | None = None
+    phase: str | None = None
+
+    def pick(self, option: str, allowed: Sequence[str]) -> str | None:
+        """The word given for `metric` or `phase`, None if none was; ConfigError if it is not one of `allowed`."""
+        word: str | None = getattr(self, option)
+        if word is not None and word not in allowed:
+            raise ConfigError(f"{option}: {word}; this figure draws {' or '.join(allowed)}")
+        return word
+
+
+def is_measured(run: StoredRun, name: str) -> bool:
+    """Whether a run stored an array that is not all nan."""
+    return name in run.arrays and bool(np.isfinite(run.arrays[name]).any())
+
+
+def measured(run: StoredRun, name: str) -> Array:
+    """A stored array; ConfigError if the run did not measure it."""
+    if not is_measured(run, name):
+        known = ", ".join(sorted(key for key in run.arrays if key != "class_names" and is_measured(run, key)))
+        raise ConfigError(f"{name}: not measured in run {run.name} ({run.id[:8]}); it has {known or 'nothing'}")
+    return run.arrays[name]
+
+
+def run_labels(runs: Sequence[StoredRun]) -> list[str]:
+    """A label for each run, distinct: its name, and where names repeat the start of its id."""
+    names = [run.name for run in runs]
+    return [name if names.count(name) == 1 else f"{name} ({run.id[:6]})" for name, run in zip(names, runs, strict=True)]
+
+
+def class_names(run: StoredRun) -> list[str]:
+    """The original names of the K classes, by class number."""
+    return [str(name) for name in run.arrays["class_names"]]
+
+
+def slug(text: str) -> str:
+    """Text as part of a file name: letters, digits, `.` and `-`, with `_` for the rest."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", text).strip("_.")
+
+
+def look(index: int) -> dict[str, Any]:
+    """Colour and stroke of the index-th line of a family: seven colours, then the same dashed, dotted, dash-dotted (28 in all)."""
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": STROKES[index // len(COLOURS) % len(STROKES)]}
+
+
+def sheet(rows: int = 1, columns: int = 1, width: float = 4.8, height: float = 3.4, **more: Any) -> tuple[Figure, Array]:
+    """A figure and its axes [rows, columns], each about width x height inches, laid out so that labels keep clear of each other."""
+    figure = Figure(figsize=(columns * width, rows * height), dpi=150, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **more)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(True, color="#E6E6E6", linewidth=0.6)
+        axis.set_axisbelow(True)
+        axis.tick_params(labelsize=SMALL + 1, color=INK)
+    return figure, axes
+
+
+def at_least(axis: Axes, span: float) -> None:
+    """Widen each axis to the span if it is narrower, so that a few near points do not look far apart."""
+    for limits, widen in ((axis.get_xlim(), axis.set_xlim), (axis.get_ylim(), axis.set_ylim)):
+        margin = max(span - (limits[1] - limits[0]), 0) / 2
+        widen(limits[0] - margin, limits[1] + margin)
+
+
+def log_steps(axis: Axes) -> None:
+    """Make x the optimiser step on a log axis, shifted by one so that initialisation (step 0) is on it."""
+    axis.set_xscale("log")
+    axis.set_xlabel("optimiser step + 1")
+
+
+def band(axis: Axes, x: Array, values: Array, label: str | None = None, **style: Any) -> Line2D:
+    """The line of the mean over repeats, with a band of one standard error around it, from values [R, T].
+
+    nan-aware point by point; no band where fewer than two repeats were measured. `style` is that of the line.
+    """
+    mean, stderr = mean_stderr(values)
+    known = np.isfinite(mean)
+    (line,) = axis.plot(np.asarray(x)[known], mean[known], label=label, **{"linewidth": 1.5, **style})
+    if np.isfinite(stderr).any():
+        axis.fill_between(x, mean - stderr, mean + stderr, color=line.get_color(), alpha=0.2, linewidth=0)
+    return line
+
+
+def spread_out(heights: Array, gap: float, top: float) -> Array:
+    """Heights moved as little as possible (least squares) so that neighbours are `gap` apart within [0, top], order kept.
+
+    If they cannot fit, the gap shrinks until they do.
+    """
+    count = len(heights)
+    gap = min(gap, top / max(count - 1, 1))
+    order = np.argsort(heights, kind="stable")
+    offsets = gap * np.arange(count)
+    free = heights[order] - offsets
+    # isotonic regression by its max-min formula
+    fitted = [max(min(free[a : b + 1].mean() for b in range(i, count)) for a in range(i + 1)) for i in range(count)]
+    placed = np.empty(count)
+    placed[order] = np.clip(fitted, 0, max(top - gap * (count - 1), 0)) + offsets
+    return placed
+
+
+def label_ends(axis: Axes, lines: Sequence[Line2D]) -> None:
+    """Write each line's label right of the axes at its last point, moved apart where they would overlap and tied to it by a hair line.
+
+    Call it last: limits and scale are taken as they are.
+    """
+    shown = [line for line in lines if len(line.get_xdata())]  # type: ignore[arg-type]
+    if not shown:
+        return
+    ends = np.array([(line.get_xdata()[-1], line.get_ydata()[-1]) for line in shown], dtype=float)  # type: ignore[index,type-var]
+    axis.autoscale(False)
+    heights = axis.transAxes.inverted().transform(axis.transData.transform(ends))[:, 1]
+    root = axis.get_figure(root=True)
+    points = 72 * axis.get_position().height * (root.get_figheight() if root else 1)
+    for line, end, height in zip(shown, ends, spread_out(heights, 1.3 * SMALL / points, 1.0), strict=True):
+        axis.annotate(
+            str(line.get_label()), (end[0], end[1]), (1.04, height), "data", "axes fraction", annotation_clip=False, parse_math=False,
+            color=line.get_color(), fontsize=SMALL, verticalalignment="center",
+            arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
+        )  # fmt: skip
+
+
+def label_points(axis: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write the label of each point (x, y, label, colour) near it, tied by a hair line, where it covers the fewest labels and dots.
+
+    Call it last: limits and layout are taken as they are.
+    """
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    axis.autoscale(False)
+    figure.draw_without_rendering()
+    dots = np.concatenate([axis.transData.transform(np.ma.filled(group.get_offsets(), np.nan)) for group in axis.collections])
+    style: dict[str, Any] = {"fontsize": SMALL, "parse_math": False, "va": "center", "in_layout": False}
+    pixels, taken = figure.dpi / 72, []
+    for x, y, label, colour in points:
+        probe = axis.text(0, 0, label, **style)
+        width, height = probe.get_window_extent().size
+        probe.remove()
+        centre = axis.transData.transform((x, y))
+        best: tuple[float, Any, Any] = (np.inf, None, None)
+        for reach, turn in itertools.product((10, 18, 28, 40, 55), np.arange(16) * np.pi / 8):
+            shift = reach * np.array([np.cos(turn), np.sin(turn)])
+            left, middle = centre + shift * pixels - (0 if shift[0] >= 0 else width, 0)
+            box = Bbox.from_bounds(left, middle - height / 2, width, height).padded(3 * pixels)
+            inside = axis.bbox.containsx(box.x0) and axis.bbox.containsx(box.x1) and axis.bbox.containsy(box.y0) and axis.bbox.containsy(box.y1)
+            cost = 100 * box.count_overlaps(taken) + 3 * box.count_contains(dots) + 300 * (not inside) + reach / 5
+            best = min(best, (cost, shift, box), key=lambda option: option[0])
+        _, shift, box = best
+        taken.append(box)
+        tie = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2, "relpos": (0 if shift[0] >= 0 else 1, 0.5)}
+        side = "left" if shift[0] >= 0 else "right"
+        axis.annotate(label, (x, y), tuple(shift), textcoords="offset points", ha=side, color=colour, arrowprops=tie, **style)
+
+
+def legend(axis: Axes, handles: Sequence[Any], title: str | None = None, outside: bool = True) -> None:
+    """A legend of the handles' own labels, right of the axes or inside where there is room."""
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02)} if outside else {"loc": "best"}
+    made = axis.legend(handles=list(handles), title=title, fontsize=SMALL, title_fontsize=SMALL, frameon=not outside, **place)
+    for text in made.get_texts():
+        text.set_parse_math(False)
+
+
+def family(
+    axis: Axes, x: Array, values: Array, names: Sequence[str], all_up_to: int, first: int = 0
+) -> tuple[list[Line2D], list[LineCollection]]:
+    """Draw M curves from values [R, T, M]; returns the lines that carry a name and, if there are too many, one for the rest.
+
+    Up to `all_up_to` each has its own look, from look(first) on, with its band. Beyond, all are grey but the three that end highest
+    and the three that end lowest. Curves that are all nan are left out.
+    """
+    mean = mean_stderr(values)[0]  # [T, M]
+    drawn = [index for index in range(len(names)) if np.isfinite(mean[:, index]).any()]
+    if len(drawn) <= all_up_to:
+        return [band(axis, x, values[:, :, i], names[i], **look(first + i)) for i in drawn], []
+    last = {index: mean[np.isfinite(mean[:, index]), index][-1] for index in drawn}
+    ordered = sorted(drawn, key=last.__getitem__, reverse=True)
+    curves = [np.column_stack((x, mean[:, index])) for index in ordered[3:-3]]
+    faint = max(0.05, min(0.8, 40 / len(curves)))
+    rest = LineCollection(curves, color=GREY, linewidth=0.6, alpha=faint, label=f"{len(curves)} others", zorder=1.5)
+    axis.add_collection(rest)
+    axis.autoscale_view()
+    marked = [(i, HIGH, s) for i, s in zip(ordered[:3], STROKES[:3], strict=True)] + [
+        (i, LOW, s) for i, s in zip(ordered[-3:], reversed(STROKES[:3]), strict=True)
+    ]
+    return [band(axis, x, values[:, :, i], names[i], color=colour, linestyle=stroke) for i, colour, stroke in marked], [rest]
+
+
+def heatmap(
+    axis: Axes, values: Array, rows: Sequence[str], columns: Sequence[str], label: str, texts: Array | None = None, top: float | None = None
+) -> None:
+    """A coloured table of values [rows, columns] >= 0, written into the cells up to 20 x 20; nan is hatched grey.
+
+    The colour scale is the square root, from 0 to `top`, so that small values beside large ones can be told from none. `texts` replaces
+    the numbers. `label` names the colour bar.
+    """
+    shades = colormaps["Blues"].with_extremes(bad="#DDDDDD")
+    norm = PowerNorm(0.5, vmin=0, vmax=top or max(np.nanmax(values, initial=0), 1e-9))
+    image = axis.imshow(np.ma.masked_invalid(values), cmap=shades, norm=norm, aspect="equal")
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
+    count = max(len(rows), len(columns))
+    size = min(SMALL + 1, max(4.5, 340 / count * 0.9)) if count > ANNOTATED else SMALL
+    axis.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 2 else 0, fontsize=size, parse_math=False)
+    axis.set_yticks(range(len(rows)), rows, fontsize=size, parse_math=False)
+    axis.tick_params(length=0)
+    figure = axis.get_figure(root=True)
+    if figure is not None:
+        bar = figure.colorbar(image, ax=axis, label=label, shrink=0.8, format=ScalarFormatter())
+        bar.outline.set_visible(False)
+    if count > ANNOTATED:
+        return
+    for (row, column), value in np.ndenumerate(values):
+        text = ("-" if np.isnan(value) else f"{value:.2f}") if texts is None else str(texts[row, column])
+        shade = "white" if np.isfinite(value) and norm(value) > 0.6 else INK
+        axis.text(column, row, text, ha="center", va="center", color=shade, fontsize=6.5 if count > 10 else SMALL - 0.5)

@@ -1,0 +1,216 @@
+"""Figures of training runs: learning curves, hardness and overlap of classes over time, overlap against overlap, confusions."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from hardbench.figures import style
+from hardbench.figures.style import FigureOptions, StoredRun, class_names, is_measured, look, measured, run_labels
+from hardbench.metrics.hardness import correlation, final, mean_stderr, row_shares
+
+Array = np.ndarray[Any, Any]
+Point = tuple[float, float, str, str]  # x, y, label, colour
+AXIS_LABELS = {"loss": "loss / nats", "accuracy": "accuracy"}
+PHASES: dict[str, tuple[str, str, Any]] = {  # array, its steps, stroke
+    "train": ("train_{}", "log_steps", "--"),
+    "val": ("val_{}", "steps", ":"),
+    "test": ("{}", "steps", "-"),
+}
+CLASSES_APART = 12  # classes up to which each has a look of its own
+PAIRS_APART = 6  # all pairs of four classes
+
+
+def _networks(count: int) -> str:
+    return f"mean ± standard error, {count} networks" if count > 1 else "one network"
+
+
+def _metric_axis(axis: Axes, metric: str) -> None:
+    axis.set_ylabel(AXIS_LABELS[metric])
+    if metric == "accuracy":
+        axis.set_ylim(-0.02, 1.02)
+    else:
+        axis.set_ylim(bottom=0)
+
+
+def basic_training_curves(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+    """Loss and accuracy against the optimiser step: of training batches, and of validation (where measured) and test samples.
+
+    Mean and standard error over repeats. One run: phases are colours; several: runs are colours, phases strokes.
+    """
+    metric, phase = options.pick("metric", tuple(AXIS_LABELS)), options.pick("phase", tuple(PHASES))
+    metrics = [metric] if metric else list(AXIS_LABELS)
+    figure, axes = style.sheet(1, len(metrics), width=4.6)
+    phases: set[str] = set()
+    for axis, name in zip(axes.flat, metrics, strict=True):
+        for number, run in enumerate(runs):
+            wanted = [phase] if phase else [each for each in PHASES if each == "test" or is_measured(run, PHASES[each][0].format(name))]
+            for each in wanted:
+                key, steps, stroke = PHASES[each]
+                line = {**look(number), "linestyle": stroke} if len(runs) > 1 else look(list(PHASES).index(each))
+                line |= {"linewidth": 0.8, "alpha": 0.8} if each == "train" else {"marker": "o", "markersize": 3}
+                style.band(axis, run.arrays[steps], measured(run, key.format(name)), **line)
+            phases.update(wanted)
+        axis.set_xlabel("optimiser step")
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        _metric_axis(axis, name)
+    style.legend(axes.flat[-1], _curve_handles(runs, [each for each in PHASES if each in phases]))
+    return {"basic_training_curves": figure}
+
+
+def _curve_handles(runs: Sequence[StoredRun], phases: Sequence[str]) -> list[Line2D]:
+    counts = [_networks(len(run.arrays["accuracy"])).replace(", ", ",\n") for run in runs]
+    if len(runs) == 1:
+        looks = [(each, look(list(PHASES).index(each)), "" if each == "train" else "o") for each in phases]
+        lines = [Line2D([], [], label=each, marker=marker, markersize=3, **line) for each, line, marker in looks]
+        return [*lines, Line2D([], [], linestyle="", label=counts[0])]
+    named = zip(run_labels(runs), counts, strict=True)
+    lines = [Line2D([], [], label=f"{name}\n{count}", color=look(number)["color"]) for number, (name, count) in enumerate(named)]
+    return lines + [Line2D([], [], label=each, color=style.INK, linestyle=PHASES[each][2]) for each in phases]
+
+
+def class_hardness(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+    """Per-class test accuracy (or loss, with `metric`) over pairwise overlaps of the last hidden layer, against step + 1 on a log axis.
+
+    One column per run: one run makes one column, two make a 2x2, more make a 2x2 for every two. Mean and standard error over repeats.
+    """
+    metric = options.pick("metric", tuple(AXIS_LABELS)) or "accuracy"
+    options.pick("phase", ("test",))
+    labels = run_labels(runs)
+    if len(runs) <= 2:
+        return {"class_hardness": _hardness_columns(runs, labels, metric)}
+    return {
+        f"class_hardness_{style.slug(labels[a])}_vs_{style.slug(labels[b])}": _hardness_columns(
+            [runs[a], runs[b]], [labels[a], labels[b]], metric
+        )
+        for a, b in itertools.combinations(range(len(runs)), 2)
+    }
+
+
+def _hardness_columns(runs: Sequence[StoredRun], labels: Sequence[str], metric: str) -> Figure:
+    longest = max(len(name) for run in runs for name in class_names(run))
+    figure, axes = style.sheet(2, len(runs), width=4.8 + 0.12 * longest, height=3.3, sharex="col", sharey="row")
+    classes, overlaps = [], []
+    for (top, bottom), run, label in zip(axes.T, runs, labels, strict=True):
+        names, x = class_names(run), run.arrays["steps"] + 1
+        values = measured(run, f"{metric}_per_class")
+        classes.append(style.family(top, x, values, names, CLASSES_APART))
+        pairs, ends = _pairs(names)
+        overlap = measured(run, "overlap_dynamic")[:, :, *ends]
+        overlaps.append(style.family(bottom, x, overlap, pairs, PAIRS_APART, first=len(names))[0])
+        top.set_title(f"{label}\n{_networks(len(values))}", fontsize=style.SMALL + 1, parse_math=False)
+        style.log_steps(bottom)
+    _metric_axis(axes[0, 0], metric)
+    axes[1, 0].set_ylabel("class overlap, last hidden layer\n(cosine of class means)")
+    looks = [[(line.get_label(), line.get_color(), line.get_linestyle()) for line in lines] for lines, _ in classes]
+    for axis, (lines, rest), own in zip(axes[0], classes, looks, strict=True):
+        if axis is axes[0, -1] or own != looks[-1]:
+            style.legend(axis, [*lines, *rest], "class" if not rest else f"{metric} highest, lowest")
+    for axis, lines in zip(axes[1], overlaps, strict=True):
+        style.label_ends(axis, lines)
+    return figure
+
+
+def _pairs(names: Sequence[str]) -> tuple[list[str], tuple[Array, Array]]:
+    """Names and indices of all M = K(K-1)/2 pairs of classes."""
+    return [f"{a} - {b}" for a, b in itertools.combinations(names, 2)], np.triu_indices(len(names), 1)
+
+
+def overlap_scatter(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+    """Final dynamic (x) against static (y) overlap of every pair of classes and every repeat of the runs, with Pearson's and Spearman's r.
+
+    Small points are repeats, large ones their means. Labelled are the two highest, the two lowest and the two pairs whose ranks in x and y
+    differ most. The points of one pair share their static overlap and are not independent: no p value is given.
+    """
+    options.pick("phase", ("test",))
+    figure, axes = style.sheet(width=6.2, height=4.6)
+    axis = axes[0, 0]
+    every: list[tuple[Array, Array]] = []
+    means: list[Point] = []
+    handles: list[Any] = []
+    for number, (run, label) in enumerate(zip(runs, run_labels(runs), strict=True)):
+        measured(run, "overlap_dynamic")
+        pairs, ends = _pairs(class_names(run))
+        dynamic = final(run.arrays, "overlap_dynamic")[:, *ends]  # [R, M]
+        static = np.broadcast_to(measured(run, "overlap_static")[ends], dynamic.shape)
+        every.append((dynamic.ravel(), static.ravel()))
+        mean, colour = mean_stderr(dynamic)[0], look(number)["color"]
+        size = 22 if len(pairs) <= 200 else 6
+        axis.scatter(dynamic, static, s=size / 4, color=colour, alpha=0.35, linewidth=0)
+        count = f"{len(pairs)} pair{'s' * (len(pairs) > 1)}, {len(dynamic)} network{'s' * (len(dynamic) > 1)}"
+        name = f"{label}\n{count}\n{_correlations(*every[-1])}"
+        handles.append(axis.scatter(mean, static[0], s=size, color=colour, linewidth=0, label=name))
+        means += [(x, y, pair, colour) for x, y, pair in zip(mean, static[0], pairs, strict=True) if np.isfinite(x + y)]
+    style.at_least(axis, 0.1)
+    low, high = max(axis.get_xlim()[0], axis.get_ylim()[0]), min(axis.get_xlim()[1], axis.get_ylim()[1])
+    if low < high:
+        handles += axis.plot([low, high], [low, high], color=style.GREY, linewidth=0.8, linestyle="--", label="dynamic = static", zorder=1)
+    if len(runs) > 1:
+        handles.append(Line2D([], [], linestyle="", label="all runs\n" + _correlations(*map(np.concatenate, zip(*every, strict=True)))))
+    axis.set(xlabel="dynamic overlap at the end (last hidden layer, test set)", ylabel="static overlap (inputs, training set)")
+    style.legend(axis, handles)
+    style.label_points(axis, _extremes(means))
+    return {"overlap_scatter": figure}
+
+
+def _extremes(points: list[Point]) -> list[Point]:
+    """The two lowest and the two highest x, and of the rest the two whose ranks in x and y differ most."""
+    points = sorted(points)
+    ranks = np.argsort(np.argsort([point[1] for point in points]))
+    apart = sorted(range(2, len(points) - 2), key=lambda place: -abs(ranks[place] - place))[:2]
+    return points if len(points) <= 6 else points[:2] + points[-2:] + [points[place] for place in apart]
+
+
+def _correlations(x: Array, y: Array) -> str:
+    values = {"Pearson": correlation(x, y), "Spearman": correlation(x, y, ranks=True)}
+    return "\n".join(f"{name} r {'undefined' if np.isnan(r) else f'{r:.2f}'}" for name, r in values.items())
+
+
+def confusion_matrix(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+    """Test confusions at each repeat's last evaluation point, as counts and as shares of the true class; several runs: one pair each."""
+    options.pick("phase", ("test",))
+    figures: dict[str, Figure] = {}
+    for run, label in zip(runs, run_labels(runs), strict=True):
+        measured(run, "confusion")
+        drawn = confusion_figures(final(run.arrays, "confusion"), class_names(run))
+        figures |= {stem if len(runs) == 1 else f"{stem}_{style.slug(label)}": figure for stem, figure in drawn.items()}
+    return figures
+
+
+def confusion_figures(confusion: Array, names: Sequence[str]) -> dict[str, Figure]:
+    """`confusion_matrix` (counts) and `confusion_matrix_normalized` (shares of the true class), means over the repeats of [R, K, K].
+
+    Rows are the true classes. Up to ten classes the standard error is in the cell; a class without samples has no shares.
+    """
+    confusion = np.asarray(confusion, dtype=float)
+    networks = f"mean of {len(confusion)} networks" if len(confusion) > 1 else "one network"
+    return {
+        "confusion_matrix": _confusion(confusion, names, f"test samples, {networks}", None),
+        "confusion_matrix_normalized": _confusion(row_shares(confusion), names, f"share of the true class, {networks}", 1.0),
+    }
+
+
+def _confusion(values: Array, names: Sequence[str], label: str, top: float | None) -> Figure:
+    side = min(3.0 + 0.5 * len(names), 12.0)
+    figure, axes = style.sheet(width=side + 1.4, height=side)
+    mean, stderr = mean_stderr(values)
+    digits = 2 if top else 0 if np.array_equal(mean, np.round(mean), equal_nan=True) else 1
+    texts = np.full(mean.shape, "-", dtype=object)
+    for cell in np.argwhere(np.isfinite(mean)):
+        place = tuple(cell)
+        error = f"\n±{stderr[place]:.{max(digits, 1)}f}" if len(names) <= 10 and stderr[place] > 0 else ""
+        texts[place] = f"{mean[place]:.{digits}f}{error}" if mean[place] else "0"
+    style.heatmap(axes[0, 0], mean, names, names, label, texts, top)
+    axes[0, 0].set(xlabel="predicted class", ylabel="true class")
+    return figure
+
+
+KINDS: dict[str, Callable[[Sequence[StoredRun], FigureOptions], dict[str, Figure]]] = {
+    kind.__name__: kind for kind in (basic_training_curves, class_hardness, overlap_scatter, confusion_matrix)
+}

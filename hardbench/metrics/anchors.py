@@ -1,0 +1,100 @@
+"""How a layer's activations h stand to the anchors e_c: predictions by the scores G(h, c), and angles."""
+
+import math
+
+from torch import Tensor
+from torch.nn import functional
+
+from hardbench.metrics.view import LayerView, member, per_network, remembered, undefined
+from hardbench.registry import LAYER_METRICS
+
+FLOOR = math.log(1e-12)  # probabilities are clamped at 1e-12
+
+
+@LAYER_METRICS.add("accuracy", reads=("anchors", "labels"))
+def accuracy(view: LayerView) -> Tensor:
+    """Share of samples whose highest-scoring anchor is their class's, per network [R], in [0, 1], higher is better.
+
+    A plain MLP's anchors are untrained, so it has none; probe_accuracy compares the two.
+    """
+    scores = view.scores
+    if scores is None:
+        return undefined(view)
+    return per_network(lambda r: (scores[r].argmax(1) == view.labels).double().mean(), view.activations)
+
+
+@LAYER_METRICS.add("cross_entropy", reads=("anchors", "labels"))
+def cross_entropy(view: LayerView) -> Tensor:
+    """Cross entropy of the labels under softmax(G / tau), per network [R], nats, in [0, 27.6], lower is better; ln K is chance."""
+    return _cross_entropy(view, view.tau)
+
+
+@LAYER_METRICS.add("cross_entropy_raw", reads=("anchors", "labels"))
+def cross_entropy_raw(view: LayerView) -> Tensor:
+    """Cross entropy of the labels under softmax(G), without tau, per network [R], nats, lower is better.
+
+    The published form; with cosine scores in [-1, 1] it can't fall below ln(1 + (K - 1) e^-2).
+    """
+    return _cross_entropy(view, 1.0)
+
+
+@LAYER_METRICS.add("alignment", reads=("anchors", "labels"))
+def alignment(view: LayerView) -> Tensor:
+    """Mean cosine of an activation and its class's anchor, per network [R], in [-1, 1]; an activation of length 0 counts 0.
+
+    Non-negative activations against anchors of random signs reach about .71.
+    """
+    if view.anchors is None:
+        return undefined(view)
+    return per_network(lambda r: _of_class(_cosines(view)[r], view.labels).double().mean(), view.activations)
+
+
+@LAYER_METRICS.add("margin", reads=("anchors", "labels"))
+def margin(view: LayerView) -> Tensor:
+    """Mean of cos(h, e_y) minus the largest cosine with another class's anchor, per network [R], in [-2, 2], higher is better."""
+    if view.anchors is None:
+        return undefined(view)
+
+    def value(r: int) -> Tensor:
+        cosines = _cosines(view)[r]
+        others = cosines.scatter(1, view.labels[:, None], -math.inf).amax(1)
+        return (_of_class(cosines, view.labels) - others).double().mean()
+
+    return per_network(value, view.activations)
+
+
+@LAYER_METRICS.add("ace_regularizer", reads=("anchors", "after"))
+def ace_regularizer(view: LayerView) -> Tensor:
+    """H(q_i, q_i+1) of this layer's predictions and the next one's, q = softmax(G / tau), per network [R], nats; higher is further apart.
+
+    nan for the last layer. The term that the local loss subtracts: Shoham & Permuter (arXiv:2007.08140), with the arguments' order reversed.
+    """
+    scores, following = view.scores, view.next_scores
+    if scores is None or following is None:
+        return undefined(view)
+    return per_network(
+        lambda r: -(_log_q(scores, r, view.tau).exp() * _log_q(following, r, view.tau).clamp(min=FLOOR)).sum(1).mean(), view.activations
+    )
+
+
+def _log_q(scores: Tensor, r: int, tau: float) -> Tensor:
+    return functional.log_softmax(scores[r].double() / tau, 1)
+
+
+def _cross_entropy(view: LayerView, tau: float) -> Tensor:
+    scores = view.scores
+    if scores is None:
+        return undefined(view)
+    return per_network(lambda r: -_of_class(_log_q(scores, r, tau), view.labels).clamp(min=FLOOR).mean(), view.activations)
+
+
+def _of_class(values: Tensor, labels: Tensor) -> Tensor:
+    return values.gather(1, labels[:, None]).squeeze(1)
+
+
+@remembered
+def _cosines(view: LayerView) -> list[Tensor]:
+    """cos(h, e_c) [N, K] of every network."""
+    assert view.anchors is not None
+    pairs = [(member(view.activations, r), member(view.anchors, r)) for r in range(len(view.activations))]
+    return [functional.normalize(h) @ functional.normalize(e).T for h, e in pairs]

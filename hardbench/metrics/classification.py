@@ -1,0 +1,24 @@
+"""Loss, accuracy and confusion, in all and per class."""
+
+import torch
+from torch import Tensor
+
+
+def confusion_counts(labels: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
+    """Counts [R, K, K] (true class, predicted class) from labels [B] and predictions [R, B]."""
+    repeats = len(predicted)
+    offset = torch.arange(repeats, device=labels.device)[:, None] * num_classes**2
+    cells = offset + labels * num_classes + predicted
+    return torch.bincount(cells.flatten(), minlength=repeats * num_classes**2).view(repeats, num_classes, num_classes)
+
+
+def accuracy_per_class(confusion: Tensor) -> Tensor:
+    """Share of each class predicted right, [R, K] in [0, 1]; nan for a class without samples."""
+    return confusion.diagonal(dim1=-2, dim2=-1) / confusion.sum(-1)
+
+
+def class_report(confusion: Tensor) -> dict[str, Tensor]:
+    """precision, recall and f1 per class, [R, K] in [0, 1] each; nan where nothing was predicted, or is there, to judge by."""
+    right = confusion.diagonal(dim1=-2, dim2=-1).double()
+    predicted, there = confusion.sum(-2), confusion.sum(-1)
+    return {"precision": right / predicted, "recall": right / there, "f1": 2 * right / (predicted + there)}

@@ -1,0 +1,135 @@
+"""Class hardness: the table of a run, and whether the geometry of the inputs knows it.
+
+Everything here reads arrays as a run stores them (INTERFACE, `metrics.npz`): axis 0 is the repeat, axis 1 the evaluation point.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas
+
+Array = np.ndarray[Any, Any]
+LEVELS = (50, 80, 90)  # percent
+ROUNDING = 1e-6  # accuracies are stored in single precision, where .9 is below .9
+
+
+def mean_stderr(values: Array) -> tuple[Array, Array]:
+    """Mean and standard error (ddof 1 / sqrt R) over axis 0, each [...]; entries that are nan do not count.
+
+    The mean is nan where nothing was measured, the standard error where fewer than two were.
+    """
+    values = np.asarray(values, dtype=float)
+    known = np.isfinite(values)
+    count = known.sum(axis=0)
+    mean = np.where(known, values, 0.0).sum(axis=0) / np.where(count > 0, count, np.nan)
+    squares = np.where(known, values - mean, 0.0) ** 2
+    return mean, np.sqrt(squares.sum(axis=0) / np.where(count > 1, (count - 1.0) * count, np.nan))
+
+
+def last_points(arrays: Mapping[str, Array]) -> Array:
+    """Index of each repeat's last measured evaluation point [R]; -1 if it has none. A stopped repeat's ends early."""
+    measured = np.isfinite(arrays["accuracy"])  # [R, T]
+    return np.where(measured.any(axis=1), measured.shape[1] - 1 - measured[:, ::-1].argmax(axis=1), -1)
+
+
+def final(arrays: Mapping[str, Array], name: str) -> Array:
+    """A stored [R, T, ...] at each repeat's last measured evaluation point [R, ...]; nan for a repeat without one."""
+    last = last_points(arrays)
+    values = np.array(arrays[name][np.arange(len(last)), last], dtype=float)
+    values[last < 0] = np.nan
+    return values
+
+
+def row_shares(confusion: Array) -> Array:
+    """Confusion counts [..., K, K] (rows true) as P(true i predicted j) in [0, 1]; nan rows where a class has no samples."""
+    total = confusion.sum(axis=-1, keepdims=True)
+    return confusion / np.where(total > 0, total, np.nan)
+
+
+def mean_with_others(overlap: Array) -> Array:
+    """Mean overlap of each class with the other classes [..., K] from overlaps [..., K, K], in [-1, 1]; nan where there is none."""
+    others = np.where(np.eye(overlap.shape[-1], dtype=bool), np.nan, overlap)
+    return mean_stderr(np.moveaxis(others, -1, 0))[0]
+
+
+def correlation(x: Array, y: Array, ranks: bool = False) -> float:
+    """Pearson's r of two vectors, or Spearman's with `ranks` (ties share their mean rank), in [-1, 1].
+
+    Pairs with a nan do not count; nan for fewer than three pairs or where x or y is constant.
+    """
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y = x[known], y[known]
+    if len(x) < 3 or np.ptp(x) <= 1e-12 or np.ptp(y) <= 1e-12:
+        return float("nan")
+    if ranks:
+        x, y = _ranks(x), _ranks(y)
+    x, y = x - x.mean(), y - y.mean()
+    return float(np.clip((x @ y) / np.sqrt((x @ x) * (y @ y)), -1, 1))
+
+
+def _ranks(values: Array) -> Array:
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[place]
+
+
+def overlap_hardness_spearman(arrays: Mapping[str, Array]) -> Array:
+    """Spearman's rank correlation of static overlap with final class hardness, per repeat [R], in [-1, 1].
+
+    1: the classes whose training inputs overlap most with the others' are the hardest. Overlap is a class's mean with the others,
+    hardness 1 - its test accuracy at the repeat's last evaluation point. nan for K < 3 or where either is the same for all classes.
+    """
+    overlap = mean_with_others(arrays["overlap_static"])
+    return np.array([correlation(overlap, 1 - accuracy, ranks=True) for accuracy in final(arrays, "accuracy_per_class")])
+
+
+def first_steps(steps: Array, accuracy: Array, level: float) -> Array:
+    """Step of the first evaluation point with an accuracy of at least `level` [R, K], from accuracies [R, T, K]; nan if there is none."""
+    reached = accuracy >= level - ROUNDING  # nan never
+    return np.where(reached.any(axis=1), np.asarray(steps, dtype=float)[reached.argmax(axis=1)], np.nan)
+
+
+def hardness_table(arrays: Mapping[str, Array]) -> "pandas.DataFrame":
+    """One row per class, by class number: how hard it ended up, when it was learned and with what it is confused.
+
+    class (the label trained on), name (the original class), test_samples, repeats (how many measured it); then as mean and `_stderr`:
+    hardness = 1 - accuracy, accuracy, loss (nats), all of the class's test samples at each repeat's last evaluation point;
+    step_50, _80, _90: first evaluation point with that accuracy in percent, over the repeats that got there, whose share is `_reached`;
+    confused_share: P(predicted confused_with | this class), for the wrong class with the largest mean share (confused_with is missing
+    where nothing was confused); overlap: mean last-layer overlap with the other classes; overlap_static: that of the training inputs.
+    What was not measured, or has no test sample, is nan.
+    """
+    import pandas
+
+    accuracy = final(arrays, "accuracy_per_class")  # [R, K]
+    classes = accuracy.shape[1]
+    names = [str(name) for name in arrays.get("class_names", np.arange(classes))]
+    nothing = np.full((len(accuracy), classes, classes), np.nan)
+    counts, overlap = (final(arrays, name) if name in arrays else nothing for name in ("confusion", "overlap_dynamic"))
+    samples = mean_stderr(counts.sum(axis=2))[0]
+    columns: dict[str, Any] = {"class": np.arange(classes), "name": names, "test_samples": samples}
+    columns["repeats"] = np.isfinite(accuracy).sum(axis=0)
+    columns |= _spread("hardness", 1 - accuracy) | _spread("accuracy", accuracy) | _spread("loss", final(arrays, "loss_per_class"))
+    for level in LEVELS:
+        step = first_steps(arrays["steps"], arrays["accuracy_per_class"], level / 100)
+        columns |= _spread(f"step_{level}", step)
+        measured = np.isfinite(accuracy)
+        columns[f"step_{level}_reached"] = mean_stderr(np.where(measured, np.isfinite(step), np.nan))[0]
+    columns |= _confusions(row_shares(counts), names) | _spread("overlap", mean_with_others(overlap))
+    columns["overlap_static"] = mean_with_others(arrays.get("overlap_static", nothing[0]))
+    return pandas.DataFrame(columns)
+
+
+def _spread(name: str, values: Array) -> dict[str, Array]:
+    return dict(zip((name, f"{name}_stderr"), mean_stderr(values), strict=True))
+
+
+def _confusions(shares: Array, names: list[str]) -> dict[str, Any]:
+    """The columns of the wrong class predicted most often, from shares [R, K, K]."""
+    mean, stderr = mean_stderr(shares)
+    wrong = np.where(np.eye(len(names), dtype=bool) | np.isnan(mean), -1.0, mean)
+    rows, worst = np.arange(len(names)), wrong.argmax(axis=1)
+    found = [names[other] if wrong[row, other] > 0 else None for row, other in zip(rows, worst, strict=True)]
+    return {"confused_with": found, "confused_share": mean[rows, worst], "confused_share_stderr": stderr[rows, worst]}

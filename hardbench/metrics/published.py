@@ -1,0 +1,65 @@
+"""Layer metrics the published way, on ONE training mini-batch: to show what a small batch does to them, not to measure with.
+
+Each takes a view whose `activations` are those of the batch. Fitted and scored on the same 128 samples of 1 024 units, the probe is
+perfect on random labels; 50 bins find two nats in independent data; CKA is biased upward; entropy sums over units and stops at 0.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor
+
+from hardbench.metrics import probes
+from hardbench.metrics.information import binned_information, unit_entropies
+from hardbench.metrics.view import LayerView, centred, own_overlap, per_network, remembered, squared_overlap, variances
+
+
+def probe_accuracy(view: LayerView) -> Tensor:
+    """Accuracy of a ridge classifier on the very samples it was fitted on, per network [R], in [0, 1]."""
+    return probes.probe_accuracy(_fitted_on_itself(view))
+
+
+def f1_score(view: LayerView) -> Tensor:
+    """Weighted F1 of the same classifier, per network [R], in [0, 1]."""
+    return probes.f1_score(_fitted_on_itself(view))
+
+
+def mutual_information(view: LayerView) -> Tensor:
+    """Plug-in information of the first components over 50 bins, uncorrected, per network [R], nats."""
+    return binned_information(view, bins=50, permutations=0)
+
+
+def gaussian_entropy(view: LayerView) -> Tensor:
+    """Sum of the units' Gaussian entropies, not below 0, per network [R], nats; one dead unit makes it 0."""
+
+    def value(r: int) -> float:
+        dead = bool((variances(view.activations)[r] == 0).any())
+        return 0.0 if dead else max(0.0, float(unit_entropies(view.activations, r).sum()))
+
+    return per_network(value, view.activations)
+
+
+def linear_cka(view: LayerView) -> Tensor:
+    """Linear CKA with the layer before by the biased HSIC, per network [R], in [0, 1]. Kornblith et al. 2019, eq. 5 (arXiv:1905.00414)."""
+
+    def value(r: int) -> float:
+        r0 = r if len(view.before) > 1 else 0
+        cross = squared_overlap(centred(view.before, r), centred(view.activations, r))
+        return cross / math.sqrt(own_overlap(view.before)[r0] * own_overlap(view.activations)[r])
+
+    return per_network(value, view.activations, view.before)
+
+
+@remembered
+def _fitted_on_itself(view: LayerView) -> LayerView:
+    return replace(view, fit_activations=view.activations, fit_labels=view.labels)
+
+
+PUBLISHED: dict[str, Callable[[LayerView], Tensor]] = {
+    "probe_accuracy": probe_accuracy,
+    "f1_score": f1_score,
+    "mutual_information": mutual_information,
+    "gaussian_entropy": gaussian_entropy,
+    "linear_cka": linear_cka,
+}

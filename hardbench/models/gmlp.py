@@ -1,0 +1,61 @@
+"""Greedy multi-layer perceptron: a chain of metric predictors against fixed anchors (DEFINITIONS 2)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hardbench.models.layers import Anchors, Chain, Stacked, StackedAnchors, grow
+from hardbench.models.mlp import hidden
+from hardbench.registry import MODELS
+from hardbench.seeding import Seeds
+from hardbench.settings import ModelSettings
+
+
+class GreedyStack(Stacked):
+    """R greedy networks: every layer is scored against the same anchors, and its gradient stays in it."""
+
+    head: StackedAnchors
+
+    def layer_logits(self, activations: Sequence[Tensor]) -> list[Tensor]:
+        """G / tau of every layer, [R, B, K] each."""
+        return [self.head(hidden) for hidden in activations]
+
+    def detached_activations(self, inputs: Tensor) -> list[Tensor]:
+        """Per layer [R, B, D], each computed from the detached activations of the layer before."""
+        found: list[Tensor] = []
+        for block in self.blocks:
+            found.append(block(found[-1].detach() if found else self.rows(inputs)))
+        return found
+
+
+def draw_anchors(num_classes: int, width: int) -> Tensor:
+    """Unit rows [K, D]: orthonormal by QR of a Gaussian matrix where K <= D, else directions drawn uniformly."""
+    gaussian = torch.randn(width, num_classes)
+    if num_classes <= width:
+        return torch.linalg.qr(gaussian).Q.t().contiguous()
+    return nn.functional.normalize(gaussian.t(), dim=1)
+
+
+@MODELS.add(
+    "gmlp",
+    reads=("depth", "width", "similarity", "tau", "lambda_ace", "ace_variant"),
+    depth=4,
+    width=256,
+    batch_size=128,
+    weight_decay=1e-4,
+    scheduler="warmup_cosine",
+    val_size=0.1,
+)
+def build(input_shape: Sequence[int], num_classes: int, settings: ModelSettings, streams: Sequence[Seeds]) -> GreedyStack:
+    """R greedy networks of equal layers, one per stream; biases start at 0."""
+    width, depth = settings.width or 0, settings.depth or 0
+
+    def make() -> Chain:
+        blocks = hidden(input_shape, (width,) * depth, "relu")
+        for module in nn.ModuleList(blocks).modules():
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+        return Chain(blocks, Anchors(draw_anchors(num_classes, width), settings.similarity, settings.tau))
+
+    return GreedyStack(grow(make, streams, "default"), input_shape)

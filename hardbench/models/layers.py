@@ -1,0 +1,291 @@
+"""Building blocks: plain chains of layers, and R of them as one module, stacked into batched products or looped."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hardbench.errors import ConfigError
+from hardbench.seeding import Seeds
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "leaky_relu": lambda: nn.LeakyReLU(0.1),
+    "gelu": nn.GELU,
+}
+LANES = 16  # floats in a vector register: members of a stacked parameter start at multiples of it
+
+
+class Chain(nn.Module):
+    """One network as plain PyTorch: hidden blocks in sequence, then a head that turns the last activations into logits."""
+
+    def __init__(self, blocks: Sequence[nn.Module], head: nn.Module):
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+        self.head = head
+
+    def activations(self, inputs: Tensor) -> list[Tensor]:
+        """Output of every hidden block, [B, ...] each."""
+        found = []
+        for block in self.blocks:
+            inputs = block(inputs)
+            found.append(inputs)
+        return found
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits [B, K]."""
+        return self.head(self.blocks(inputs))
+
+
+class Anchors(nn.Module):
+    """Fixed class anchors E [K, D] as a head: logits = G(h, e_c) / tau (DEFINITIONS 2)."""
+
+    vectors: Tensor
+
+    def __init__(self, vectors: Tensor, similarity: str, tau: float):
+        super().__init__()
+        self.register_buffer("vectors", vectors)
+        self.similarity = similarity
+        self.tau = tau
+
+    def scores(self, activations: Tensor) -> Tensor:
+        """G [..., B, K] of activations [..., B, D]: cosine in [-1, 1], or minus the squared distance; higher is nearer."""
+        products = activations @ self.vectors.transpose(-1, -2)
+        lengths = torch.linalg.vector_norm(self.vectors, dim=-1).unsqueeze(-2)
+        if self.similarity == "cosine":
+            norms = torch.linalg.vector_norm(activations, dim=-1, keepdim=True)
+            return products / (norms.clamp_min(1e-12) * lengths)
+        return 2 * products - activations.square().sum(-1, keepdim=True) - lengths.square()
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """Scores over the temperature, [..., B, K]."""
+        return self.scores(activations) / self.tau
+
+
+class StackedLinear(nn.Module):
+    """R linear layers as one batched product: [R, B, in] -> [R, B, out].
+
+    Weights are kept [R, in * out] with every member's block padded to 16 floats: a fused optimiser rounds the tail of a
+    tensor in other ways than its body, and no member may have a tail that depends on how many stand behind it.
+    """
+
+    def __init__(self, members: Sequence[nn.Linear]):
+        super().__init__()
+        first = members[0]
+        self.inputs, self.outputs = first.in_features, first.out_features
+        self.weight = nn.Parameter(_padded([m.weight.detach().t().flatten() for m in members]))
+        self.bias = nn.Parameter(_padded([m.bias.detach() for m in members]))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[R, B, out]."""
+        count = self.inputs * self.outputs
+        weight = self.weight if self.weight.shape[1] == count else self.weight[:, :count]
+        bias = self.bias if self.bias.shape[1] == self.outputs else self.bias[:, : self.outputs]
+        return torch.baddbmm(bias.unsqueeze(1), inputs, weight.view(-1, self.inputs, self.outputs))
+
+    def tensors(self, r: int) -> dict[str, tuple[Tensor, Callable[[Tensor], Tensor]]]:
+        """Views of member r's block by name, each with the rule from its flat form to nn.Linear's."""
+        count = self.inputs * self.outputs
+        return {
+            "weight": (self.weight[r, :count], lambda flat: flat.view(self.inputs, self.outputs).t()),
+            "bias": (self.bias[r, : self.outputs], lambda flat: flat),
+        }
+
+
+class StackedAnchors(Anchors):
+    """Anchors [R, K, D] of R networks."""
+
+    def __init__(self, members: Sequence[Anchors]):
+        super().__init__(torch.stack([m.vectors for m in members]), members[0].similarity, members[0].tau)
+
+    def tensors(self, r: int) -> dict[str, tuple[Tensor, Callable[[Tensor], Tensor]]]:
+        """View of member r's anchors."""
+        return {"vectors": (self.vectors[r], lambda rows: rows)}
+
+
+def _padded(rows: Sequence[Tensor]) -> Tensor:
+    stacked = torch.stack(list(rows))
+    return functional.pad(stacked, (0, -stacked.shape[1] % LANES)).contiguous()
+
+
+class Networks(nn.Module):
+    """R independent networks of one shape. `member(r)` is network r alone, as plain PyTorch."""
+
+    def __init__(self, members: Sequence[Chain], input_shape: Sequence[int]):
+        super().__init__()
+        self.repeats = len(members)
+        self.input_ndim = len(input_shape)
+        self._plain = [copy.deepcopy(members[0])]  # in a list: a template, not a submodule
+
+    def _of_member(self, inputs: Tensor, r: int) -> Tensor:
+        return inputs if inputs.ndim == self.input_ndim + 1 else inputs[r]
+
+    def parts(self, active: Sequence[bool]) -> Iterator[tuple[slice, Callable[[Tensor], Tensor]]]:
+        """The repeats that share a forward pass, as a slice of R with the function from the whole batch to their logits [r, B, K]."""
+        raise NotImplementedError
+
+    def activations(self, inputs: Tensor) -> list[Tensor]:
+        """Per hidden layer [R, B, D] (convolutional ones flattened), from inputs [B, ...] shared by all or [R, B, ...]."""
+        raise NotImplementedError
+
+    def logits(self, features: Tensor) -> Tensor:
+        """[R, B, K] from the last layer's activations [R, B, D]."""
+        raise NotImplementedError
+
+    def member_state(self, r: int) -> dict[str, Tensor]:
+        """state_dict of network r as plain PyTorch, copied."""
+        raise NotImplementedError
+
+    def load_member(self, r: int, state: dict[str, Tensor]) -> None:
+        """Put a plain network's state_dict into place r."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits [R, B, K]."""
+        return self.logits(self.activations(inputs)[-1])
+
+    def states(self) -> list[dict[str, Tensor]]:
+        """state_dict of every network as plain PyTorch, in the order of the repeats."""
+        return [self.member_state(r) for r in range(self.repeats)]
+
+    def load_states(self, states: Sequence[dict[str, Tensor]]) -> None:
+        """Put R plain networks' state_dicts into place."""
+        for r, state in enumerate(states):
+            self.load_member(r, state)
+
+    def member(self, r: int) -> Chain:
+        """Network r as plain PyTorch, its own copy."""
+        plain = copy.deepcopy(self._plain[0])
+        plain.load_state_dict(self.member_state(r))
+        return plain
+
+
+class Stacked(Networks):
+    """Chains of linear layers as batched products over R."""
+
+    def __init__(self, members: Sequence[Chain], input_shape: Sequence[int]):
+        super().__init__(members, input_shape)
+        self.blocks = nn.ModuleList(_stacked([m.blocks[i] for m in members]) for i in range(len(members[0].blocks)))
+        self.head = _stacked([m.head for m in members])
+
+    def rows(self, inputs: Tensor) -> Tensor:
+        """Inputs as vectors [R, B, D], shared ones expanded."""
+        flat = inputs.flatten(-self.input_ndim)
+        return flat.expand(self.repeats, -1, -1) if flat.ndim == 2 else flat
+
+    def parts(self, active: Sequence[bool]) -> Iterator[tuple[slice, Callable[[Tensor], Tensor]]]:
+        """One part: all networks, the inactive ones too (their products come for nothing)."""
+        yield slice(0, self.repeats), self
+
+    def activations(self, inputs: Tensor) -> list[Tensor]:
+        """Per hidden layer [R, B, D]."""
+        found, hidden = [], self.rows(inputs)
+        for block in self.blocks:
+            hidden = block(hidden)
+            found.append(hidden)
+        return found
+
+    def logits(self, features: Tensor) -> Tensor:
+        """[R, B, K]."""
+        return self.head(features)
+
+    def _tensors(self, r: int) -> Iterator[tuple[str, Tensor, Callable[[Tensor], Tensor]]]:
+        for path, module in self.named_modules():
+            if isinstance(module, StackedLinear | StackedAnchors):
+                for name, (view, plain) in module.tensors(r).items():
+                    yield f"{path}.{name}", view, plain
+
+    def member_state(self, r: int) -> dict[str, Tensor]:
+        """state_dict of network r as plain PyTorch."""
+        return {name: plain(view.detach()).clone(memory_format=torch.contiguous_format) for name, view, plain in self._tensors(r)}
+
+    def load_member(self, r: int, state: dict[str, Tensor]) -> None:
+        """Put a plain network's state_dict into place r."""
+        with torch.no_grad():
+            for name, view, plain in self._tensors(r):
+                plain(view).copy_(state[name])
+
+
+class Looped(Networks):
+    """R plain networks one after the other: convolutions do not gain from stacking on a CPU, batch norm must not mix members."""
+
+    def __init__(self, members: Sequence[Chain], input_shape: Sequence[int]):
+        super().__init__(members, input_shape)
+        self.members = nn.ModuleList(member.to(memory_format=torch.channels_last) for member in members)
+
+    def _chain(self, r: int) -> Chain:
+        member = self.members[r]
+        assert isinstance(member, Chain)
+        return member
+
+    def parts(self, active: Sequence[bool]) -> Iterator[tuple[slice, Callable[[Tensor], Tensor]]]:
+        """One part per active network, so that only one graph is held at a time."""
+        for r in range(self.repeats):
+            if active[r]:
+                yield slice(r, r + 1), lambda inputs, r=r: self._chain(r)(self._image(inputs, r)).unsqueeze(0)
+
+    def _image(self, inputs: Tensor, r: int) -> Tensor:
+        return self._of_member(inputs, r).contiguous(memory_format=torch.channels_last)
+
+    def activations(self, inputs: Tensor) -> list[Tensor]:
+        """Per hidden block [R, B, D], flattened."""
+        each = [self._chain(r).activations(self._image(inputs, r)) for r in range(self.repeats)]
+        return [torch.stack([found.flatten(1) for found in layer]) for layer in zip(*each, strict=True)]
+
+    def logits(self, features: Tensor) -> Tensor:
+        """[R, B, K]."""
+        return torch.stack([self._chain(r).head(features[r]) for r in range(self.repeats)])
+
+    def member_state(self, r: int) -> dict[str, Tensor]:
+        """state_dict of network r."""
+        return {name: tensor.detach().clone() for name, tensor in self.members[r].state_dict().items()}
+
+    def load_member(self, r: int, state: dict[str, Tensor]) -> None:
+        """Put a plain network's state_dict into place r."""
+        self.members[r].load_state_dict(state)
+
+
+def _stacked(members: Sequence[nn.Module]) -> nn.Module:
+    """R modules of one kind as one: linear layers and anchors stacked, sequences member by member, the rest (no parameters) shared."""
+    first = members[0]
+    if isinstance(first, nn.Sequential):
+        return nn.Sequential(*(_stacked([m[i] for m in members if isinstance(m, nn.Sequential)]) for i in range(len(first))))
+    if isinstance(first, nn.Linear):
+        return StackedLinear([m for m in members if isinstance(m, nn.Linear)])
+    if isinstance(first, Anchors):
+        return StackedAnchors([m for m in members if isinstance(m, Anchors)])
+    return nn.Identity() if isinstance(first, nn.Flatten) else first
+
+
+def initialise(network: nn.Module, how: str | None) -> nn.Module:
+    """The network with its Linear and Conv weights drawn as `init` says and biases 0; `default` leaves PyTorch's own."""
+    draw = {"kaiming_normal": nn.init.kaiming_normal_, "kaiming_uniform": nn.init.kaiming_uniform_}.get(how or "default")
+    if draw is not None:
+        for module in network.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                draw(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+    return network
+
+
+def grow(make: Callable[[], Chain], streams: Sequence[Seeds], init: str | None) -> list[Chain]:
+    """One freshly initialised chain per stream."""
+    members = []
+    for seeds in streams:
+        with seeds.child("init").as_global():
+            chain = make()
+            initialise(chain, init)
+        members.append(chain)
+    return members
+
+
+def image_side(model: str, input_shape: Sequence[int]) -> tuple[int, int]:
+    """Channels and shorter side of image inputs; ConfigError for vectors."""
+    if len(input_shape) != 3:
+        raise ConfigError(f"model: {model}; takes images, and the data set has vectors of {input_shape[0]} (mlp and gmlp take both)")
+    return input_shape[0], min(input_shape[1:])

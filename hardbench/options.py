@@ -1,0 +1,148 @@
+"""Settings as click options: every option takes a value, booleans also stand alone, `_` and `-` are the same."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from hardbench.config import FALSE, TRUE, Config, Option, canonical, environment, options, read_file, unknown
+from hardbench.errors import ConfigError
+from hardbench.registry import Registry
+
+
+def _default(option: Option) -> str:
+    declared = option.declared
+    if declared.varies or (declared.read_by and declared.default is None):
+        return f"by {declared.read_by or 'model'}" + (f", else {declared.default}" if declared.default is not None else "")
+    if isinstance(declared.default, tuple):
+        return ",".join(map(str, declared.default))
+    return str(declared.default).lower() if isinstance(declared.default, bool) else str(declared.default)
+
+
+def _help(option: Option) -> str:
+    declared = option.declared
+    known = ", ".join(declared.choices) if declared.choices is not None else ""
+    bounds = [f"{sign} {bound}" for sign, bound in ((">=", declared.low), (">", declared.above), ("<=", declared.high)) if bound is not None]
+    default = _default(option)
+    notes = [known, " and ".join(bounds), f"default {default}" if default != "None" else ""]
+    if declared.read_by:
+        readers = next(o.declared.choices for o in options_of_group(option) if o.name == declared.read_by)
+        if isinstance(readers, Registry):
+            notes.append(f"read by {', '.join(readers.readers(option.name))}")
+    inside = "; ".join(note for note in notes if note)
+    return f"{declared.help} [{inside}]" if inside else declared.help
+
+
+def options_of_group(option: Option) -> list[Option]:
+    """All settings of the class that declares an option's chooser."""
+    from hardbench import settings
+
+    classes = (settings.DataSettings, settings.ModelSettings, settings.TrainSettings)
+    return [found for cls in classes for found in options(cls).values()]
+
+
+_METAVAR = {bool: "[true|false]", int: "N", float: "X", str: "WORD", tuple: "A,B,...", dict: "K:V,..."}
+
+
+def command(name: str, module: Any) -> click.Command:
+    """The click command of a study or command module: its `Config` gives the options, its docstring the help, its `run` the work."""
+    cls: type[Config] = module.Config
+    parameters: list[click.Parameter] = [
+        click.Option([f"--{option.name.replace('_', '-')}", option.name], metavar=_METAVAR[option.kind], type=str, help=None)
+        for option in options(cls).values()
+    ]
+    positions = [option for option in options(cls).values() if option.declared.position]
+    usage = " ".join(option.name.upper() + ("..." if option.kind is tuple else "") for option in positions)
+    parameters.append(click.Argument(["words"], nargs=-1, required=False, metavar=f"[{usage}]" if usage else ""))
+
+    def callback(words: tuple[str, ...], **given: str | None) -> None:
+        line = {key: value for key, value in given.items() if value is not None} | _positional(cls, positions, words, given)
+        variables = environment(cls)
+        file = line.get("config") or variables.get("config")
+        module.run(cls.read(line, variables, read_file(str(file)) if file else {}))
+
+    text = (module.__doc__ or "").strip()
+    return _Command(name, cls, params=parameters, callback=callback, help=text, short_help=text.partition("\n")[0])
+
+
+def _positional(cls: type[Config], positions: Sequence[Option], words: Sequence[str], given: dict[str, str | None]) -> dict[str, Any]:
+    """Words without an option name, in the order of the settings that may stand so; a list takes the rest."""
+    found: dict[str, Any] = {}
+    rest = list(words)
+    for option in positions:
+        if rest and given.get(option.name) is None:
+            found[option.name] = list(rest) if option.kind is tuple else rest[0]
+            rest = [] if option.kind is tuple else rest[1:]
+    if rest:
+        lists = [o for o in options(cls).values() if o.kind is tuple and given.get(o.name) is not None]
+        example = f"{given[lists[0].name]},{rest[0]}" if lists else "0.1,0.2"
+        raise ConfigError(f"{lists[0].name if lists else 'arguments'}: stray {rest[0]!r}; lists take commas: {example}")
+    return found
+
+
+class _Command(click.Command):
+    """A command whose words are brought into one form before click reads them, and whose help is grouped by kind of setting."""
+
+    def __init__(self, name: str, cls: type[Config], **more: Any):
+        super().__init__(name, **more)
+        self.cls = cls
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Former and unknown names are refused here, `--batch_size` becomes `--batch-size`, a lone boolean gets its `true`."""
+        known = options(self.cls)
+        ready: list[str] = []
+        takes_value = False
+        for position, word in enumerate(args):
+            if takes_value or not word.startswith("--") or word in ("--", "--help"):
+                ready.append(word)
+                takes_value = False
+                continue
+            head, sign, value = word.partition("=")
+            name = canonical(head)
+            if name not in known:
+                raise unknown(self.cls, name)
+            ready.append(f"--{name.replace('_', '-')}{sign}{value}")
+            if sign:
+                continue
+            following = args[position + 1] if position + 1 < len(args) else None
+            if known[name].kind is bool and (following or "").lower() not in TRUE + FALSE + known[name].declared.words:
+                ready.append("true")
+            elif following is None:
+                raise ConfigError(f"{name}: no value; {known[name].declared.help}")
+            else:
+                takes_value = True
+        return super().parse_args(ctx, ready)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One section per group of settings."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for option in options(self.cls).values():
+            title = option.group.removesuffix("Settings").replace("Config", "Command")
+            line = f"--{option.name.replace('_', '-')} {_METAVAR[option.kind]}"
+            groups.setdefault(title, []).append((line, _help(option)))
+        for title, rows in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(rows, col_max=34)
+
+
+
+class Commands(click.Group):
+    """A group whose commands are files: nothing of a command is imported before it is asked for."""
+
+    def __init__(self, load: Callable[[str], click.Command], summaries: dict[str, str], **more: Any):
+        super().__init__(**more)
+        self._load, self._summaries = load, summaries
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the files."""
+        return list(self._summaries)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command; `_` and `-` are the same."""
+        name = name.replace("_", "-")
+        return self._load(name) if name in self._summaries else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Names and the first lines of their docstrings, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self._summaries.items()))

@@ -1,0 +1,248 @@
+"""Train R networks at once and measure when each class is learned.
+
+Question: which classes are learned late, and does the geometry of their representations say so (DEFINITIONS 1); for gmlp
+and mlp also what each layer knows (DEFINITIONS 2). Expect about .96 on ten MNIST classes after one epoch of the default
+network; that takes a second or two per network on a laptop core, a ResNet an hour per CIFAR epoch.
+"""
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hardbench import console, seeding, tracking
+from hardbench.config import Config as AnyConfig
+from hardbench.data.batches import Batches
+from hardbench.data.samples import Split, prepare
+from hardbench.data.transforms import Standardise, check_fits, standardise_for, unit_of
+from hardbench.errors import ConfigError, TrainingError
+from hardbench.figures import draw
+from hardbench.metrics.hardness import hardness_table, overlap_hardness_spearman
+from hardbench.metrics.overlap import class_sums, overlap
+from hardbench.registry import MODELS
+from hardbench.settings import DataSettings, MeasureSettings, ModelSettings, RunSettings, TrainSettings
+from hardbench.training import checkpoints, machine, observers
+from hardbench.training.learners import Learner, learner
+from hardbench.training.loop import Moment, Observer, at, evaluation_steps, every, fit
+
+
+@dataclass(frozen=True)
+class Config(RunSettings, MeasureSettings, TrainSettings, ModelSettings, DataSettings):
+    """Settings of a training run."""
+
+
+@dataclass
+class Course:
+    """A training that is ready to start: everything a bad setting could spoil has been built."""
+
+    config: Config
+    split: Split
+    standardise: Standardise
+    learner: Learner
+    batches: Batches
+    total: int
+    static: dict[str, np.ndarray]
+
+
+def set_up(config: Config) -> Course:
+    """Data on the device, networks, learner and batches; raises before a run exists if anything does not fit."""
+    device = machine.take(config)
+    split = prepare(config, config.seed)
+    check_fits(config, split.train)
+    standardise = standardise_for(config, split.train)
+    streams = seeding.networks(config.seed, config.first_repeat, config.repeats)
+    networks = MODELS[config.model].call(split.train.shape, split.num_classes, config, streams).to(device)
+    static = static_overlaps(split, standardise)
+    train = split.train.to(device)
+    batches = Batches(train, standardise.to(device), config.batch_size, streams, [config.corruption_p] * config.repeats, config.augment)
+    alone = len(train) % batches.size == 1 or batches.size == 1
+    if alone and any(isinstance(module, torch.nn.BatchNorm2d) for module in networks.modules()):
+        raise ConfigError(f"batch_size: {config.batch_size}; one that leaves no batch of a single sample, which batch norm cannot train on")
+    total = config.epochs * batches.per_epoch
+    return Course(config, split, standardise, learner(networks, config, total), batches, total, static)
+
+
+def static_overlaps(split: Split, standardise: Standardise) -> dict[str, np.ndarray]:
+    """Overlaps [K, K] of the class means of the standardised training inputs, uncentred and centred."""
+    train, classes = split.train, split.num_classes
+    sums = torch.zeros(classes, *train.shape, dtype=torch.float64)
+    for start in range(0, len(train), 4096):
+        raw = train.inputs[start : start + 4096]
+        rows = raw.flatten(1).double().unsqueeze(0)
+        sums += class_sums(rows, train.labels[start : start + 4096], classes).view_as(sums)
+    counts = torch.bincount(train.labels, minlength=classes).double().view(-1, *(1,) * len(train.shape))
+    unit = unit_of(train.inputs)
+    shifted = [(part / unit - standardise.mean) / standardise.std + standardise.shift for part in (sums / counts, sums.sum(0) / len(train))]
+    means, centre = shifted[0].flatten(1), shifted[1].flatten()
+    return {"overlap_static": overlap(means).numpy(), "overlap_static_centred": overlap(means, centre).numpy()}
+
+
+def run(config: Config) -> tracking.StoredRun:
+    """Train as the settings say, in a run of its own; the stored run."""
+    target = _out_folder(config)
+    course = set_up(config)
+    dataset = config.dataset.rpartition("/")[2]
+    title = config.name or f"{config.model} {dataset} s{config.seed}"
+    note = f"{config.repeats} {config.model} on {dataset} ({course.split.num_classes} classes, {len(course.split.train)} training samples)\n"
+    tags = {**(config.tag or {}), "hardbench.device": str(course.learner.device), "hardbench.precision": config.precision}
+    with tracking.start("train", config, title, note + f"{config.epochs} epochs, {config.optimizer} {config.lr:g}", tags=tags) as run:
+        run.tag("hardbench.threads", str(torch.get_num_threads()))
+        run.data(dataset, course.split.digest, config.dataset)
+        _train(run, course, None)
+    return _report(run, target)
+
+
+def resume(stored: tracking.StoredRun, changed: Mapping[str, Any]) -> tracking.StoredRun:
+    """Go on with an unfinished run where its newest readable checkpoint was written."""
+    config = Config.read(changed, stored.config)
+    course = set_up(config)
+    if stored.tags.get("hardbench.data_digest", course.split.digest) != course.split.digest:
+        raise TrainingError(f"run: {stored.id}; the data set is not the one it was started on")
+    with tracking.reopen(stored) as run:
+        state, note = checkpoints.newest(run.folder / "checkpoints")
+        if note:
+            console.warn(note)
+        run.data(config.dataset.rpartition("/")[2], course.split.digest, config.dataset)
+        _train(run, course, state)
+    return _report(run, None)
+
+
+def _out_folder(config: AnyConfig) -> Path | None:
+    """The folder of `--out`, made now so that a bad one is known before any work."""
+    out = getattr(config, "out", None)
+    if out is None:
+        return None
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out: {out}; a folder that can be written ({error.strerror})") from None
+    return Path(out)
+
+
+def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> None:
+    """The training itself: observers, loop, results. TrainingError at the end if a repeat diverged."""
+    config, split, student = course.config, course.split, course.learner
+    records, best = observers.Records(), observers.Best(config.repeats)
+    if state is not None:
+        student.load(state)
+        for part, name in ((course.batches, "batches"), (records, "records"), (best, "best")):
+            part.load(state[name])  # type: ignore[attr-defined]
+    device = student.device
+    val = None if split.val is None else split.val.to(device)
+    eye = observers.Eye(split.test.to(device), val, course.standardise.to(device), split.num_classes)
+    steps = evaluation_steps(config.eval_points, config.eval_steps, course.total)
+
+    def write(moment: Moment) -> None:
+        save(run.folder / "checkpoints", course, records, best)
+
+    began, first = time.monotonic(), student.steps
+    with console.progress(run.id[:8], course.total) as show:
+        watching: list[Observer] = [observers.divergence()]
+        if config.stop_at_target:
+            watching.append(observers.target(course.batches.train, eye, config.target_accuracy))
+        watching += [
+            every(config.log_every, observers.curves(records, run.log)),
+            at(steps, observers.evaluation(records, run.log, eye, best)),
+            observers.validation(eye, best, steps),
+            console.training_progress(show),
+            observers.checkpoint(config.checkpoint_every, write),
+        ]
+        done = fit(student, course.batches, course.total, watching) - first
+    seconds = time.monotonic() - began
+    if done:
+        run.log({"samples_per_second": done * course.batches.size * config.repeats / seconds}, student.steps)
+    _finish(run, course, records)
+
+
+def save(folder: Path, course: Course, records: observers.Records, best: observers.Best) -> None:
+    """Write last.pt (all that resuming needs) and best.pt (weights per repeat with their step and validation accuracy)."""
+    constants = {"mean": course.standardise.mean, "std": course.standardise.std, "shift": course.standardise.shift}
+    state = course.learner.state()
+    last = {**state, "standardise": constants, "batches": course.batches.state(), "records": records.state(), "best": best.state()}
+    chosen: dict[str, Any] = best.state()
+    if course.split.val is None:
+        chosen = {"networks": state["networks"], "step": [state["steps"]] * course.config.repeats, "is_last": True}
+    checkpoints.save(folder, checkpoints.BEST, {**chosen, "standardise": constants})
+    checkpoints.save(folder, checkpoints.LAST, last)
+
+
+def _finish(run: tracking.Run, course: Course, records: observers.Records) -> None:
+    """metrics.npz, the hardness table, final metrics."""
+    config, student = course.config, course.learner
+    arrays = records.arrays() | course.static
+    arrays["stopped_step"] = np.array([student.stopped.get(r, -1) for r in range(config.repeats)])
+    arrays["class_names"] = np.array(course.split.class_names)
+    run.write_arrays(tracking.ARRAYS, arrays)
+    run.write_text("class_hardness.csv", hardness_table(arrays).to_csv(index=False))
+    final = {f"final/{name}": _last(arrays, key) for name, key in _FINAL.items()}
+    final["final/overlap_hardness_spearman"] = overlap_hardness_spearman(arrays)
+    if course.split.val is None:
+        del final["final/val_loss"], final["final/val_accuracy"]
+    if course.split.bayes_accuracy is not None:
+        final["bayes_accuracy"] = np.array([course.split.bayes_accuracy])
+    run.log(final, student.steps)
+    run.tag("hardbench.best", "last (val_size 0)" if course.split.val is None else "validation accuracy")
+    folder = run.folder / "checkpoints"
+    if not config.keep_checkpoints:
+        shutil.rmtree(folder)
+    for path in folder.glob("*.pt") if folder.exists() else ():
+        run.publish(f"checkpoints/{path.name}")
+    if config.log_model:
+        raw = course.split.test.inputs[:2]
+        run.log_model(student.networks.member(0).cpu(), course.standardise(raw, unit_of(raw)))
+    if student.diverged:
+        where = ", ".join(f"step {step} of repeat {config.first_repeat + r}" for r, step in sorted(student.diverged.items()))
+        others = [str(config.first_repeat + r) for r in range(config.repeats) if r not in student.diverged]
+        ended = f"; repeats {', '.join(others)} went on to the end" if others else ""
+        raise TrainingError(f"loss: not finite at {where}; what was measured until then is kept{ended} (run {run.id})")
+
+
+_FINAL = {"test_loss": "loss", "test_accuracy": "accuracy", "val_loss": "val_loss", "val_accuracy": "val_accuracy"}
+_FINAL |= {"train_loss": "train_loss", "train_accuracy": "train_accuracy"}
+
+
+def _last(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """The last measured value of every repeat [R]; nan where there is none."""
+    values = arrays[name]
+    there = np.isfinite(values)
+    position = values.shape[1] - 1 - there[:, ::-1].argmax(1)
+    return np.where(there.any(1), values[np.arange(len(values)), position], np.nan)
+
+
+def _report(run: tracking.Run, out: Path | None) -> tracking.StoredRun:
+    """Draw the figures, print the class table, the run id and the link; copy to `out`."""
+    stored = tracking.find(run.id, ["train"])
+    with tracking.extend(stored) as open_run:
+        for name in draw([stored], open_run.folder / "figures"):
+            open_run.publish(f"figures/{name}")
+    table = hardness_table(stored.arrays)
+    columns = ["name", "accuracy", "accuracy_stderr", "loss", "step_90", "confused_with", "overlap"]
+    rows = [[_short(value) for value in row] for row in table[columns].itertuples(index=False)]
+    console.table("Class hardness (test set)", [column.replace("_", " ") for column in columns], rows)
+    mean, stderr = tracking.mean_stderr(_last(stored.arrays, "accuracy"))
+    spread = "" if np.isnan(stderr) else f" +- {stderr:.4f}"
+    console.say(f"test accuracy {mean:.4f}{spread}")
+    if "last" in stored.tags.get("hardbench.best", ""):
+        console.say("best.pt is last.pt: there is no validation split (val_size 0)")
+    finish(run, out)
+    return stored
+
+
+def finish(run: tracking.Run, out: Path | None) -> None:
+    """The closing lines of every command that writes to a run: its id, where its files are, where the UI shows it."""
+    if out is not None:
+        shutil.copytree(run.folder, out, dirs_exist_ok=True)
+    console.say(f"run {run.id}")
+    console.say(f"files {out or run.folder}")
+    console.say(f"hardbench ui shows it at {run.link}")
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return "-" if np.isnan(value) else f"{value:.4g}"
+    return str(value)

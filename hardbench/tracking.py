@@ -1,0 +1,422 @@
+"""Everything that knows MLflow: the store, a run being written, runs that are stored."""
+
+import fcntl
+import os
+import platform
+import signal
+import socket
+import sqlite3
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import mlflow
+import numpy as np
+import torch
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
+from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from hardbench import __version__
+from hardbench.config import Config, parse_yaml
+from hardbench.errors import Killed, TrackingError
+
+DEFAULT_STORE = "sqlite:///mlflow.db"
+KIND, STUDY, ARRAYS, SETTINGS = "hardbench.kind", "hardbench.study", "metrics.npz", "config.yaml"
+BATCH = 1000  # metrics MLflow takes in one call
+SECONDS = 2.0  # longest a metric waits in the buffer
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Killed
+
+
+def uri() -> str:
+    """The tracking store: MLFLOW_TRACKING_URI, else MLflow's own default in the working directory."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+
+
+def connect() -> MlflowClient:
+    """A client of the store, which is made first if need be: under a lock, since creation by several processes fails."""
+    path = _sqlite_path()
+    try:
+        if path is None:
+            client = MlflowClient(uri())
+            client.search_experiments(max_results=1)
+        else:
+            with Path(f"{path}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                client = MlflowClient(uri())
+                client.search_experiments(max_results=1)
+                with sqlite3.connect(path) as database:
+                    database.execute("PRAGMA journal_mode=WAL")
+                database.close()
+    except (MlflowException, OSError, sqlite3.Error) as error:
+        raise TrackingError(f"tracking store: {uri()}; cannot be opened ({' '.join(str(error).split())[:200]})") from None
+    mlflow.set_tracking_uri(uri())
+    mark_dead(client)
+    return client
+
+
+def _sqlite_path() -> Path | None:
+    return Path(uri().removeprefix("sqlite:///").partition("?")[0]) if uri().startswith("sqlite:///") else None
+
+
+def _process(pid: int) -> str:
+    """pid:start time, which no other process of this boot shares; empty if there is no such process."""
+    try:
+        return f"{pid}:{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+    except OSError:
+        return ""
+
+
+def _boot() -> str:
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else "unknown"
+
+
+def mark_dead(client: MlflowClient) -> None:
+    """End as KILLED the runs of this host whose process is gone (SIGKILL leaves them RUNNING for ever)."""
+    for run in _search(client, f"attributes.status = 'RUNNING' and tags.`hardbench.host` = '{socket.gethostname()}'"):
+        owner = run.data.tags.get("hardbench.process", "0:")
+        if run.data.tags.get("hardbench.boot") != _boot() or _process(int(owner.partition(":")[0])) != owner:
+            client.set_tag(run.info.run_id, "error", "the process ended without a word")
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _search(client: MlflowClient, words: str, most: int = 50_000) -> list[MlflowRun]:
+    """Runs of all experiments that fit a filter, newest first."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found: list[MlflowRun] = []
+    token = None
+    while len(found) < most:
+        page = client.search_runs(experiments, words, max_results=min(most, 1000), order_by=["attributes.start_time DESC"], page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            break
+    return found
+
+
+def mean_stderr(values: np.ndarray) -> tuple[float, float]:
+    """Mean over the repeats that have a number, and its standard error (ddof 1 / sqrt R), nan for fewer than two."""
+    there = values[np.isfinite(values)]
+    if len(there) == 0:
+        return float("nan"), float("nan")
+    return float(there.mean()), float(there.std(ddof=1) / np.sqrt(len(there))) if len(there) > 1 else float("nan")
+
+
+class Run:
+    """A run being written. Files go into `folder` and are made known by `publish`; metrics are buffered."""
+
+    def __init__(self, client: MlflowClient, run: MlflowRun):
+        self.client = client
+        self.id: str = run.info.run_id
+        self.experiment: str = run.info.experiment_id
+        self._there = run.data.params
+        self._logged = {key: {m.step for m in client.get_metric_history(self.id, key)} for key in run.data.metrics}
+        self._nonfinite = set(filter(None, run.data.tags.get("nonfinite", "").split(",")))
+        self._buffer: list[Metric] = []
+        self._flushed = time.monotonic()
+        local = _local(run.info.artifact_uri)
+        self._remote = local is None
+        self.folder = local or Path(tempfile.mkdtemp(prefix="hardbench-"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def describe(self, config: Config, study: str, title: str, note: str, extra: Mapping[str, str]) -> None:
+        """Name, tags, headline params and config.yaml."""
+        tags = {"mlflow.runName": title, "mlflow.note.content": note, STUDY: study, **_machine(), **extra}
+        params = {name: "-" if value is None else str(value) for name, value in config.headline().items()}
+        fresh = [Param(name, value) for name, value in params.items() if name not in self._there]
+        self.client.log_batch(self.id, params=fresh, tags=[RunTag(key, value) for key, value in tags.items()])
+        self.write_text(SETTINGS, config.to_yaml())
+
+    def data(self, name: str, digest: str, source: str) -> None:
+        """Note the data set and its digest."""
+        dataset = Dataset(name=name.partition(":")[0], digest=digest, source_type="hardbench", source=source)
+        self.client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        self.tag("hardbench.data_digest", digest)
+
+    def tag(self, key: str, value: str) -> None:
+        """Set a tag."""
+        self.client.set_tag(self.id, key, value)
+
+    def log(self, values: Mapping[str, np.ndarray | float], step: int = 0) -> None:
+        """Buffer metrics: the mean over repeats [R], and `_stderr` beside it where there are several.
+
+        A point that is stored already is not stored again; a value that is not finite goes into the tag `nonfinite`.
+        """
+        now = int(time.time() * 1000)
+        for name, value in values.items():
+            row = np.atleast_1d(np.asarray(value, dtype=float))
+            mean, stderr = mean_stderr(row)
+            points = {name: mean, f"{name}_stderr": stderr} if len(row) > 1 else {name: mean}
+            for key, number in points.items():
+                if not np.isfinite(number):
+                    if key == name and key not in self._nonfinite:
+                        self._nonfinite.add(key)
+                        self.tag("nonfinite", ",".join(sorted(self._nonfinite)))
+                elif step not in self._logged.get(key, ()):
+                    self._buffer.append(Metric(key, number, now, step))
+        if len(self._buffer) >= BATCH or time.monotonic() - self._flushed > SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is buffered."""
+        while self._buffer:
+            self.client.log_batch(self.id, metrics=self._buffer[:BATCH])
+            del self._buffer[:BATCH]
+        self._flushed = time.monotonic()
+
+    def write_text(self, name: str, text: str) -> Path:
+        """A text artifact."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return self.publish(name)
+
+    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> Path:
+        """An .npz artifact, or .npy for a single array named ''; renamed into place when whole."""
+        path = self.folder / name
+        aside = path.with_name(f".{path.name}.part")
+        with aside.open("wb") as file:
+            if "" in arrays:
+                np.save(file, arrays[""], allow_pickle=False)
+            else:
+                np.savez_compressed(file, **dict(arrays))  # type: ignore[arg-type]
+        aside.replace(path)
+        return self.publish(name)
+
+    def publish(self, name: str) -> Path:
+        """Make an artifact of a file in `folder` (nothing to do where the store keeps files in folders); its path."""
+        path = self.folder / name
+        if self._remote:
+            folder = str(Path(name).parent)
+            self.client.log_artifact(self.id, str(path), None if folder == "." else folder)
+        return path
+
+    def log_model(self, network: torch.nn.Module, example: torch.Tensor) -> None:
+        """The network as an MLflow model."""
+        import mlflow.pytorch
+
+        with mlflow.start_run(run_id=self.id):
+            requirements = [f"torch=={torch.__version__}"]
+            mlflow.pytorch.log_model(network, name="model", input_example=example.numpy(), pip_requirements=requirements)
+
+    @property
+    def link(self) -> str:
+        """Address of the run in `hardbench ui`."""
+        return f"http://127.0.0.1:5000/#/experiments/{self.experiment}/runs/{self.id}"
+
+
+def _machine() -> dict[str, str]:
+    """Tags that say who runs this, and with what."""
+    found = {
+        "hardbench.version": __version__,
+        "hardbench.torch": torch.__version__,
+        "hardbench.mlflow": mlflow.__version__,
+        "hardbench.python": platform.python_version(),
+        "hardbench.host": socket.gethostname(),
+        "hardbench.process": _process(os.getpid()),
+        "hardbench.boot": _boot(),
+    }
+    revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    if revision.returncode == 0:
+        found["hardbench.git"] = revision.stdout.strip()
+    return found
+
+
+def _local(artifact_uri: str) -> Path | None:
+    parsed = urlparse(artifact_uri)
+    return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
+
+
+@contextmanager
+def start(study: str, config: Config, title: str, note: str, kind: str = "run", tags: Mapping[str, str] | None = None) -> Iterator[Run]:
+    """A new run of a study (or the one `mlflow run` has opened), ended by what leaves the block.
+
+    FINISHED, FAILED with the tag `error` after an exception, KILLED after Ctrl-C or SIGTERM.
+    """
+    client = connect()
+    joined = os.environ.get("MLFLOW_RUN_ID")
+    if joined:
+        stored = client.get_run(joined)
+    else:
+        name = f"hardbench/{study}"
+        experiment = client.get_experiment_by_name(name)
+        stored = client.create_run(experiment.experiment_id if experiment else _create_experiment(client, name))
+    with _ending(client, stored.info.run_id):
+        run = Run(client, stored)
+        run.describe(config, study, title, note, {KIND: kind, **(tags or {})})
+        with _flushing(run):
+            yield run
+
+
+def _create_experiment(client: MlflowClient, name: str) -> str:
+    try:
+        return client.create_experiment(name)
+    except MlflowException:  # another process was first
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            raise
+        return experiment.experiment_id
+
+
+@contextmanager
+def reopen(stored: "StoredRun") -> Iterator[Run]:
+    """An unfinished run, to go on in."""
+    client = connect()
+    client.update_run(stored.id, status="RUNNING")
+    with _ending(client, stored.id):
+        run = Run(client, client.get_run(stored.id))
+        for key, value in _machine().items():
+            run.tag(key, value)
+        client.delete_tag(stored.id, "error") if "error" in stored.tags else None
+        with _flushing(run):
+            yield run
+
+
+@contextmanager
+def extend(stored: "StoredRun") -> Iterator[Run]:
+    """A run that has ended, to add results to; its status stays. Under `mlflow run` the run that it opened is tagged with it."""
+    client = connect()
+    joined = os.environ.get("MLFLOW_RUN_ID")
+    if joined and joined != stored.id:
+        client.set_tag(joined, "hardbench.source_run", stored.id)
+    run = Run(client, client.get_run(stored.id))
+    run._logged = {}  # a repeated evaluation is a new point
+    with _flushing(run):
+        yield run
+
+
+@contextmanager
+def _flushing(run: Run) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        run.flush()
+
+
+@contextmanager
+def _ending(client: MlflowClient, run_id: str) -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except BaseException as error:
+        killed = not isinstance(error, Exception)
+        client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:500])
+        client.set_terminated(run_id, "KILLED" if killed else "FAILED")
+        raise
+    else:
+        client.set_terminated(run_id, "FINISHED")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as the store has it: what figures, comparisons and other studies read."""
+
+    client: MlflowClient
+    run: MlflowRun
+
+    @property
+    def id(self) -> str:
+        """Run id."""
+        return str(self.run.info.run_id)
+
+    @property
+    def name(self) -> str:
+        """Run name."""
+        return str(self.run.info.run_name)
+
+    @property
+    def status(self) -> str:
+        """RUNNING, FINISHED, FAILED or KILLED."""
+        return str(RunStatus.to_string(RunStatus.from_string(self.run.info.status)))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Tags."""
+        return dict(self.run.data.tags)
+
+    @property
+    def study(self) -> str:
+        """The study that made the run."""
+        return self.tags.get(STUDY, "")
+
+    @property
+    def params(self) -> dict[str, str]:
+        """Headline settings as text."""
+        return dict(self.run.data.params)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Last value of every metric."""
+        return dict(self.run.data.metrics)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved settings."""
+        return parse_yaml(self.file(SETTINGS).read_text(), SETTINGS)
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """metrics.npz."""
+        with np.load(self.file(ARRAYS), allow_pickle=False) as found:
+            return {name: found[name] for name in found.files}
+
+    def file(self, name: str) -> Path:
+        """Local path of an artifact; TrackingError if the run has none of that name."""
+        local = _local(self.run.info.artifact_uri)
+        path = local / name if local else None
+        if local is None:
+            try:
+                path = Path(mlflow.artifacts.download_artifacts(run_id=self.id, artifact_path=name, tracking_uri=uri()))
+            except (MlflowException, OSError):
+                path = None
+        if path is None or not path.exists():
+            raise TrackingError(f"run: {self.id}; it has no artifact {name}")
+        return path
+
+
+def find(word: str, studies: Sequence[str], finished: bool | None = True) -> StoredRun:
+    """The run of an id, a unique prefix of one, or `last` (the newest of these studies, finished or not as asked, no sweep cell).
+
+    TrackingError for a run that is unknown, ambiguous, of another study or in another state.
+    """
+    client = connect()
+    if word == "last":
+        for run in _search(client, f"tags.`{KIND}` != 'cell'"):
+            stored = StoredRun(client, run)
+            if stored.study in studies and finished in (None, stored.status == "FINISHED"):
+                return stored
+        state = {True: "finished ", False: "unfinished ", None: ""}[finished]
+        raise TrackingError(f"run: last; there is no {state}run of {' or '.join(studies)} in {uri()}")
+    matches = [run for run in _search(client, f"attributes.run_id LIKE '{word}%'") if STUDY in run.data.tags] if word.isalnum() else []
+    if not matches:
+        raise TrackingError(f"run: {word}; a run id, a unique prefix of one, or last (hardbench compare lists the runs of {uri()})")
+    if len(matches) > 1:
+        raise TrackingError(f"run: {word}; more of the id: it fits {', '.join(run.info.run_id[:12] for run in matches[:5])}")
+    stored = StoredRun(client, matches[0])
+    if stored.study not in studies:
+        raise TrackingError(f"run: {word}; a run of {' or '.join(studies)}, and this one is of {stored.study}")
+    if finished is not None and finished != (stored.status == "FINISHED"):
+        raise TrackingError(f"run: {word}; {'a finished' if finished else 'an unfinished'} run, and this one is {stored.status}")
+    return stored
+
+
+def runs(study: str | None = None) -> list[StoredRun]:
+    """All runs of a study (or of any), newest first, sweep cells left out."""
+    client = connect()
+    words = f"tags.`{KIND}` != 'cell'" + (f" and tags.`{STUDY}` = '{study}'" if study else "")
+    return [StoredRun(client, run) for run in _search(client, words)]

@@ -1,0 +1,52 @@
+"""Checkpoints that survive a kill at any moment: written aside, synced, renamed; the one before is kept as previous.pt."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hardbench.errors import TrainingError
+
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+
+
+def save(folder: Path, name: str, state: dict[str, Any]) -> None:
+    """Write a checkpoint atomically; an older last.pt becomes previous.pt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, aside = folder / name, folder / f".{name}.part"
+    with aside.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    if name == LAST and path.exists():
+        path.replace(folder / PREVIOUS)
+    aside.replace(path)
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, tensors on the CPU, nothing unpickled but data; TrainingError if it cannot be read."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file does to the reader
+        raise TrainingError(f"checkpoint: {path}; cannot be read ({type(error).__name__})") from None
+    if not isinstance(state, dict) or "networks" not in state:
+        raise TrainingError(f"checkpoint: {path}; not a checkpoint of this program")
+    return state
+
+
+def newest(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """The newest readable state to resume from (None if there is none) and a line about a damaged one, if one was passed over."""
+    note = ""
+    for name in (LAST, PREVIOUS):
+        if (folder / name).exists():
+            try:
+                return load(folder / name), note
+            except TrainingError as error:
+                note = f"{error}; using {PREVIOUS}"
+    if note:
+        raise TrainingError(note.replace(f"; using {PREVIOUS}", "; nor is there a readable previous.pt"))
+    return None, note

@@ -1,0 +1,86 @@
+"""The one training loop. Studies differ in what they look at: observers are plain functions called after every step."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from hardbench.data.batches import Batches
+from hardbench.training.learners import Learner
+
+
+@dataclass
+class Moment:
+    """What an observer sees: the learner after `step` updates, and the scalars [R] of the last one (none at step 0)."""
+
+    step: int
+    total: int
+    learner: Learner
+    batches: Batches
+    scalars: dict[str, Tensor]
+
+    @property
+    def epoch_ends(self) -> bool:
+        """Whether this step completes a pass over the training set."""
+        return self.step > 0 and self.step % self.batches.per_epoch == 0
+
+    @property
+    def stops(self) -> bool:
+        """Whether a repeat stopped at this very step."""
+        return self.step in self.learner.stopped.values()
+
+    @property
+    def last(self) -> bool:
+        """Whether training ends here: by its length, or because no repeat learns any more."""
+        return self.step == self.total or not any(self.learner.active)
+
+
+Observer = Callable[[Moment], None]
+
+
+def fit(learner: Learner, batches: Batches, total: int, observers: Sequence[Observer] = ()) -> int:
+    """Train from the learner's position to step `total`, or until every repeat is frozen; the step reached.
+
+    Observers run in order after every step, and at step 0 before the first.
+    """
+    moment = Moment(learner.steps, total, learner, batches, {})
+    if moment.step == 0:
+        _show(observers, moment)
+    while not moment.last:
+        moment.scalars = learner.update(*batches.draw())
+        moment.step = learner.steps
+        _show(observers, moment)
+    return moment.step
+
+
+def _show(observers: Sequence[Observer], moment: Moment) -> None:
+    for observer in observers:
+        observer(moment)
+
+
+def every(steps: int, observer: Observer) -> Observer:
+    """The observer, called at multiples of `steps` from the first on, and at the last step."""
+
+    def at_multiples(moment: Moment) -> None:
+        if moment.step and (moment.step % steps == 0 or moment.last):
+            observer(moment)
+
+    return at_multiples
+
+
+def at(steps: Iterable[int], observer: Observer) -> Observer:
+    """The observer, called at the given steps, where a repeat stops, and at the last step."""
+    chosen = frozenset(steps)
+
+    def at_chosen(moment: Moment) -> None:
+        if moment.step in chosen or moment.stops or moment.last:
+            observer(moment)
+
+    return at_chosen
+
+
+def evaluation_steps(points: int, explicit: Sequence[int] | None, total: int) -> list[int]:
+    """Sorted steps to evaluate at: the explicit ones, or `points` log-spaced; step 0 and the last are always among them (DEFINITIONS 1)."""
+    chosen = list(explicit) if explicit is not None else np.logspace(0, np.log10(total), points).astype(int).tolist()
+    return sorted({0, total, *(step for step in chosen if step <= total)})

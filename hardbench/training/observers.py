@@ -1,0 +1,187 @@
+"""Observers of the training loop: what is recorded, when a network stops, when a checkpoint is written."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hardbench.data.samples import Samples
+from hardbench.data.transforms import Standardise
+from hardbench.training.evaluation import evaluate, reaches
+from hardbench.training.loop import Moment, Observer
+
+Sink = Callable[[Mapping[str, np.ndarray], int], None]
+"""Takes metrics by name, each [R], and their step, as they are measured."""
+
+
+class Records:
+    """Arrays that grow along a step axis: `steps` for evaluation points, `log_steps` for the training curves."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, list[int]] = {"steps": [], "log_steps": []}
+        self._rows: dict[str, tuple[str, list[Tensor]]] = {}
+
+    def add(self, axis: str, moment: Moment, values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        """Append one point of every array, each [R, ...]; repeats without numbers at this step become nan. What was appended."""
+        self._steps[axis].append(moment.step)
+        shown = {}
+        for name, value in values.items():
+            row = value.detach().to("cpu", torch.float64)
+            for r in moment.learner.stopped:
+                if moment.step > moment.learner.measured_until(r):
+                    row[r] = torch.nan
+            self._rows.setdefault(name, (axis, []))[1].append(row)
+            shown[name] = row.numpy()
+        return shown
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """`steps` [T], `log_steps` [S] and every array as [R, T, ...] or [R, S, ...]."""
+        steps = {axis: np.array(found, dtype=np.int64) for axis, found in self._steps.items()}
+        return steps | {name: torch.stack(rows, 1).numpy() for name, (_, rows) in self._rows.items()}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        rows = {name: [axis, torch.stack(found)] for name, (axis, found) in self._rows.items()}
+        return {"steps": {axis: list(found) for axis, found in self._steps.items()}, "rows": rows}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self._steps = {axis: list(found) for axis, found in state["steps"].items()}
+        self._rows = {name: (axis, list(found.unbind(0))) for name, (axis, found) in state["rows"].items()}
+
+
+def divergence() -> Observer:
+    """Freezes repeats whose training loss was not finite at a step since the last call, noting that step."""
+    losses: list[Tensor] = []
+
+    def watch(moment: Moment) -> None:
+        if moment.step == 0:
+            return
+        losses.append(moment.scalars["loss"])
+        if len(losses) % 50 and not moment.last:
+            return
+        bad = ~torch.stack(losses).isfinite().cpu()
+        first = moment.step - len(losses) + 1
+        losses.clear()
+        for r in bad.any(0).nonzero().flatten().tolist():
+            if r not in moment.learner.stopped:
+                moment.learner.diverged[r] = first + int(bad[:, r].int().argmax())
+                moment.learner.freeze(r, moment.learner.diverged[r])
+
+    return watch
+
+
+def curves(records: Records, sink: Sink) -> Observer:
+    """Training scalars of the step just made, which it has anyway, and the learning rate."""
+
+    def log(moment: Moment) -> None:
+        shown = records.add("log_steps", moment, {f"train_{name}": value for name, value in moment.scalars.items()})
+        metrics = {}
+        for name, value in shown.items():
+            phase, _, metric = name.partition("_")
+            if value.ndim == 1:
+                metrics[f"{phase}/{metric}"] = value
+            else:
+                metrics |= {f"{phase}_{metric}/{layer:02d}": row for layer, row in enumerate(value.T)}
+        lr = moment.learner.settings.lr * moment.learner.factor(moment.step - 1, moment.total, moment.learner.settings)
+        sink(metrics | {"train/lr": np.array([lr])}, moment.step)
+
+    return log
+
+
+class Best:
+    """The weights with the best validation accuracy of every repeat; the earlier of equals."""
+
+    def __init__(self, repeats: int):
+        self.accuracy = [-1.0] * repeats
+        self.step = [0] * repeats
+        self.networks: list[dict[str, Tensor]] = [{} for _ in range(repeats)]
+
+    def keep(self, moment: Moment, accuracy: Tensor) -> None:
+        """Take the weights of the repeats whose validation accuracy [R] has improved."""
+        for r, now in enumerate(accuracy.tolist()):
+            if now > self.accuracy[r] and moment.step <= moment.learner.measured_until(r):
+                self.accuracy[r], self.step[r] = now, moment.step
+                self.networks[r] = moment.learner.networks.member_state(r)
+
+    def state(self) -> dict[str, Any]:
+        """Weights, accuracy and step per repeat."""
+        return {"networks": self.networks, "accuracy": self.accuracy, "step": self.step}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.networks, self.accuracy, self.step = state["networks"], state["accuracy"], state["step"]
+
+
+@dataclass(frozen=True)
+class Eye:
+    """What evaluation looks with: the sets, the constants of standardisation, the classes."""
+
+    test: Samples
+    val: Samples | None
+    standardise: Standardise
+    num_classes: int
+
+    def look(self, moment: Moment, samples: Samples) -> dict[str, Tensor]:
+        """Everything one pass over the samples gives."""
+        return evaluate(moment.learner, samples, self.standardise, self.num_classes).arrays()
+
+
+def evaluation(records: Records, sink: Sink, eye: Eye, best: Best) -> Observer:
+    """Everything measured of the test set; loss and accuracy of the validation set (nan without one), which decide what is best."""
+
+    def measure(moment: Moment) -> None:
+        found = eye.look(moment, eye.test)
+        held = {name: torch.full_like(found[name], torch.nan) for name in ("loss", "accuracy")}
+        if eye.val is not None:
+            held = eye.look(moment, eye.val)
+            best.keep(moment, held["accuracy"])
+        shown = records.add("steps", moment, found | {f"val_{name}": held[name] for name in ("loss", "accuracy")})
+        metrics = {f"test/{name}": shown[name] for name in ("loss", "accuracy")}
+        if eye.val is not None:
+            metrics |= {f"val/{name}": shown[f"val_{name}"] for name in ("loss", "accuracy")}
+        for name in ("accuracy", "loss"):
+            metrics |= {f"class_{name}/{c:02d}": shown[f"{name}_per_class"][:, c] for c in range(eye.num_classes)}
+        sink(metrics, moment.step)
+
+    return measure
+
+
+def validation(eye: Eye, best: Best, but_not: Sequence[int]) -> Observer:
+    """Looks for the best weights at the end of every epoch that is no evaluation point."""
+    skip = frozenset(but_not)
+
+    def look(moment: Moment) -> None:
+        if eye.val is not None and moment.epoch_ends and moment.step not in skip:
+            best.keep(moment, eye.look(moment, eye.val)["accuracy"])
+
+    return look
+
+
+def target(train: Samples, eye: Eye, accuracy: float) -> Observer:
+    """At the end of an epoch: freezes repeats whose accuracy on the clean training set has reached the target."""
+
+    def stop(moment: Moment) -> None:
+        if moment.epoch_ends:
+            for r in reaches(moment.learner, train, eye.standardise, accuracy).nonzero().flatten().tolist():
+                if r not in moment.learner.stopped:
+                    moment.learner.freeze(r, moment.step)
+
+    return stop
+
+
+def checkpoint(seconds: float, write: Callable[[Moment], None]) -> Observer:
+    """Writes at step 0, at the end and whenever `seconds` have passed."""
+    written = time.monotonic()
+
+    def save(moment: Moment) -> None:
+        nonlocal written
+        if moment.step == 0 or moment.last or time.monotonic() - written >= seconds:
+            write(moment)
+            written = time.monotonic()
+
+    return save
