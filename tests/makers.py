@@ -1,12 +1,16 @@
-"""Small files in the real formats of published data sets: real ones are never committed."""
+"""Small files in the real formats of published data sets (real ones are never committed), and splits read from them."""
 
 import bz2
 import gzip
 import hashlib
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+from hardbench.data.samples import Split, prepare
+from hardbench.settings import DataSettings
 
 CODES = {"uint8": 0x08, "int32": 0x0C}
 
@@ -36,12 +40,12 @@ def cycle(count: int, classes: int = 10, first: int = 0) -> np.ndarray:
 
 
 def idx_set(
-    root: Path, home: str = "MNIST", stems: tuple[str, str] = ("train", "t10k"), packed: bool = True, classes: int = 10, first: int = 0, counts: tuple[int, int] = (40, 20)
+    root: Path, home: str = "MNIST", stems: Sequence[str] = ("train", "t10k"), packed: bool = True, first: int = 0, train: int = 40
 ) -> dict[str, np.ndarray]:
-    """Files of a set in torchvision's layout (labels cycling through the classes); returns the arrays x_train, y_train, x_test, y_test."""
+    """Files of a set in torchvision's layout (20 for test, ten labels over and over); returns x_train, y_train, x_test, y_test."""
     arrays = {}
-    for part, stem, count in zip(("train", "test"), stems, counts, strict=True):
-        arrays[f"x_{part}"], arrays[f"y_{part}"] = images(count, seed=count), cycle(count, classes, first)
+    for part, stem, count in zip(("train", "test"), stems, (train, 20), strict=True):
+        arrays[f"x_{part}"], arrays[f"y_{part}"] = images(count, seed=count), cycle(count, first=first)
         write(root / home / "raw" / f"{stem}-images-idx3-ubyte", idx_bytes(arrays[f"x_{part}"]), packed)
         write(root / home / "raw" / f"{stem}-labels-idx1-ubyte", idx_bytes(arrays[f"y_{part}"]), packed)
     return arrays
@@ -60,7 +64,8 @@ def usps_set(root: Path) -> None:
     """USPS in the libsvm text format: label 1 to 10, then 256 pixels in [-1, 1]."""
     for name, count in (("usps.bz2", 40), ("usps.t.bz2", 20)):
         values = images(count, side=16).reshape(count, -1) / 127.5 - 1
-        lines = [f"{label + 1} " + " ".join(f"{at + 1}:{value:.6f}" for at, value in enumerate(row)) for label, row in zip(cycle(count), values, strict=True)]
+        pixels = [" ".join(f"{at}:{value:.6f}" for at, value in enumerate(row, start=1)) for row in values]
+        lines = [f"{label} {row}" for label, row in zip(cycle(count, first=1), pixels, strict=True)]
         (root / name).write_bytes(bz2.compress("\n".join(lines).encode()))
 
 
@@ -71,3 +76,15 @@ def cifar_batch(path: Path, count: int, **more: object) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return hashlib.md5(content).hexdigest()
+
+
+def archive(path: Path, **changes: np.ndarray | None) -> str:
+    """The name of an archive of 12 and 6 random 5x4 images in three classes, with changes (None leaves a key out)."""
+    arrays = {"x_train": images(12)[:, :5, :4], "y_train": cycle(12, 3), "x_test": images(6, seed=1)[:, :5, :4], "y_test": cycle(6, 3)}
+    np.savez(path, **{key: value for key, value in (arrays | changes).items() if value is not None})
+    return f"npz:{path}"
+
+
+def load(dataset: str, root: Path | str | None = None, seed: int = 0, **more: object) -> Split:
+    """The split a run would train on, from the files below `root`."""
+    return prepare(DataSettings(dataset=dataset, data_dir=None if root is None else str(root), **more), seed)

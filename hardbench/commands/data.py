@@ -15,7 +15,7 @@ from hardbench.registry import DATASETS
 from hardbench.seeding import Seeds
 from hardbench.settings import DataSettings, PlaceSettings
 
-COLUMNS = ("data set", "where", "train", "test", "classes", "per class (train)", "per class (test)", "shape")
+COLUMNS = ("data set", "where", "train", "test", "classes", "per class", "shape")  # per class: fewest-most in train
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _there(word: str, config: Config, lenient: bool) -> tuple[str, Split | None]
         if not lenient:
             raise
         return "damaged", None
-    return ("not there" if split is None else "on disk"), split
+    return ("absent" if split is None else "on disk"), split
 
 
 def _fetched(word: str, config: Config) -> tuple[str, Split]:
@@ -83,20 +83,16 @@ def _fetched(word: str, config: Config) -> tuple[str, Split]:
 
 def _row(word: str, where: str, split: Split | None) -> tuple[object, ...]:
     if split is not None:
-        spans = [_span(_counts(split, part.labels)) for part in (split.train, split.test)]
-        return (word, where, len(split.train), len(split.test), split.num_classes, *spans, _by(split.train.shape))
+        counts = _counts(split, split.train.labels)
+        span = "-".join(map(str, sorted({min(counts), max(counts)})))
+        return (word, where, len(split.train), len(split.test), split.num_classes, span, _by(split.train.shape))
     known = getattr(_home(word), "KNOWN", {}).get(word.lower())
-    sizes = (known.train, known.test, known.classes, "-", "-", _by(known.shape)) if known else ("-",) * 6
-    return (word, where, *sizes)
+    return (word, where, *((known.train, known.test, known.classes, "-", _by(known.shape)) if known else ("-",) * 5))
 
 
 def _counts(split: Split, labels: Tensor) -> list[int]:
     return labels.bincount(minlength=split.num_classes).tolist()
 
 
-def _span(counts: list[int]) -> str:
-    return "-".join(map(str, sorted({min(counts), max(counts)})))
-
-
 def _by(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
+    return "x".join(map(str, shape))

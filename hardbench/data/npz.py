@@ -25,8 +25,8 @@ MOST_CLASSES = 100_000  # above it labels are identifiers, not classes
 def load(settings: DataSettings, root: Path, seeds: Seeds) -> Split:
     """The split an archive holds; PATH counts from the working directory.
 
-    Inputs [N, H, W], [N, H, W, C] or [N, D]: uint8 images stay pixels, uint8 vectors become float32 in [0, 1], floats are taken as they are.
-    Labels [N] or [N, 1], integers from 0 to K - 1. `class_names`, if there, are K strings. DataError says what does not fit.
+    Inputs [N, H, W], [N, H, W, C] or [N, D]: uint8 images stay pixels, uint8 vectors become float32 in [0, 1], floats are taken
+    as they are. Labels [N] or [N, 1], integers from 0 to K - 1. `class_names`, if there, are K strings. DataError says what does not fit.
     """
     path = Path(settings.dataset.partition(":")[2]).expanduser()
     if path == Path():

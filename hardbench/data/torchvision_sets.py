@@ -2,13 +2,12 @@
 
 import gzip
 import math
-import os
 import shutil
 import socket
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,10 @@ from hardbench.seeding import Seeds
 from hardbench.settings import DataSettings
 
 DIGITS = tuple("0123456789")
+USPS = ("usps.bz2", "usps.t.bz2")
 PATIENCE = 30  # seconds without a byte before a download is given up
 MAGIC = {"idx3-ubyte": 0x803, "idx1-ubyte": 0x801, "idx2-int": 0xC02}  # by the file name's end: element type, then dimensions
-ELEMENT = {0x8: np.dtype("u1"), 0xC: np.dtype(">i4")}
+ELEMENT: dict[int, np.dtype[Any]] = {0x8: np.dtype("u1"), 0xC: np.dtype(">i4")}
 
 
 @dataclass(frozen=True)
@@ -107,15 +107,14 @@ def _read_with_torchvision(known: Known, root: Path, pixels: bool) -> Split:
     return Split(parts[0], parts[1], names or ())
 
 
-def _idx(home: str, train: int, test: int, classes: int = 10, stems: Sequence[str] = ("train", "t10k"), labels: str = "idx1-ubyte", **more: Any) -> Known:
+def _idx(home: str, train: int, test: int, stems: Sequence[str] = ("train", "t10k"), labels: str = "idx1-ubyte", **more: Any) -> Known:
     files = tuple(f"{home}/raw/{stem}-{kind}" for stem in stems for kind in ("images-idx3-ubyte", f"labels-{labels}"))
-    more.setdefault("archives", tuple(f"{name}.gz" for name in files))
-    return Known(home, train, test, classes, (1, 28, 28), files, read=_read_idx_set, **more)
+    return replace(Known(home, train, test, 10, (1, 28, 28), files, tuple(f"{name}.gz" for name in files), _read_idx_set), **more)
 
 
 def _emnist(split: str, train: int, test: int, classes: int) -> Known:
     stems, archives = (f"emnist-{split}-train", f"emnist-{split}-test"), ("EMNIST/raw/gzip.zip",)
-    return _idx("EMNIST", train, test, classes, stems, archives=archives, options={"split": split})
+    return _idx("EMNIST", train, test, stems, classes=classes, archives=archives, options={"split": split})
 
 
 def _cifar(classes: int, folder: str, *names: str) -> Known:
@@ -135,7 +134,7 @@ KNOWN = {
     "emnist:digits": _emnist("digits", 240_000, 40_000, 10),
     "emnist:letters": _emnist("letters", 124_800, 20_800, 27),
     "emnist:mnist": _emnist("mnist", 60_000, 10_000, 10),
-    "usps": Known("USPS", 7_291, 2_007, 10, (1, 16, 16), ("usps.bz2", "usps.t.bz2"), ("usps.bz2", "usps.t.bz2"), _read_with_torchvision, DIGITS),
+    "usps": Known("USPS", 7_291, 2_007, 10, (1, 16, 16), USPS, USPS, _read_with_torchvision, DIGITS),
     "cifar10": _cifar(10, "cifar-10-batches-py", *(f"data_batch_{k}" for k in range(1, 6)), "test_batch", "batches.meta"),
     "cifar100": _cifar(100, "cifar-100-python", "train", "test", "meta"),
 }
@@ -182,12 +181,12 @@ def _download(word: str, known: Known, root: Path) -> None:
     """Put the set's files below `root` by torchvision's downloader, in a folder of their own until they are complete and checked."""
     from torchvision import datasets
 
-    looked = f"looked for {', '.join(known.files)} in {root}"
+    looked = f"dataset: {word}; looked for {', '.join(known.files)} in {root}"
     try:
         root.mkdir(parents=True, exist_ok=True)
         place = tempfile.TemporaryDirectory(prefix=".download-", dir=root)
     except OSError as error:
-        raise DataError(f"dataset: {word}; {looked}, which cannot be written to ({error.strerror}); the files, or a folder to download to") from None
+        raise DataError(f"{looked}, which cannot be written to ({error.strerror}); the files, or a folder to download to") from None
     before = socket.getdefaulttimeout()
     with place as name:
         try:
@@ -200,9 +199,9 @@ def _download(word: str, known: Known, root: Path) -> None:
             for file in filter(Path.is_file, Path(name).rglob("*")):
                 target = root / file.relative_to(name)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(file, target)
+                file.replace(target)
         except (OSError, RuntimeError, EOFError, ValueError, HTTPException) as error:
             reason = " ".join(str(error).split())
-            raise DataError(f"dataset: {word}; {looked}, and the download failed ({reason}); the files, or a network") from None
+            raise DataError(f"{looked}, and the download failed ({reason}); the files, or a network") from None
         finally:
             socket.setdefaulttimeout(before)

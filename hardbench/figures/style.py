@@ -77,13 +77,13 @@ class FigureOptions:
 
 def is_measured(run: StoredRun, name: str) -> bool:
     """Whether a run stored an array that is not all nan."""
-    return name in run.arrays and bool(np.isfinite(run.arrays[name]).any())
+    return name in run.arrays and run.arrays[name].dtype.kind in "fiu" and bool(np.isfinite(run.arrays[name]).any())
 
 
 def measured(run: StoredRun, name: str) -> Array:
     """A stored array; ConfigError if the run did not measure it."""
     if not is_measured(run, name):
-        known = ", ".join(sorted(key for key in run.arrays if key != "class_names" and is_measured(run, key)))
+        known = ", ".join(sorted(key for key in run.arrays if is_measured(run, key)))
         raise ConfigError(f"{name}: not measured in run {run.name} ({run.id[:8]}); it has {known or 'nothing'}")
     return run.arrays[name]
 
@@ -109,9 +109,14 @@ def look(index: int) -> dict[str, Any]:
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": STROKES[index // len(COLOURS) % len(STROKES)]}
 
 
-def sheet(rows: int = 1, columns: int = 1, width: float = 4.8, height: float = 3.4, **more: Any) -> tuple[Figure, Array]:
-    """A figure and its axes [rows, columns], each about width x height inches, laid out so that labels keep clear of each other."""
-    figure = Figure(figsize=(columns * width, rows * height), dpi=150, layout="constrained")
+def sheet(
+    rows: int = 1, columns: int = 1, width: float = 4.8, height: float = 3.4, layout: Any = "constrained", **more: Any
+) -> tuple[Figure, Array]:
+    """A figure and its axes [rows, columns], each about width x height inches, laid out so that labels keep clear of each other.
+
+    `layout` is `compressed` for axes of fixed aspect; `more` goes to Figure.subplots.
+    """
+    figure = Figure(figsize=(columns * width, rows * height), dpi=150, layout=layout)
     axes = figure.subplots(rows, columns, squeeze=False, **more)
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
@@ -196,7 +201,8 @@ def label_points(axis: Axes, points: Sequence[tuple[float, float, str, str]]) ->
     figure.draw_without_rendering()
     dots = np.concatenate([axis.transData.transform(np.ma.filled(group.get_offsets(), np.nan)) for group in axis.collections])
     style: dict[str, Any] = {"fontsize": SMALL, "parse_math": False, "va": "center", "in_layout": False}
-    pixels, taken = figure.dpi / 72, []
+    pixels = figure.dpi / 72
+    taken: list[Bbox] = []
     for x, y, label, colour in points:
         probe = axis.text(0, 0, label, **style)
         width, height = probe.get_window_extent().size
@@ -207,8 +213,8 @@ def label_points(axis: Axes, points: Sequence[tuple[float, float, str, str]]) ->
             shift = reach * np.array([np.cos(turn), np.sin(turn)])
             left, middle = centre + shift * pixels - (0 if shift[0] >= 0 else width, 0)
             box = Bbox.from_bounds(left, middle - height / 2, width, height).padded(3 * pixels)
-            inside = axis.bbox.containsx(box.x0) and axis.bbox.containsx(box.x1) and axis.bbox.containsy(box.y0) and axis.bbox.containsy(box.y1)
-            cost = 100 * box.count_overlaps(taken) + 3 * box.count_contains(dots) + 300 * (not inside) + reach / 5
+            outside = axis.bbox.count_contains(box.corners()) < 4
+            cost = 100 * box.count_overlaps(taken) + 3 * box.count_contains(dots) + 300 * outside + reach / 5
             best = min(best, (cost, shift, box), key=lambda option: option[0])
         _, shift, box = best
         taken.append(box)
@@ -217,11 +223,10 @@ def label_points(axis: Axes, points: Sequence[tuple[float, float, str, str]]) ->
         axis.annotate(label, (x, y), tuple(shift), textcoords="offset points", ha=side, color=colour, arrowprops=tie, **style)
 
 
-def legend(axis: Axes, handles: Sequence[Any], title: str | None = None, outside: bool = True) -> None:
-    """A legend of the handles' own labels, right of the axes or inside where there is room."""
-    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02)} if outside else {"loc": "best"}
-    made = axis.legend(handles=list(handles), title=title, fontsize=SMALL, title_fontsize=SMALL, frameon=not outside, **place)
-    for text in made.get_texts():
+def legend(axis: Axes, handles: Sequence[Any], title: str | None = None) -> None:
+    """A legend of the handles' own labels, right of the axes."""
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02), "frameon": False}
+    for text in axis.legend(handles=list(handles), title=title, fontsize=SMALL, title_fontsize=SMALL, **place).get_texts():
         text.set_parse_math(False)
 
 
@@ -235,7 +240,7 @@ def family(
     """
     mean = mean_stderr(values)[0]  # [T, M]
     drawn = [index for index in range(len(names)) if np.isfinite(mean[:, index]).any()]
-    if len(drawn) <= all_up_to:
+    if len(drawn) <= max(all_up_to, 6):
         return [band(axis, x, values[:, :, i], names[i], **look(first + i)) for i in drawn], []
     last = {index: mean[np.isfinite(mean[:, index]), index][-1] for index in drawn}
     ordered = sorted(drawn, key=last.__getitem__, reverse=True)
@@ -244,27 +249,25 @@ def family(
     rest = LineCollection(curves, color=GREY, linewidth=0.6, alpha=faint, label=f"{len(curves)} others", zorder=1.5)
     axis.add_collection(rest)
     axis.autoscale_view()
-    marked = [(i, HIGH, s) for i, s in zip(ordered[:3], STROKES[:3], strict=True)] + [
-        (i, LOW, s) for i, s in zip(ordered[-3:], reversed(STROKES[:3]), strict=True)
-    ]
+    marked = zip(ordered[:3] + ordered[-3:], [HIGH] * 3 + [LOW] * 3, ("-", "--", ":", ":", "--", "-"), strict=True)
     return [band(axis, x, values[:, :, i], names[i], color=colour, linestyle=stroke) for i, colour, stroke in marked], [rest]
 
 
 def heatmap(
     axis: Axes, values: Array, rows: Sequence[str], columns: Sequence[str], label: str, texts: Array | None = None, top: float | None = None
 ) -> None:
-    """A coloured table of values [rows, columns] >= 0, written into the cells up to 20 x 20; nan is hatched grey.
+    """A coloured table of values [rows, columns] >= 0, written into the cells up to 20 x 20; nan is grey.
 
     The colour scale is the square root, from 0 to `top`, so that small values beside large ones can be told from none. `texts` replaces
     the numbers. `label` names the colour bar.
     """
     shades = colormaps["Blues"].with_extremes(bad="#DDDDDD")
-    norm = PowerNorm(0.5, vmin=0, vmax=top or max(np.nanmax(values, initial=0), 1e-9))
+    norm = PowerNorm(0.5, vmin=0, vmax=top or max(np.nan_to_num(values).max(initial=0), 1e-9))
     image = axis.imshow(np.ma.masked_invalid(values), cmap=shades, norm=norm, aspect="equal")
     axis.grid(False)
     axis.spines[:].set_visible(False)
     count = max(len(rows), len(columns))
-    size = min(SMALL + 1, max(4.5, 340 / count * 0.9)) if count > ANNOTATED else SMALL
+    size = min(SMALL, max(4.5, 300 / count))
     axis.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 2 else 0, fontsize=size, parse_math=False)
     axis.set_yticks(range(len(rows)), rows, fontsize=size, parse_math=False)
     axis.tick_params(length=0)

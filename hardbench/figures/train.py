@@ -198,14 +198,15 @@ def confusion_figures(confusion: Array, names: Sequence[str]) -> dict[str, Figur
 
 def _confusion(values: Array, names: Sequence[str], label: str, top: float | None) -> Figure:
     side = min(3.0 + 0.5 * len(names), 12.0)
-    figure, axes = style.sheet(width=side + 1.4, height=side)
+    figure, axes = style.sheet(width=side + 1.4, height=side, layout="compressed")
     mean, stderr = mean_stderr(values)
-    digits = 2 if top else 0 if np.array_equal(mean, np.round(mean), equal_nan=True) else 1
+    roomy = len(names) <= 10
+    digits = (3 if roomy else 2) if top else 0 if np.array_equal(mean, np.round(mean), equal_nan=True) else 1
     texts = np.full(mean.shape, "-", dtype=object)
-    for cell in np.argwhere(np.isfinite(mean)):
-        place = tuple(cell)
-        error = f"\n±{stderr[place]:.{max(digits, 1)}f}" if len(names) <= 10 and stderr[place] > 0 else ""
-        texts[place] = f"{mean[place]:.{digits}f}{error}" if mean[place] else "0"
+    for row, column in np.argwhere(np.isfinite(mean)):
+        value, error = mean[row, column], stderr[row, column]
+        text = f"{value:.{digits}f}" if value >= 0.5 * 10**-digits else f"<{10.0**-digits:g}" if value else "0"
+        texts[row, column] = text + (f"\n±{error:.{max(digits, 1)}f}" if roomy and error >= 0.5 * 10 ** -max(digits, 1) else "")
     style.heatmap(axes[0, 0], mean, names, names, label, texts, top)
     axes[0, 0].set(xlabel="predicted class", ylabel="true class")
     return figure

@@ -67,7 +67,7 @@ def margin(view: LayerView) -> Tensor:
 def ace_regularizer(view: LayerView) -> Tensor:
     """H(q_i, q_i+1) of this layer's predictions and the next one's, q = softmax(G / tau), per network [R], nats; higher is further apart.
 
-    nan for the last layer. The term that the local loss subtracts: Shoham & Permuter (arXiv:2007.08140), with the arguments' order reversed.
+    nan for the last layer. What the local loss subtracts; Shoham & Permuter (arXiv:2007.08140) have the arguments in the other order.
     """
     scores, following = view.scores, view.next_scores
     if scores is None or following is None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hardbench.metrics.classification import class_report, confusion_counts
 from hardbench.metrics.view import LayerView, member, per_network, remembered, undefined, variances
 from hardbench.registry import LAYER_METRICS
 
@@ -16,22 +17,20 @@ PENALTY = 1e-3  # lambda per fitted sample
 def probe_accuracy(view: LayerView) -> Tensor:
     """Held-out accuracy of a ridge classifier on the layer, per network [R], in [0, 1], higher is better.
 
-    Features standardised by the fitted samples, one-hot targets, lambda 1e-3 M. Permuted labels give chance, sum_k P(predicted k) P(label k);
-    nan for a dead layer.
+    Features standardised by the fitted samples, one-hot targets, lambda 1e-3 M. Permuted labels give
+    chance, sum_k P(predicted k) P(label k). nan for a dead layer.
     """
     return per_network(lambda r: (_predictions(view)[r] == view.labels).double().mean(), view.activations, view.fit_activations)
 
 
 @LAYER_METRICS.add("f1_score", reads=("labels",))
 def f1_score(view: LayerView) -> Tensor:
-    """F1 of probe_accuracy's classifier, averaged over classes by their share of the labels, per network [R], in [0, 1], higher is better."""
-    k = view.num_classes
+    """F1 of probe_accuracy's classifier, classes weighted by their share of the labels, per network [R], in [0, 1], higher is better."""
 
     def value(r: int) -> Tensor:
-        confusion = torch.bincount(view.labels * k + _predictions(view)[r], minlength=k * k).view(k, k).double()
-        true, predicted = confusion.sum(1), confusion.sum(0)
-        f1 = 2 * confusion.diagonal() / (true + predicted).clamp(min=1)
-        return (f1 * true).sum() / true.sum()
+        confusion = confusion_counts(view.labels, _predictions(view)[r][None], view.num_classes)
+        shares = confusion.sum(-1) / len(view.labels)
+        return (class_report(confusion)["f1"] * shares).nansum()
 
     return per_network(value, view.activations, view.fit_activations)
 

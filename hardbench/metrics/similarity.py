@@ -13,7 +13,7 @@ def linear_cka(view: LayerView) -> Tensor:
     """Linear CKA between a layer and the one before it (the first: and the inputs), per network [R], at most about 1; 0 is unrelated.
 
     1 is equal up to rotation and scale. Debiased HSIC, so few samples do not inflate it (it can fall a little below 0). nan where either
-    layer is dead. Kornblith et al. 2019, eq. 5 (arXiv:1905.00414); Nguyen, Raghu & Kornblith 2021, eq. 3 (arXiv:2010.15327).
+    layer is dead. Kornblith et al. 2019, eq. 5 (arXiv:1905.00414); Nguyen, Raghu & Kornblith 2021 (arXiv:2010.15327).
     """
     activations, before = view.activations, view.before
 
@@ -29,7 +29,7 @@ def linear_cka(view: LayerView) -> Tensor:
 def debiased_hsic(x: Tensor, y: Tensor, overlap: float) -> float:
     """Unbiased linear HSIC of centred x [N, D] and y [N, D2], given overlap = |x'y|_F^2; nan for N < 4.
 
-    Song et al. 2012, eq. 5, for K = xx' and L = yy' with zero diagonals: its three terms need only x'y, row norms and row sums, no N x N matrix.
+    HSIC_1 of Song et al. 2012 (JMLR 13) for K = xx', L = yy' with zero diagonals: x'y, row norms and row sums suffice, no N x N matrix.
     """
     n = len(x)
     if n < 4:

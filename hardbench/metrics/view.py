@@ -122,7 +122,7 @@ def own_overlap(stack: Tensor) -> list[float]:
 
 
 def select(words: Sequence[str], has_anchors: bool) -> list[str]:
-    """Metric names meant by `all`, `fast` (without the slow ones), `none` or names, sorted; a name that needs absent anchors is an error."""
+    """Metric names meant by `all`, `fast` (without the slow ones), `none` or names, sorted; ConfigError if one needs absent anchors."""
     known = [name for name in LAYER_METRICS if has_anchors or "anchors" not in LAYER_METRICS[name].reads]
     groups = {"all": set(known), "fast": set(known) - SLOW, "none": set[str]()}
     chosen: set[str] = set()
