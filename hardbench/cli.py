@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from hardbench.config import former_names
 from hardbench.errors import ConfigError, HardbenchError, Killed, nearest
 from hardbench.options import Commands, command
 
@@ -34,6 +35,13 @@ def group() -> Commands:
     summaries = {name: summary for name, (_, summary) in commands().items()}
     text = "Which classes and samples are hard, when that shows, and which layers know: tracked, comparable, resumable runs."
     return Commands(_load, summaries, name="hardbench", help=text, no_args_is_help=True)
+
+
+def coming_from() -> str:
+    """README's table of former names, as Markdown."""
+    classes = [(name, importlib.import_module(module).Config) for name, (module, _) in commands().items()]
+    rows = [f"| `{old}` | `--{new.replace('_', '-')}` | {where} |" for old, new, where in former_names(classes)]
+    return "\n".join(["| original | hardbench | commands |", "|---|---|---|", *rows])
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -1,7 +1,6 @@
 """Declare, check, read and write settings: one declaration is the option, the help, the YAML key, the check and the param."""
 
 import dataclasses
-import functools
 import math
 import os
 import types
@@ -91,7 +90,7 @@ class Option:
         if not isinstance(value, dict):
             pairs = [part.partition(sign) for part in _split(value)]
             if isinstance(value, int | float) or not all(middle for _, middle, _ in pairs):
-                hint = f" (YAML reads 1:0 as the number 60: write {{1: 0}})" if isinstance(value, int) else ""
+                hint = " (YAML reads 1:0 as the number 60: write {1: 0})" if isinstance(value, int) else ""
                 raise self.fail(value, f"pairs such as {example}{hint}")
             if len({key.strip() for key, _, _ in pairs}) < len(pairs):
                 raise self.fail(value, "each key once")
@@ -143,9 +142,17 @@ def _split(value: Any) -> list[str]:
     return [part.strip() for part in str(value).split(",") if part.strip()]
 
 
-@functools.cache
 def options(cls: type["Config"]) -> dict[str, Option]:
     """The settings of a Config class by name, in the order of declaration."""
+    known = vars(cls).get("_options")
+    if known is None:
+        known = _declared(cls)
+        cls._options = known  # type: ignore[attr-defined]
+    found: dict[str, Option] = known
+    return found
+
+
+def _declared(cls: type["Config"]) -> dict[str, Option]:
     hints = typing.get_type_hints(cls)
     group = {name: klass.__name__ for klass in cls.__mro__ for name in vars(klass).get("__annotations__", {})}
     found = {}
@@ -256,7 +263,7 @@ class Config:
 
 def environment(cls: type[Config]) -> dict[str, str]:
     """Settings given as HARDBENCH_<NAME> (or the further variable a setting declares)."""
-    found = {}
+    found: dict[str, str] = {}
     for name, option in options(cls).items():
         for variable in (f"HARDBENCH_{name.upper()}", option.declared.env):
             if variable and os.environ.get(variable):
@@ -311,5 +318,3 @@ def former_names(classes: Iterable[tuple[str, type[Config]]]) -> Iterator[tuple[
                 rows.setdefault((old, name), []).append(command)
     for (old, name), commands in sorted(rows.items(), key=lambda item: item[0][0].lower()):
         yield old, name, ", ".join(commands)
-
-

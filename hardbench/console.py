@@ -1,5 +1,6 @@
 """What a person sees in the terminal: progress with time left, tables, lines. Plain lines where there is no terminal."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ from rich.table import Table
 from hardbench.training.loop import Moment, Observer
 
 PLAIN_SECONDS = 10.0
-_out, _err = Console(), Console(stderr=True)
+WIDE = 250  # columns of a table that goes into a file or pipe
+_out, _err = Console(width=None if sys.stdout.isatty() else WIDE), Console(stderr=True)
 
 
 def say(line: str) -> None:
@@ -27,11 +29,11 @@ def warn(line: str) -> None:
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table; numbers to the right."""
     drawn = Table(title=title, title_justify="left", title_style="bold")
-    rows = [[str(cell) for cell in row] for row in rows]
+    cells = [[str(cell) for cell in row] for row in rows]
     for i, column in enumerate(columns):
-        numbers = all(row[i][:1] in "0123456789.-+" for row in rows)
+        numbers = all(row[i][:1] in "0123456789.-+" for row in cells)
         drawn.add_column(column, justify="right" if numbers else "left", overflow="fold")
-    for row in rows:
+    for row in cells:
         drawn.add_row(*row)
     _out.print(drawn)
 
@@ -42,7 +44,14 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
     if not _err.is_terminal:
         yield _plain(title, total)
         return
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=_err, transient=True) as bar:
         task = bar.add_task(title, total=total, text="")
         yield lambda done, text: bar.update(task, completed=done, text=text)

@@ -22,7 +22,9 @@ def _default(option: Option) -> str:
 def _help(option: Option) -> str:
     declared = option.declared
     known = ", ".join(declared.choices) if declared.choices is not None else ""
-    bounds = [f"{sign} {bound}" for sign, bound in ((">=", declared.low), (">", declared.above), ("<=", declared.high)) if bound is not None]
+    bounds = [
+        f"{sign} {bound}" for sign, bound in ((">=", declared.low), (">", declared.above), ("<=", declared.high)) if bound is not None
+    ]
     default = _default(option)
     notes = [known, " and ".join(bounds), f"default {default}" if default != "None" else ""]
     if declared.read_by:
@@ -123,7 +125,6 @@ class _Command(click.Command):
         for title, rows in groups.items():
             with formatter.section(title):
                 formatter.write_dl(rows, col_max=34)
-
 
 
 class Commands(click.Group):

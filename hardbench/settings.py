@@ -13,7 +13,9 @@ class MachineSettings(Config):
 
     config: str | None = setting(None, "YAML file or preset whose keys are option names.", stored=False)
     out: str | None = setting(None, "Folder that gets a copy of what the command made.", stored=False)
-    device: str = setting("auto", "Where to compute; auto takes a GPU where there is one.", choices=("auto", "cpu", "cuda"), was=("use_cuda",))
+    device: str = setting(
+        "auto", "Where to compute; auto takes a GPU where there is one.", choices=("auto", "cpu", "cuda"), was=("use_cuda",)
+    )
     threads: int = setting(0, "CPU threads; 0 for one per core.", low=0)
 
 
@@ -43,19 +45,30 @@ class DataSettings(PlaceSettings):
 
     dataset: str = setting("digits", "Data set by name; emnist:SPLIT, npz:PATH.", choices=DATASETS, was=("dataset_name",), headline=True)
     class_map: dict[int, int] | None = setting(None, "Keep and relabel classes, original:new, e.g. 0:0,2:1.", headline=True)
-    subset_size: int | str = setting("all", "Training samples drawn before the validation split.", low=1, words=("all",), was=("max_train_samples",))
+    subset_size: int | str = setting(
+        "all", "Training samples drawn before the validation split.", low=1, words=("all",), was=("max_train_samples",)
+    )
     subset_from: str = setting("random", "Draw the subset at random or take the first.", choices=("random", "first"))
-    val_size: float = setting(0.0, "Validation samples taken from train: a share below 1, a count from 1 on, 0 for none.", low=0, varies=True)
+    val_size: float = setting(
+        0.0, "Validation samples taken from train: a share below 1, a count from 1 on, 0 for none.", low=0, varies=True
+    )
     normalize: str = setting("channel", "Constants of standardisation.", choices=("none", "scalar", "channel", "pixel"))
     mean: tuple[float, ...] | None = setting(None, "Mean in place of the measured one, one number or one per channel.")
     std: tuple[float, ...] | None = setting(None, "Standard deviation in place of the measured one.", above=0)
     shift: float = setting(0.0, "Constant added to every standardised input.")
     augment: bool = setting(False, "Random crop (padding 4) and horizontal flip of training images.")
     corruption_p: float = setting(
-        0.0, "Probability that a training pixel is replaced by U(0,1), drawn anew at every access.", low=0, high=1, was=("ps",), headline=True
+        0.0,
+        "Probability that a training pixel is replaced by U(0,1), drawn anew at every access.",
+        low=0,
+        high=1,
+        was=("ps",),
+        headline=True,
     )
     noise_ratio: float = setting(0.0, "Share of training labels made wrong.", low=0, high=1)
-    gaussian_mode: str = setting("null", "Same distribution for all classes, or prescribed overlap.", choices=("null", "overlap"), read_by="dataset")
+    gaussian_mode: str = setting(
+        "null", "Same distribution for all classes, or prescribed overlap.", choices=("null", "overlap"), read_by="dataset"
+    )
     gaussian_shape: tuple[int, ...] = setting((1, 8, 8), "Shape of one Gaussian sample.", low=1, read_by="dataset")
     gaussian_classes: int = setting(3, "Gaussian classes.", low=2, read_by="dataset")
     gaussian_train: int = setting(20, "Gaussian training samples per class.", low=1, read_by="dataset")
@@ -89,7 +102,9 @@ class ModelSettings(Config):
     model: str = setting("mlp", "Network.", choices=MODELS, was=("model_type",), headline=True)
     depth: int | None = setting(None, "Hidden layers.", low=1, read_by="model", was=("layers",), headline=True)
     width: int | None = setting(None, "Units or channels per hidden layer.", low=1, read_by="model", headline=True)
-    widths: tuple[int, ...] | None = setting(None, "Units layer by layer, 256,128.", low=1, read_by="model", instead_of=("depth", "width"), headline=True)
+    widths: tuple[int, ...] | None = setting(
+        None, "Units layer by layer, 256,128.", low=1, read_by="model", instead_of=("depth", "width"), headline=True
+    )
     activation: str = setting(
         "relu", "Nonlinearity.", choices=("relu", "tanh", "sigmoid", "leaky_relu", "gelu"), read_by="model", headline=True
     )
@@ -97,7 +112,9 @@ class ModelSettings(Config):
         "default", "Initial weights; default is PyTorch's.", choices=("default", "kaiming_normal", "kaiming_uniform"), read_by="model"
     )
     pooling: str = setting("max", "Pooling after each convolution.", choices=("max", "avg"), read_by="model")
-    small_input: bool | str = setting("auto", "Stem for small images (3x3, stride 1, no pooling); auto: up to 64 pixels.", words=("auto",), read_by="model")
+    small_input: bool | str = setting(
+        "auto", "Stem for small images (3x3, stride 1, no pooling); auto: up to 64 pixels.", words=("auto",), read_by="model"
+    )
     similarity: str = setting("cosine", "Score of an activation against an anchor.", choices=("cosine", "l2"), read_by="model")
     tau: float = setting(0.1, "Temperature of the softmax over scores.", above=0, read_by="model")
     lambda_ace: float = setting(0.1, "Weight of the term that sets a layer apart from the next.", low=0, read_by="model")
@@ -118,7 +135,9 @@ class TrainSettings(Config):
     weight_decay: float = setting(0.0, "Weight decay.", low=0, varies=True)
     scheduler: str = setting("constant", "Course of the learning rate.", choices=SCHEDULERS, varies=True)
     warmup: float = setting(0.05, "Share of the steps with a linearly growing learning rate.", low=0, high=1, read_by="scheduler")
-    target_accuracy: float = setting(0.9999, "Training accuracy to reach, in eval mode on clean inputs.", low=0, high=1, was=("target_acc",))
+    target_accuracy: float = setting(
+        0.9999, "Training accuracy to reach, in eval mode on clean inputs.", low=0, high=1, was=("target_acc",)
+    )
     stop_at_target: bool = setting(False, "Stop a network at the end of the epoch in which it reaches the target.")
     checkpoint_every: float = setting(60.0, "Seconds between checkpoints.", low=0)
     keep_checkpoints: bool = setting(True, "Keep the checkpoints when the run has ended.")
@@ -129,5 +148,12 @@ class MeasureSettings(Config):
     """What is measured, and when."""
 
     eval_points: int = setting(10, "Evaluation points, spaced evenly in the logarithm of the step.", low=1, was=("num_points",))
-    eval_steps: tuple[int, ...] | None = setting(None, "Evaluation points as steps, 0,10,100 (overrides eval_points).", low=0, was=("steps",))
+    eval_steps: tuple[int, ...] | None = setting(
+        None, "Evaluation points as steps, 0,10,100 (overrides eval_points).", low=0, was=("steps",)
+    )
     log_every: int = setting(5, "Steps between two points of the training curves.", low=1, was=("metrics_log_frequency",))
+
+
+@dataclass(frozen=True)
+class TrainingSettings(RunSettings, MeasureSettings, TrainSettings, ModelSettings, DataSettings):
+    """All that a training reads."""

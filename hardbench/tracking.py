@@ -29,6 +29,7 @@ from mlflow.tracking import MlflowClient
 from hardbench import __version__
 from hardbench.config import Config, parse_yaml
 from hardbench.errors import Killed, TrackingError
+from hardbench.metrics.hardness import mean_stderr
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
 KIND, STUDY, ARRAYS, SETTINGS = "hardbench.kind", "hardbench.study", "metrics.npz", "config.yaml"
@@ -87,10 +88,24 @@ def _boot() -> str:
 def mark_dead(client: MlflowClient) -> None:
     """End as KILLED the runs of this host whose process is gone (SIGKILL leaves them RUNNING for ever)."""
     for run in _search(client, f"attributes.status = 'RUNNING' and tags.`hardbench.host` = '{socket.gethostname()}'"):
-        owner = run.data.tags.get("hardbench.process", "0:")
-        if run.data.tags.get("hardbench.boot") != _boot() or _process(int(owner.partition(":")[0])) != owner:
+        if not _alive(run.data.tags):
             client.set_tag(run.info.run_id, "error", "the process ended without a word")
             client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _alive(tags: Mapping[str, str]) -> bool:
+    """Whether the process of a run of this host still runs."""
+    owner = tags.get("hardbench.process", "0:")
+    return tags.get("hardbench.boot") == _boot() and _process(int(owner.partition(":")[0])) == owner
+
+
+def check_idle(stored: "StoredRun") -> None:
+    """TrackingError if another process is at work on the run (one of another host counts as at work while it is RUNNING)."""
+    here = stored.tags.get("hardbench.host") == socket.gethostname()
+    if stored.status == "RUNNING" and (not here or _alive(stored.tags)):
+        raise TrackingError(
+            f"run: {stored.id}; one that nobody works on, and this one is running (process {stored.tags.get('hardbench.process')})"
+        )
 
 
 def _search(client: MlflowClient, words: str, most: int = 50_000) -> list[MlflowRun]:
@@ -99,20 +114,14 @@ def _search(client: MlflowClient, words: str, most: int = 50_000) -> list[Mlflow
     found: list[MlflowRun] = []
     token = None
     while len(found) < most:
-        page = client.search_runs(experiments, words, max_results=min(most, 1000), order_by=["attributes.start_time DESC"], page_token=token)
+        page = client.search_runs(
+            experiments, words, max_results=min(most, 1000), order_by=["attributes.start_time DESC"], page_token=token
+        )
         found += page
         token = page.token
         if not token:
             break
     return found
-
-
-def mean_stderr(values: np.ndarray) -> tuple[float, float]:
-    """Mean over the repeats that have a number, and its standard error (ddof 1 / sqrt R), nan for fewer than two."""
-    there = values[np.isfinite(values)]
-    if len(there) == 0:
-        return float("nan"), float("nan")
-    return float(there.mean()), float(there.std(ddof=1) / np.sqrt(len(there))) if len(there) > 1 else float("nan")
 
 
 class Run:
@@ -158,7 +167,7 @@ class Run:
         now = int(time.time() * 1000)
         for name, value in values.items():
             row = np.atleast_1d(np.asarray(value, dtype=float))
-            mean, stderr = mean_stderr(row)
+            mean, stderr = map(float, mean_stderr(row))
             points = {name: mean, f"{name}_stderr": stderr} if len(row) > 1 else {name: mean}
             for key, number in points.items():
                 if not np.isfinite(number):

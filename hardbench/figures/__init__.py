@@ -1,13 +1,15 @@
 """Figures, drawn from what a run stored: `draw` makes the kinds that a study's file declares in its `KINDS`."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hardbench.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from hardbench.figures.style import FigureOptions, StoredRun
 
 
@@ -35,9 +37,32 @@ def draw(
             if kinds is not None:
                 raise
             continue
-        folder.mkdir(parents=True, exist_ok=True)
-        for stem, figure in figures.items():
-            for ending in formats:
-                figure.savefig(folder / f"{stem}.{ending}")
-                names.append(f"{stem}.{ending}")
+        names += save(figures, folder, formats)
     return names
+
+
+def save(figures: "Mapping[str, Figure]", folder: Path, formats: Sequence[str] = ("png",)) -> list[str]:
+    """Write figures by file stem into a folder, in every format; the names of the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for stem, figure in figures.items():
+        for ending in formats:
+            figure.savefig(folder / f"{stem}.{ending}")
+            names.append(f"{stem}.{ending}")
+    return names
+
+
+def show(folder: Path, names: Sequence[str]) -> None:
+    """Open a window for every PNG file named; ConfigError where there is no display."""
+    import matplotlib
+
+    if matplotlib.get_backend().lower() == "agg":
+        raise ConfigError("show: true; a display to open windows on (the files are written)")
+    from matplotlib import pyplot
+
+    for name in names:
+        figure = pyplot.figure(name)
+        axis = figure.add_axes((0, 0, 1, 1))
+        axis.imshow(pyplot.imread(folder / name))
+        axis.set_axis_off()
+    pyplot.show()

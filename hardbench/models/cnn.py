@@ -1,5 +1,6 @@
 """Convolutional networks: cnn (depth x width) and simple_cnn (32, 64 channels and a hidden linear layer)."""
 
+import itertools
 from collections.abc import Sequence
 from math import log2
 
@@ -32,7 +33,7 @@ def build_cnn(input_shape: Sequence[int], num_classes: int, settings: ModelSetti
 
     def make() -> Chain:
         sizes = [channels, *([width] * depth)]
-        blocks = [_conv(a, b, settings.activation, settings.pooling) for a, b in zip(sizes, sizes[1:], strict=False)]
+        blocks = [_conv(a, b, settings.activation, settings.pooling) for a, b in itertools.pairwise(sizes)]
         blocks[-1].append(nn.Flatten())
         return Chain(blocks, nn.Linear(width * _pooled(input_shape, depth), num_classes))
 

@@ -1,6 +1,7 @@
 """Building blocks: plain chains of layers, and R of them as one module, stacked into batched products or looped."""
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -226,7 +227,10 @@ class Looped(Networks):
         """One part per active network, so that only one graph is held at a time."""
         for r in range(self.repeats):
             if active[r]:
-                yield slice(r, r + 1), lambda inputs, r=r: self._chain(r)(self._image(inputs, r)).unsqueeze(0)
+                yield slice(r, r + 1), functools.partial(self._logits_of, r)
+
+    def _logits_of(self, r: int, inputs: Tensor) -> Tensor:
+        return self._chain(r)(self._image(inputs, r)).unsqueeze(0)
 
     def _image(self, inputs: Tensor, r: int) -> Tensor:
         return self._of_member(inputs, r).contiguous(memory_format=torch.channels_last)

@@ -1,5 +1,6 @@
 """Multi-layer perceptron: depth x (Linear, activation), then a Linear head."""
 
+import itertools
 from collections.abc import Sequence
 from math import prod
 
@@ -14,7 +15,7 @@ from hardbench.settings import ModelSettings
 def hidden(input_shape: Sequence[int], widths: Sequence[int], activation: str) -> list[nn.Module]:
     """Blocks Linear, activation of the given widths on flattened inputs."""
     sizes = [prod(input_shape), *widths]
-    blocks = [nn.Sequential(nn.Linear(a, b), ACTIVATIONS[activation]()) for a, b in zip(sizes, sizes[1:], strict=False)]
+    blocks = [nn.Sequential(nn.Linear(a, b), ACTIVATIONS[activation]()) for a, b in itertools.pairwise(sizes)]
     blocks[0].insert(0, nn.Flatten())
     return list(blocks)
 

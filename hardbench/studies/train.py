@@ -16,23 +16,22 @@ import numpy as np
 import torch
 
 from hardbench import console, seeding, tracking
-from hardbench.config import Config as AnyConfig
 from hardbench.data.batches import Batches
 from hardbench.data.samples import Split, prepare
 from hardbench.data.transforms import Standardise, check_fits, standardise_for, unit_of
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.figures import draw
-from hardbench.metrics.hardness import hardness_table, overlap_hardness_spearman
+from hardbench.metrics.hardness import hardness_table, mean_stderr, overlap_hardness_spearman
 from hardbench.metrics.overlap import class_sums, overlap
 from hardbench.registry import MODELS
-from hardbench.settings import DataSettings, MeasureSettings, ModelSettings, RunSettings, TrainSettings
+from hardbench.settings import TrainingSettings
 from hardbench.training import checkpoints, machine, observers
 from hardbench.training.learners import Learner, learner
 from hardbench.training.loop import Moment, Observer, at, evaluation_steps, every, fit
 
 
 @dataclass(frozen=True)
-class Config(RunSettings, MeasureSettings, TrainSettings, ModelSettings, DataSettings):
+class Config(TrainingSettings):
     """Settings of a training run."""
 
 
@@ -84,11 +83,13 @@ def static_overlaps(split: Split, standardise: Standardise) -> dict[str, np.ndar
 
 def run(config: Config) -> tracking.StoredRun:
     """Train as the settings say, in a run of its own; the stored run."""
-    target = _out_folder(config)
+    target = out_folder(config.out)
     course = set_up(config)
     dataset = config.dataset.rpartition("/")[2]
     title = config.name or f"{config.model} {dataset} s{config.seed}"
-    note = f"{config.repeats} {config.model} on {dataset} ({course.split.num_classes} classes, {len(course.split.train)} training samples)\n"
+    note = (
+        f"{config.repeats} {config.model} on {dataset} ({course.split.num_classes} classes, {len(course.split.train)} training samples)\n"
+    )
     tags = {**(config.tag or {}), "hardbench.device": str(course.learner.device), "hardbench.precision": config.precision}
     with tracking.start("train", config, title, note + f"{config.epochs} epochs, {config.optimizer} {config.lr:g}", tags=tags) as run:
         run.tag("hardbench.threads", str(torch.get_num_threads()))
@@ -112,9 +113,8 @@ def resume(stored: tracking.StoredRun, changed: Mapping[str, Any]) -> tracking.S
     return _report(run, None)
 
 
-def _out_folder(config: AnyConfig) -> Path | None:
+def out_folder(out: str | None) -> Path | None:
     """The folder of `--out`, made now so that a bad one is known before any work."""
-    out = getattr(config, "out", None)
     if out is None:
         return None
     try:
@@ -131,7 +131,7 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
     if state is not None:
         student.load(state)
         for part, name in ((course.batches, "batches"), (records, "records"), (best, "best")):
-            part.load(state[name])  # type: ignore[attr-defined]
+            part.load(state[name])
     device = student.device
     val = None if split.val is None else split.val.to(device)
     eye = observers.Eye(split.test.to(device), val, course.standardise.to(device), split.num_classes)
@@ -224,7 +224,7 @@ def _report(run: tracking.Run, out: Path | None) -> tracking.StoredRun:
     columns = ["name", "accuracy", "accuracy_stderr", "loss", "step_90", "confused_with", "overlap"]
     rows = [[_short(value) for value in row] for row in table[columns].itertuples(index=False)]
     console.table("Class hardness (test set)", [column.replace("_", " ") for column in columns], rows)
-    mean, stderr = tracking.mean_stderr(_last(stored.arrays, "accuracy"))
+    mean, stderr = mean_stderr(_last(stored.arrays, "accuracy"))
     spread = "" if np.isnan(stderr) else f" +- {stderr:.4f}"
     console.say(f"test accuracy {mean:.4f}{spread}")
     if "last" in stored.tags.get("hardbench.best", ""):

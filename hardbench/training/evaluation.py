@@ -69,7 +69,7 @@ def _part(learner: Learner, inputs: Tensor, labels: Tensor, num_classes: int) ->
         features = class_sums(activations[-1].float(), labels, num_classes).double()
         layers = None
         if isinstance(learner.networks, GreedyStack):
-            each = learner.networks.layer_logits(activations[:-1]) + [logits]
+            each = [*learner.networks.layer_logits(activations[:-1]), logits]
             layers = torch.stack([(layer.argmax(-1) == labels).sum(-1) for layer in each], -1)
     return loss_sums, confusion, features, layers
 

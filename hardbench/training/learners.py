@@ -1,9 +1,10 @@
 """Learners: backpropagation and greedy layer-wise training behind two verbs, update and predict."""
 
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from math import inf
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,23 +13,13 @@ from torch.nn import functional
 from hardbench.models.gmlp import GreedyStack
 from hardbench.models.layers import Networks
 from hardbench.registry import OPTIMIZERS, SCHEDULERS
-
-
-class LearnerSettings(Protocol):
-    """What a learner reads of a study's settings."""
-
-    lr: float
-    optimizer: str
-    scheduler: str
-    precision: str
-    lambda_ace: float
-    ace_variant: str
+from hardbench.settings import TrainingSettings
 
 
 class Learner:
     """R networks in training: backpropagation of the cross entropy. Scalars per repeat are [R]; a frozen repeat's are nan."""
 
-    def __init__(self, networks: Networks, settings: LearnerSettings, total_steps: int):
+    def __init__(self, networks: Networks, settings: TrainingSettings, total_steps: int):
         self.networks = networks
         self.settings = settings
         self.total_steps = total_steps
@@ -144,14 +135,14 @@ class Greedy(Learner):
         if self.settings.lambda_ace and len(logits) > 1:
             distance = ACE[self.settings.ace_variant]
             q = [functional.softmax(logit, -1) for logit in logits]
-            apart = torch.stack([distance(own, after.detach()).mean(1) for own, after in zip(q, q[1:], strict=False)])
+            apart = torch.stack([distance(own, after.detach()).mean(1) for own, after in itertools.pairwise(q)])
             losses = entropies - self.settings.lambda_ace * functional.pad(apart, (0, 0, 0, 1))
         losses.sum().backward()
         right = torch.stack([hits(logit, labels) for logit in logits], -1)
         return {"loss": entropies[-1].detach(), "accuracy": right[:, -1], "layer_loss": losses.detach().t(), "layer_accuracy": right}
 
 
-def learner(networks: Networks, settings: LearnerSettings, total_steps: int) -> Learner:
+def learner(networks: Networks, settings: TrainingSettings, total_steps: int) -> Learner:
     """The learner of these networks."""
     return (Greedy if isinstance(networks, GreedyStack) else Learner)(networks, settings, total_steps)
 
@@ -184,4 +175,3 @@ ACE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sym_kl": lambda q, after: _entropy(q, after) - _entropy(q, q) + _entropy(after, q) - _entropy(after, after),
 }
 """Distance of q_i [R, B, K] from the constant q_{i+1}, per sample [R, B]: cross entropies, Jensen-Shannon, symmetric KL."""
-

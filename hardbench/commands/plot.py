@@ -1,0 +1,55 @@
+"""Draw figures of stored runs, without training.
+
+Everything drawn comes from the store. Figures go into the run's figures/ (the first run's, for several) and into --out.
+"""
+
+from dataclasses import dataclass
+
+from hardbench import console, tracking
+from hardbench.config import Config as AnyConfig
+from hardbench.config import setting
+from hardbench.errors import ConfigError
+from hardbench.figures import draw, show
+from hardbench.figures.style import FigureOptions
+from hardbench.studies import train
+
+FORMATS = ("png", "svg", "pdf")
+
+
+@dataclass(frozen=True)
+class Config(AnyConfig):
+    """Settings of `hardbench plot`."""
+
+    runs: tuple[str, ...] = setting(("last",), "Runs: ids, unique prefixes, or last.", position=True, was=("run_dir", "run_dirs", "run"))
+    kind: tuple[str, ...] = setting(("all",), "Kinds of figures, or all that apply.")
+    metric: str | None = setting(None, "Metric to draw; default: the figure's own.")
+    layer: int | None = setting(None, "Layer to draw, counted from 0 at the input side.", low=0)
+    phase: str | None = setting(None, "Phase to draw.", choices=("train", "val", "test"))
+    format: tuple[str, ...] = setting(("png",), "Formats of the files.", choices=FORMATS)
+    out: str | None = setting(None, "Folder that gets a copy of the figures.", stored=False)
+    show: bool = setting(False, "Open a window per figure.")
+    config: str | None = setting(None, "YAML file whose keys are option names.", stored=False)
+
+
+def run(config: Config) -> None:
+    """Draw the kinds asked for and list the files."""
+    target = train.out_folder(config.out)
+    studies = ["train"]
+    stored = [tracking.find(word, studies, finished=None) for word in config.runs]
+    if len({one.study for one in stored}) > 1:
+        raise ConfigError(f"runs: of {', '.join(one.study for one in stored)}; runs of one study")
+    kinds = None if "all" in config.kind else [kind.replace("-", "_") for kind in config.kind]
+    options = FigureOptions(config.metric, config.layer, config.phase)
+    with tracking.extend(stored[0]) as open_run:
+        folder = open_run.folder / "figures"
+        names = draw(stored, folder, kinds, options, config.format)
+        for name in names:
+            open_run.publish(f"figures/{name}")
+            if target is not None:
+                (target / name).write_bytes((folder / name).read_bytes())
+    for name in names:
+        console.say(str((target or folder) / name))
+    console.say(f"run {open_run.id}")
+    console.say(f"hardbench ui shows it at {open_run.link}")
+    if config.show:
+        show(folder, [name for name in names if name.endswith(".png")])

@@ -1,0 +1,30 @@
+"""Go on with a run that was interrupted, where its last checkpoint was written.
+
+The same MLflow run continues and ends with the numbers of an uninterrupted one, bit for bit.
+"""
+
+from dataclasses import dataclass
+
+from hardbench import tracking
+from hardbench.config import setting
+from hardbench.settings import MachineSettings, PlaceSettings
+from hardbench.studies import train
+
+STUDIES = {"train": train.resume}
+
+
+@dataclass(frozen=True)
+class Config(MachineSettings, PlaceSettings):
+    """Settings of `hardbench resume`. Device, threads and data folder are the run's own unless given."""
+
+    run: str = setting("last", "Run id, unique prefix of one, or last (the newest unfinished one).", position=True, was=("run_dir",))
+
+
+def run(config: Config) -> None:
+    """Resume an unfinished run; TrackingError if it is finished, or if its process is alive."""
+    stored = tracking.find(config.run, list(STUDIES), finished=False)
+    tracking.check_idle(stored)
+    changed: dict[str, object] = {"data_dir": config.data_dir}
+    changed |= {"device": config.device} if config.device != "auto" else {}
+    changed |= {"threads": config.threads} if config.threads else {}
+    STUDIES[stored.study](stored, changed)

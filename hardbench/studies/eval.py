@@ -1,0 +1,143 @@
+"""Evaluate a trained run on test data, clean or corrupted, and add the results to that run.
+
+Reads the weights (best on validation, or last) and the standardisation they were trained with; a few seconds.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hardbench import console, seeding, tracking
+from hardbench.config import setting
+from hardbench.data.samples import Samples, Split, prepare
+from hardbench.data.transforms import Standardise, check_pixels, corrupt, unit_of
+from hardbench.errors import DataError
+from hardbench.figures import save
+from hardbench.metrics.classification import class_report
+from hardbench.metrics.hardness import mean_stderr
+from hardbench.registry import DATASETS, MODELS
+from hardbench.settings import MachineSettings, PlaceSettings
+from hardbench.studies import train
+from hardbench.training import checkpoints, machine
+from hardbench.training.evaluation import Evaluation, evaluate
+from hardbench.training.learners import Learner, learner
+
+
+@dataclass(frozen=True)
+class Config(MachineSettings, PlaceSettings):
+    """Settings of an evaluation."""
+
+    run: str = setting("last", "Run id, unique prefix of one, or last.", position=True, was=("run_dir", "run_id"))
+    checkpoint: str = setting("best", "Weights: best on validation, or last.", choices=("best", "last"))
+    corruption_p: tuple[float, ...] = setting((0.0,), "Probabilities that a test pixel is replaced by U(0,1).", low=0, high=1, was=("ps",))
+    dataset: str | None = setting(None, "Another data set to test on; default: the run's own.", choices=DATASETS, was=("dataset_name",))
+
+
+def run(config: Config) -> None:
+    """Evaluate a run as the settings say and add the results to it."""
+    target = train.out_folder(config.out)
+    stored = tracking.find(config.run, ["train"])
+    trained = train.Config.read(_place(config), stored.config)
+    split = _split(config, trained, stored.config)
+    student, standardise = restore(stored, trained, split, config.checkpoint)
+    if any(config.corruption_p):
+        check_pixels(split.test)
+    levels: dict[float, Evaluation] = {}
+    test = split.test.to(student.device)
+    for p in config.corruption_p:
+        levels[p] = evaluate(student, _corrupted(test, p, trained.seed), standardise.to(student.device), split.num_classes)
+    with tracking.extend(stored) as open_run:
+        _store(open_run, config, split, levels)
+    train.finish(open_run, target)
+
+
+def _place(config: Config) -> dict[str, Any]:
+    """Where to compute and read now, in place of where the run was trained."""
+    return {"device": config.device, "threads": config.threads, "data_dir": config.data_dir, "config": None}
+
+
+def _split(config: Config, trained: train.Config, stored: Mapping[str, Any]) -> Split:
+    """The run's data, or another data set's under the same class map; DataError unless shapes and classes agree."""
+    own = prepare(trained, trained.seed)
+    if config.dataset is None or config.dataset == trained.dataset:
+        return own
+    kept = {name: value for name, value in stored.items() if not name.startswith(("gaussian_", "subset_"))}
+    other = prepare(
+        train.Config.read({**_place(config), "dataset": config.dataset}, kept | {"val_size": 0, "noise_ratio": 0}), trained.seed
+    )
+    found, wanted = (other.test.shape, other.num_classes), (own.test.shape, own.num_classes)
+    if found != wanted:
+        raise DataError(f"dataset: {config.dataset} of shape {found[0]}, {found[1]} classes; the run has {wanted[0]}, {wanted[1]} classes")
+    return other
+
+
+def restore(stored: tracking.StoredRun, trained: train.Config, split: Split, checkpoint: str) -> tuple[Learner, Standardise]:
+    """A trained run's networks on this machine's device, and the standardisation they were trained with."""
+    device = machine.take(trained)
+    state = checkpoints.load(stored.file(f"checkpoints/{checkpoint}.pt"))
+    streams = seeding.networks(trained.seed, trained.first_repeat, trained.repeats)
+    networks = MODELS[trained.model].call(split.test.shape, split.num_classes, trained, streams).to(device)
+    networks.load_states(state["networks"])
+    return learner(networks, trained, 1), Standardise(**state["standardise"])
+
+
+def _corrupted(test: Samples, p: float, seed: int) -> Samples:
+    """The test set with each pixel replaced with probability p, the same draw for every network."""
+    if p == 0:
+        return test
+    generator = seeding.Seeds(seed).child("eval", "corruption", f"{p:g}").generator(test.inputs.device)
+    unit = unit_of(test.inputs)
+    values = corrupt(test.inputs.unsqueeze(0), unit, [p], [generator])[0] / unit
+    return Samples(values, test.labels, test.index, test.clean)
+
+
+def _store(run: tracking.Run, config: Config, split: Split, levels: Mapping[float, Evaluation]) -> None:
+    """Metrics under eval/, JSON, confusion and figures of every level; the first level gives report, confusion and figures."""
+    prefix = "eval" if config.dataset is None else f"eval_{split_name(config.dataset)}"
+    results: dict[str, Any] = {"checkpoint": config.checkpoint, "dataset": config.dataset or "own", "levels": []}
+    rows = []
+    for p, level in levels.items():
+        arrays = {name: value.cpu().numpy() for name, value in level.arrays().items()}
+        entry: dict[str, Any] = {name: spread(arrays[name]) for name in ("loss", "accuracy", "layer_accuracy") if name in arrays}
+        results["levels"].append({"corruption_p": p, **entry})
+        run.log({f"{prefix}/{name}": arrays[name] for name in ("loss", "accuracy")}, round(100 * p))
+        if "layer_accuracy" in arrays:
+            run.log({f"{prefix}_layer_accuracy/{i:02d}": row for i, row in enumerate(arrays["layer_accuracy"].T)}, round(100 * p))
+        rows.append([p, *(_cell(entry[name]) for name in ("accuracy", "loss"))])
+    run.write_text("test_results.json", json.dumps(results, indent=1))
+    first = next(iter(levels.values())).confusion.cpu()
+    run.write_arrays("confusion.npy", {"": first.numpy()})
+    report = {name: value.numpy() for name, value in class_report(first).items()}
+    classes = {str(name): {key: spread(value[:, c]) for key, value in report.items()} for c, name in enumerate(split.class_names)}
+    run.write_text("class_report.json", json.dumps(classes, indent=1))
+    from hardbench.figures.train import confusion_figures
+
+    for name in save(confusion_figures(first.numpy(), split.class_names), run.folder / "figures"):
+        run.publish(f"figures/{name}")
+    console.table(f"{results['dataset']} test set, {config.checkpoint} weights", ["corruption p", "accuracy", "loss"], rows)
+
+
+def split_name(dataset: str) -> str:
+    """A data set's name as part of a metric's: letters, digits and `_`."""
+    name = dataset.rpartition("/")[2]
+    return "".join(letter if letter.isalnum() else "_" for letter in name)
+
+
+def spread(values: np.ndarray) -> dict[str, Any]:
+    """values [R, ...], mean and stderr over the repeats as JSON; what is undefined is null."""
+    mean, stderr = mean_stderr(values)
+    return {"values": _plain(values), "mean": _plain(mean), "stderr": _plain(stderr)}
+
+
+def _plain(values: np.ndarray) -> Any:
+    array = np.asarray(values, dtype=float)
+    found = array.astype(object)
+    found[~np.isfinite(array)] = None
+    return found.tolist()
+
+
+def _cell(entry: Mapping[str, Any]) -> str:
+    return f"{entry['mean']:.4f}" + (f" +- {entry['stderr']:.4f}" if entry["stderr"] is not None else "")
