@@ -121,6 +121,8 @@ class ModelSettings(Config):
     ace_variant: str = setting(
         "ce_i_next", "Which distance from the next layer.", choices=("ce_i_next", "ce_next_i", "js", "sym_kl"), read_by="model"
     )
+    normalize_layer_input: bool = setting(False, "Scale every hidden layer's input to a root mean square of 1.", read_by="model")
+    residual: bool = setting(False, "Add a hidden layer's input to its output.", read_by="model")
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,11 @@ class MeasureSettings(Config):
     eval_steps: tuple[int, ...] | None = setting(
         None, "Evaluation points as steps, 0,10,100 (overrides eval_points).", low=0, was=("steps",)
     )
+    layer_metrics: tuple[str, ...] = setting(
+        ("none",), "Layer metrics: all, fast (without participation_ratio and ridge_r2), none, or names.", varies=True
+    )
+    layer_estimator: str = setting("sound", "Also compute the published single-batch estimates, or not.", choices=("sound", "published"))
+    null_repeats: int = setting(0, "Permutations of the labels that layer metrics are computed under, for a band of chance.", low=0)
     log_every: int = setting(5, "Steps between two points of the training curves.", low=1, was=("metrics_log_frequency",))
 
 

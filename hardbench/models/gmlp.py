@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hardbench.models.layers import Anchors, Chain, Stacked, StackedAnchors, grow
+from hardbench.models.layers import Anchors, Chain, Residual, Stacked, StackedAnchors, UnitScale, grow
 from hardbench.models.mlp import hidden
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
@@ -39,23 +39,28 @@ def draw_anchors(num_classes: int, width: int) -> Tensor:
 
 @MODELS.add(
     "gmlp",
-    reads=("depth", "width", "similarity", "tau", "lambda_ace", "ace_variant"),
+    reads=("depth", "width", "similarity", "tau", "lambda_ace", "ace_variant", "normalize_layer_input", "residual"),
     depth=4,
     width=256,
     batch_size=128,
     weight_decay=1e-4,
     scheduler="warmup_cosine",
     val_size=0.1,
+    layer_metrics=("all",),
 )
 def build(input_shape: Sequence[int], num_classes: int, settings: ModelSettings, streams: Sequence[Seeds]) -> GreedyStack:
     """R greedy networks of equal layers, one per stream; biases start at 0."""
     width, depth = settings.width or 0, settings.depth or 0
 
     def make() -> Chain:
-        blocks = hidden(input_shape, (width,) * depth, "relu")
+        blocks: list[nn.Module] = hidden(input_shape, (width,) * depth, "relu")
         for module in nn.ModuleList(blocks).modules():
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
+        if settings.normalize_layer_input:
+            blocks[1:] = [nn.Sequential(UnitScale(), block) for block in blocks[1:]]
+        if settings.residual:
+            blocks[1:] = [Residual(block) for block in blocks[1:]]
         return Chain(blocks, Anchors(draw_anchors(num_classes, width), settings.similarity, settings.tau))
 
     return GreedyStack(grow(make, streams, "default"), input_shape)

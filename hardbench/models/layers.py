@@ -53,18 +53,39 @@ class Anchors(nn.Module):
         self.similarity = similarity
         self.tau = tau
 
-    def scores(self, activations: Tensor) -> Tensor:
-        """G [..., B, K] of activations [..., B, D]: cosine in [-1, 1], or minus the squared distance; higher is nearer."""
-        products = activations @ self.vectors.transpose(-1, -2)
-        lengths = torch.linalg.vector_norm(self.vectors, dim=-1).unsqueeze(-2)
-        if self.similarity == "cosine":
-            norms = torch.linalg.vector_norm(activations, dim=-1, keepdim=True)
-            return products / (norms.clamp_min(1e-12) * lengths)
-        return 2 * products - activations.square().sum(-1, keepdim=True) - lengths.square()
-
     def forward(self, activations: Tensor) -> Tensor:
         """Scores over the temperature, [..., B, K]."""
-        return self.scores(activations) / self.tau
+        return similarity_scores(activations, self.vectors, self.similarity) / self.tau
+
+
+def similarity_scores(activations: Tensor, anchors: Tensor, similarity: str) -> Tensor:
+    """G [..., B, K] of activations [..., B, D] and anchors [..., K, D]: cosine in [-1, 1] or minus the squared distance."""
+    products = activations @ anchors.transpose(-1, -2)
+    lengths = torch.linalg.vector_norm(anchors, dim=-1).unsqueeze(-2)
+    if similarity == "cosine":
+        norms = torch.linalg.vector_norm(activations, dim=-1, keepdim=True)
+        return products / (norms.clamp_min(1e-12) * lengths)
+    return 2 * products - activations.square().sum(-1, keepdim=True) - lengths.square()
+
+
+class Residual(nn.Module):
+    """A block whose input is added to its output."""
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.block = block
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Shape as the inputs."""
+        return inputs + self.block(inputs)
+
+
+class UnitScale(nn.Module):
+    """Activations [..., D] scaled to a root mean square of 1, so that a layer cannot read the length of its input."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Shape as the inputs."""
+        return inputs * inputs.square().mean(-1, keepdim=True).clamp_min(1e-12).rsqrt()
 
 
 class StackedLinear(nn.Module):
@@ -258,6 +279,8 @@ def _stacked(members: Sequence[nn.Module]) -> nn.Module:
     first = members[0]
     if isinstance(first, nn.Sequential):
         return nn.Sequential(*(_stacked([m[i] for m in members if isinstance(m, nn.Sequential)]) for i in range(len(first))))
+    if isinstance(first, Residual):
+        return Residual(_stacked([m.block for m in members if isinstance(m, Residual)]))
     if isinstance(first, nn.Linear):
         return StackedLinear([m for m in members if isinstance(m, nn.Linear)])
     if isinstance(first, Anchors):

@@ -20,7 +20,7 @@ def hidden(input_shape: Sequence[int], widths: Sequence[int], activation: str) -
     return list(blocks)
 
 
-@MODELS.add("mlp", reads=("depth", "width", "widths", "activation", "init"), depth=2, width=128)
+@MODELS.add("mlp", reads=("depth", "width", "widths", "activation", "init"), depth=2, width=128, layer_metrics=("all",))
 def build(input_shape: Sequence[int], num_classes: int, settings: ModelSettings, streams: Sequence[Seeds]) -> Stacked:
     """R multi-layer perceptrons, one per stream."""
     widths = settings.widths or (settings.width or 0,) * (settings.depth or 0)

@@ -23,9 +23,12 @@ from hardbench.errors import ConfigError, TrainingError
 from hardbench.figures import draw
 from hardbench.metrics.hardness import hardness_table, mean_stderr, overlap_hardness_spearman
 from hardbench.metrics.overlap import class_sums, overlap
+from hardbench.metrics.view import select
+from hardbench.models.gmlp import GreedyStack
 from hardbench.registry import MODELS
 from hardbench.settings import TrainingSettings
 from hardbench.training import checkpoints, machine, observers
+from hardbench.training.layers import Probe
 from hardbench.training.learners import Learner, learner
 from hardbench.training.loop import Moment, Observer, at, evaluation_steps, every, fit
 
@@ -45,6 +48,7 @@ class Course:
     learner: Learner
     batches: Batches
     total: int
+    layer_metrics: list[str]
     static: dict[str, np.ndarray]
 
 
@@ -63,7 +67,8 @@ def set_up(config: Config) -> Course:
     if alone and any(isinstance(module, torch.nn.BatchNorm2d) for module in networks.modules()):
         raise ConfigError(f"batch_size: {config.batch_size}; one that leaves no batch of a single sample, which batch norm cannot train on")
     total = config.epochs * batches.per_epoch
-    return Course(config, split, standardise, learner(networks, config, total), batches, total, static)
+    metrics = select(config.layer_metrics, isinstance(networks, GreedyStack))
+    return Course(config, split, standardise, learner(networks, config, total), batches, total, metrics, static)
 
 
 def static_overlaps(split: Split, standardise: Standardise) -> dict[str, np.ndarray]:
@@ -148,6 +153,7 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
         watching += [
             every(config.log_every, observers.curves(records, run.log)),
             at(steps, observers.evaluation(records, run.log, eye, best)),
+            *([at(steps, observers.layers(records, run.log, _probe(course, eye)))] if course.layer_metrics else []),
             observers.validation(eye, best, steps),
             console.training_progress(show),
             observers.checkpoint(config.checkpoint_every, write),
@@ -157,6 +163,15 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
     if done:
         run.log({"samples_per_second": done * course.batches.size * config.repeats / seconds}, student.steps)
     _finish(run, course, records)
+
+
+def _probe(course: Course, eye: observers.Eye) -> Probe:
+    """What measures the layers: on the validation split, or the test set where there is none."""
+    config, train = course.config, course.batches.train
+    seeds = seeding.Seeds(config.seed).child("data", "layers")
+    batch = course.batches.size if config.layer_estimator == "published" else 0
+    more = {"standardise": eye.standardise, "num_classes": eye.num_classes, "null_repeats": config.null_repeats, "published_batch": batch}
+    return Probe.of(course.layer_metrics, train, eye.val or eye.test, eye.test, seeds, **more)
 
 
 def save(folder: Path, course: Course, records: observers.Records, best: observers.Best) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise
 from hardbench.training.evaluation import evaluate, reaches
+from hardbench.training.layers import Probe, defined
 from hardbench.training.loop import Moment, Observer
 
 Sink = Callable[[Mapping[str, np.ndarray], int], None]
@@ -19,15 +20,20 @@ Sink = Callable[[Mapping[str, np.ndarray], int], None]
 
 
 class Records:
-    """Arrays that grow along a step axis: `steps` for evaluation points, `log_steps` for the training curves."""
+    """Arrays that grow along a step axis: `steps` for evaluation points, `log_steps` for the training curves; `end` for none."""
 
     def __init__(self) -> None:
         self._steps: dict[str, list[int]] = {"steps": [], "log_steps": []}
         self._rows: dict[str, tuple[str, list[Tensor]]] = {}
 
     def add(self, axis: str, moment: Moment, values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-        """Append one point of every array, each [R, ...]; repeats without numbers at this step become nan. What was appended."""
-        self._steps[axis].append(moment.step)
+        """Append one point of every array, each [R, ...]; repeats without numbers at this step become nan. What was appended.
+
+        Several calls at one step fill the same point; along `end` an array has one point and no step axis.
+        """
+        steps = self._steps.setdefault(axis, [])
+        if moment.step not in steps[-1:]:
+            steps.append(moment.step)
         shown = {}
         for name, value in values.items():
             row = value.detach().to("cpu", torch.float64)
@@ -40,8 +46,10 @@ class Records:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """`steps` [T], `log_steps` [S] and every array as [R, T, ...] or [R, S, ...]."""
-        steps = {axis: np.array(found, dtype=np.int64) for axis, found in self._steps.items()}
-        return steps | {name: torch.stack(rows, 1).numpy() for name, (_, rows) in self._rows.items()}
+        found = {axis: np.array(steps, dtype=np.int64) for axis, steps in self._steps.items() if axis != "end"}
+        for name, (axis, rows) in self._rows.items():
+            found[name] = (rows[-1] if axis == "end" else torch.stack(rows, 1)).numpy()
+        return found
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -136,6 +144,7 @@ def evaluation(records: Records, sink: Sink, eye: Eye, best: Best) -> Observer:
 
     def measure(moment: Moment) -> None:
         found = eye.look(moment, eye.test)
+        found.pop("layer_accuracy", None)  # the layer metric of that name is of the held-out samples
         held = {name: torch.full_like(found[name], torch.nan) for name in ("loss", "accuracy")}
         if eye.val is not None:
             held = eye.look(moment, eye.val)
@@ -146,6 +155,26 @@ def evaluation(records: Records, sink: Sink, eye: Eye, best: Best) -> Observer:
             metrics |= {f"val/{name}": shown[f"val_{name}"] for name in ("loss", "accuracy")}
         for name in ("accuracy", "loss"):
             metrics |= {f"class_{name}/{c:02d}": shown[f"{name}_per_class"][:, c] for c in range(eye.num_classes)}
+        sink(metrics, moment.step)
+
+    return measure
+
+
+def layers(records: Records, sink: Sink, probe: Probe) -> Observer:
+    """The layer metrics of the held-out and the training samples; at the last step of the test samples, too."""
+
+    def measure(moment: Moment) -> None:
+        phases = ["val", "train"] + (["test"] if moment.last else [])
+        found: dict[str, Tensor] = {}
+        for phase in phases:
+            found |= probe.measure(moment.learner, phase)
+        at_end = {name: found.pop(name) for name in list(found) if name.endswith("_test")}
+        rows = records.add("steps", moment, found) | records.add("end", moment, at_end)
+        metrics: dict[str, np.ndarray] = {}
+        for key, row in rows.items():
+            name = next((n for n in probe.names if key in (f"layer_{n}", f"layer_{n}_train", f"layer_{n}_test")), None)
+            if name is not None:
+                metrics |= {f"{key}/{layer:02d}": values for layer, values in enumerate(defined(name, row).T)}
         sink(metrics, moment.step)
 
     return measure

@@ -1,0 +1,144 @@
+"""What each layer knows: the layer metrics over training time, on fixed samples of every phase (DEFINITIONS 2)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hardbench.data.samples import Samples
+from hardbench.data.transforms import Standardise, unit_of
+from hardbench.metrics.published import PUBLISHED
+from hardbench.metrics.view import LayerView
+from hardbench.models.gmlp import GreedyStack
+from hardbench.models.layers import similarity_scores
+from hardbench.registry import LAYER_METRICS
+from hardbench.seeding import Seeds
+from hardbench.training.evaluation import BATCH
+from hardbench.training.learners import Learner
+
+MOST = 5000  # samples a phase is measured on, and probes are fitted on
+BYTES = 1 << 30  # activations held at a time; beyond it the repeats are measured group by group
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The fixed samples layer metrics look at: of each phase, as many as the smallest has, and others of train to fit on."""
+
+    names: Sequence[str]
+    phases: dict[str, Samples]
+    fit: Samples
+    standardise: Standardise
+    num_classes: int
+    seeds: Seeds
+    null_repeats: int = 0
+    published_batch: int = 0  # samples of the training mini-batch of the published estimators; 0 for none
+
+    @classmethod
+    def of(cls, names: Sequence[str], train: Samples, held: Samples, test: Samples, seeds: Seeds, **more: object) -> "Probe":
+        """Draw the samples: phases val (the validation split, or the test set), train and test; the fitting samples are none of train's."""
+        count = min(MOST, len(held), len(test), max(1, len(train) // 2))
+        generator = seeds.generator()
+        rows = torch.randperm(len(train), generator=generator).to(train.labels.device)
+        draw = {name: torch.randperm(len(part), generator=generator)[:count] for name, part in (("val", held), ("test", test))}
+        phases = {
+            "val": held.pick(draw["val"].to(rows.device)),
+            "train": train.pick(rows[:count]),
+            "test": test.pick(draw["test"].to(rows.device)),
+        }
+        return cls(names, phases, train.pick(rows[count : count + MOST]), seeds=seeds, **more)  # type: ignore[arg-type]
+
+    def measure(self, learner: Learner, phase: str) -> dict[str, Tensor]:
+        """layer_<metric> of a phase [R, L] on the CPU; for val also the permuted-label mean and std of the metrics that read labels."""
+        groups = [self._measure(learner, phase, repeats) for repeats in self._groups(learner)]
+        return {name: torch.cat([group[name] for group in groups]) for name in groups[0]}
+
+    def _groups(self, learner: Learner) -> list[range]:
+        repeats = learner.networks.repeats
+        widths = [h.shape[-1] for h in learner.look(self._inputs(self.fit, slice(0, 1)))[0]]
+        each = 4 * sum(widths) * (len(self.fit) + len(self.phases["val"]))
+        size = max(1, min(repeats, BYTES // each))
+        return [range(start, min(start + size, repeats)) for start in range(0, repeats, size)]
+
+    def _inputs(self, samples: Samples, rows: slice) -> Tensor:
+        return self.standardise(samples.inputs[rows], unit_of(samples.inputs))
+
+    def _activations(self, learner: Learner, samples: Samples, repeats: range) -> list[Tensor]:
+        """Per layer [r, N, D] float32 of some repeats."""
+        parts: list[list[Tensor]] = []
+        for start in range(0, len(samples), BATCH):
+            found, _ = learner.look(self._inputs(samples, slice(start, start + BATCH)))
+            parts.append([hidden[repeats.start : repeats.stop].float() for hidden in found])
+        return [torch.cat(list(layer), 1) for layer in zip(*parts, strict=True)]
+
+    def _measure(self, learner: Learner, phase: str, repeats: range) -> dict[str, Tensor]:
+        samples = self.phases[phase]
+        views = list(self._views(learner, samples, repeats))
+        suffix = {"val": "", "train": "_train", "test": "_test"}[phase]
+        found = {f"layer_{name}{suffix}": _over_layers(views, name) for name in self.names}
+        if phase != "val":
+            return found
+        for name, band in self._null(views).items():
+            found |= {f"layer_{name}_null_mean": band.mean(0), f"layer_{name}_null_std": band.std(0, correction=1)}
+        if self.published_batch:
+            batch = self.phases["train"].pick(torch.arange(min(self.published_batch, len(samples)), device=samples.labels.device))
+            own = list(self._views(learner, batch, repeats))
+            for name in set(self.names) & set(PUBLISHED):
+                found[f"layer_{name}_published"] = torch.stack([PUBLISHED[name](view) for view in own], -1)
+        return found
+
+    def _null(self, views: Sequence[LayerView]) -> dict[str, Tensor]:
+        """Metrics that read labels under permuted ones [M, R, L]."""
+        names = [name for name in self.names if "labels" in LAYER_METRICS[name].reads]
+        bands: dict[str, list[Tensor]] = {name: [] for name in names}
+        for m in range(self.null_repeats):
+            generator = self.seeds.child("null", m).generator()
+            first = views[0]
+            labels, fit_labels = (
+                old[torch.randperm(len(old), generator=generator).to(old.device)] for old in (first.labels, first.fit_labels)
+            )
+            permuted = [view.with_labels(labels, fit_labels) for view in views]
+            for name in names:
+                bands[name].append(_over_layers(permuted, name))
+        return {name: torch.stack(band) for name, band in bands.items() if band}
+
+    def _views(self, learner: Learner, samples: Samples, repeats: range) -> Iterator[LayerView]:
+        """One view per layer, sharing tensors between neighbours."""
+        held, fit = (self._activations(learner, part, repeats) for part in (samples, self.fit))
+        inputs = self._inputs(samples, slice(None)).flatten(1).unsqueeze(0)
+        anchors: Tensor | None = None
+        scores: list[Tensor | None] = [None] * len(held)
+        tau = float("nan")
+        if isinstance(learner.networks, GreedyStack):
+            head = learner.networks.head
+            anchors, tau = head.vectors[repeats.start : repeats.stop], head.tau
+            scores = [similarity_scores(hidden, anchors, head.similarity) for hidden in held]
+        for i, hidden in enumerate(held):
+            last = i + 1 == len(held)
+            yield LayerView(
+                activations=hidden,
+                before=held[i - 1] if i else inputs,
+                inputs=inputs,
+                labels=samples.labels,
+                num_classes=self.num_classes,
+                fit_activations=fit[i],
+                fit_labels=self.fit.labels,
+                after=None if last else held[i + 1],
+                fit_after=None if last else fit[i + 1],
+                scores=scores[i],
+                next_scores=None if last else scores[i + 1],
+                anchors=anchors,
+                tau=tau,
+                seeds=self.seeds,
+            )
+
+
+def _over_layers(views: Sequence[LayerView], name: str) -> Tensor:
+    """A metric of every layer [R, L]."""
+    return torch.stack([LAYER_METRICS[name].call(view).cpu() for view in views], -1)
+
+
+def defined(name: str, values: np.ndarray) -> np.ndarray:
+    """The layers [R, l] a metric is defined for: one that reads the next layer has none for the last."""
+    return values[:, :-1] if "after" in LAYER_METRICS[name].reads else values
