@@ -7,7 +7,7 @@ network; that takes a second or two per network on a laptop core, a ResNet an ho
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,8 @@ def static_overlaps(split: Split, standardise: Standardise) -> dict[str, np.ndar
     return {"overlap_static": overlap(means).numpy(), "overlap_static_centred": overlap(means, centre).numpy()}
 
 
-def run(config: Config) -> tracking.StoredRun:
-    """Train as the settings say, in a run of its own; the stored run."""
+def run(config: Config, kinds: Sequence[str] | None = None) -> tracking.StoredRun:
+    """Train as the settings say, in a run of its own, and draw the kinds of figures (default: all that apply); the stored run."""
     target = out_folder(config.out)
     course = set_up(config)
     dataset = config.dataset.rpartition("/")[2]
@@ -100,7 +100,7 @@ def run(config: Config) -> tracking.StoredRun:
         run.tag("hardbench.threads", str(torch.get_num_threads()))
         run.data(dataset, course.split.digest, config.dataset)
         _train(run, course, None)
-    return _report(run, target)
+    return _report(run, target, kinds)
 
 
 def resume(stored: tracking.StoredRun, changed: Mapping[str, Any]) -> tracking.StoredRun:
@@ -115,7 +115,7 @@ def resume(stored: tracking.StoredRun, changed: Mapping[str, Any]) -> tracking.S
             console.warn(note)
         run.data(config.dataset.rpartition("/")[2], course.split.digest, config.dataset)
         _train(run, course, state)
-    return _report(run, None)
+    return _report(run, None, None)
 
 
 def out_folder(out: str | None) -> Path | None:
@@ -229,11 +229,11 @@ def _last(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     return np.where(there.any(1), values[np.arange(len(values)), position], np.nan)
 
 
-def _report(run: tracking.Run, out: Path | None) -> tracking.StoredRun:
+def _report(run: tracking.Run, out: Path | None, kinds: Sequence[str] | None) -> tracking.StoredRun:
     """Draw the figures, print the class table, the run id and the link; copy to `out`."""
     stored = tracking.find(run.id, ["train"])
     with tracking.extend(stored) as open_run:
-        for name in draw([stored], open_run.folder / "figures"):
+        for name in draw([stored], open_run.folder / "figures", kinds):
             open_run.publish(f"figures/{name}")
     table = hardness_table(stored.arrays)
     columns = ["name", "accuracy", "accuracy_stderr", "loss", "step_90", "confused_with", "overlap"]
