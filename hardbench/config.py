@@ -28,7 +28,8 @@ class Setting:
     high: float | None = None  # largest value allowed
     choices: Iterable[str] | None = None  # a Registry, or words
     words: tuple[str, ...] = ()  # words a number may be replaced by
-    was: tuple[str, ...] = ()  # former names of the original scripts
+    also: tuple[str, ...] = ()  # further names that are accepted
+    was: tuple[str, ...] = ()  # former names of the original scripts, refused
     read_by: str | None = None  # the setting whose choice decides whether this one is read
     instead_of: tuple[str, ...] = ()  # settings this one replaces
     varies: bool = False  # the default depends on a choice (the model, mostly)
@@ -161,20 +162,17 @@ def _declared(cls: type["Config"]) -> dict[str, Option]:
     return found
 
 
-def canonical(name: str) -> str:
-    """A setting's name as declared: `--batch-size`, `batch-size` and `batch_size` are the same."""
-    return name.lstrip("-").replace("-", "_")
-
-
-def unknown(cls: type["Config"], name: str, value: Any = None) -> ConfigError:
-    """The error for a name that is no setting of `cls`: a former name, a section, or the nearest."""
-    known = options(cls)
+def named(cls: type["Config"], word: str, value: Any = None) -> Option:
+    """The setting a word names (`--batch-size` and `batch_size` are the same); ConfigError for a former or unknown name, or a section."""
+    known, name = options(cls), word.lstrip("-").replace("-", "_")
     for option in known.values():
+        if name == option.name or name in option.declared.also:
+            return option
         if name in option.declared.was:
-            return ConfigError(f"{name}: a former name; it is {option.name} now")
+            raise ConfigError(f"{name}: a former name; it is {option.name} now")
     if isinstance(value, dict):
-        return ConfigError(f"{name}: a section; keys stand at top level")
-    return ConfigError(f"{name}: no such setting; {nearest(name, known)}")
+        raise ConfigError(f"{name}: a section; keys stand at top level")
+    raise ConfigError(f"{name}: no such setting; {nearest(name, known)}")
 
 
 @dataclass(frozen=True)
@@ -253,11 +251,9 @@ class Config:
         given: dict[str, Any] = {}
         for source in sources:
             for word, value in source.items():
-                name = canonical(word)
-                if name not in options(cls):
-                    raise unknown(cls, name, value)
+                option = named(cls, word, value)
                 if value is not None:
-                    given.setdefault(name, value)
+                    given.setdefault(option.name, value)
         return cls(**given)
 
 
@@ -306,7 +302,7 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"config: {source}; a mapping of settings to values")
-    return {canonical(str(key)): value for key, value in content.items()}
+    return {str(key): value for key, value in content.items()}
 
 
 def former_names(classes: Iterable[tuple[str, type[Config]]]) -> Iterator[tuple[str, str, str]]:

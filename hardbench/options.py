@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from hardbench.config import FALSE, TRUE, Config, Option, canonical, environment, options, read_file, unknown
+from hardbench.config import FALSE, TRUE, Config, Option, environment, named, options, read_file
 from hardbench.errors import ConfigError
 from hardbench.registry import Registry
 
@@ -100,9 +100,7 @@ class _Command(click.Command):
                 takes_value = False
                 continue
             head, sign, value = word.partition("=")
-            name = canonical(head)
-            if name not in known:
-                raise unknown(self.cls, name)
+            name = named(self.cls, head).name
             ready.append(f"--{name.replace('_', '-')}{sign}{value}")
             if sign:
                 continue

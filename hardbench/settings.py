@@ -1,4 +1,4 @@
-"""The vocabulary: settings that studies share. INTERFACE names and defaults; a study's Config inherits the groups it needs."""
+"""The vocabulary: settings that studies share. A study's Config inherits the groups it needs."""
 
 from dataclasses import dataclass
 

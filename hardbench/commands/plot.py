@@ -20,7 +20,9 @@ FORMATS = ("png", "svg", "pdf")
 class Config(AnyConfig):
     """Settings of `hardbench plot`."""
 
-    runs: tuple[str, ...] = setting(("last",), "Runs: ids, unique prefixes, or last.", position=True, was=("run_dir", "run_dirs", "run"))
+    runs: tuple[str, ...] = setting(
+        ("last",), "Runs: ids, unique prefixes, or last.", position=True, also=("run",), was=("run_dir", "run_dirs")
+    )
     kind: tuple[str, ...] = setting(("all",), "Kinds of figures, or all that apply.")
     metric: str | None = setting(None, "Metric to draw; default: the figure's own.")
     layer: int | None = setting(None, "Layer to draw, counted from 0 at the input side.", low=0)

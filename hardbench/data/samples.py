@@ -151,7 +151,7 @@ def validation_count(val_size: float, available: int) -> int:
 
 
 def make_labels_wrong(train: Samples, ratio: float, num_classes: int, seeds: Seeds) -> Samples:
-    """int(ratio N) distinct samples get a label drawn uniformly from the other classes (DEFINITIONS 6)."""
+    """int(ratio N) distinct samples get a label drawn uniformly from the other classes."""
     generator = seeds.generator()
     rows = torch.randperm(len(train), generator=generator)[: int(ratio * len(train))]
     shift = torch.randint(1, num_classes, (len(rows),), generator=generator)

@@ -96,7 +96,7 @@ def check_pixels(samples: Samples) -> None:
 
 
 def corrupt(raw: Tensor, unit: float, p: Sequence[float], generators: Sequence[Generator]) -> Tensor:
-    """float32 [R, B, ...] where each value of network r is replaced by U(0, unit) with probability p[r] (DEFINITIONS 3)."""
+    """float32 [R, B, ...] where each value of network r is replaced by U(0, unit) with probability p[r]."""
     values = raw.float()
     for r, (share, generator) in enumerate(zip(p, generators, strict=True)):
         if share > 0:

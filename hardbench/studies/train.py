@@ -1,7 +1,7 @@
 """Train R networks at once and measure when each class is learned.
 
-Question: which classes are learned late, and does the geometry of their representations say so (DEFINITIONS 1); for gmlp
-and mlp also what each layer knows (DEFINITIONS 2). Expect about .96 on ten MNIST classes after one epoch of the default
+Question: which classes are learned late, and does the geometry of their representations say so; for gmlp
+and mlp also what each layer knows. Expect about .96 on ten MNIST classes after one epoch of the default
 network; that takes a second or two per network on a laptop core, a ResNet an hour per CIFAR epoch.
 """
 

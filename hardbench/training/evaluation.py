@@ -1,9 +1,11 @@
 """One pass over a set of samples gives everything that is measured of it."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise, unit_of
@@ -31,13 +33,13 @@ class Evaluation:
 
     def arrays(self) -> dict[str, Tensor]:
         """What a run records at an evaluation point: loss and accuracy [R], per class [R, K], confusion, overlaps [R, K, K]."""
-        total = self.counts.sum()
+        total = self.counts.sum().double()
         means = self.feature_sums / self.counts[:, None]
         found = {
             "loss": self.loss_sums.sum(-1) / total,
             "accuracy": self.confusion.diagonal(dim1=-2, dim2=-1).sum(-1) / total,
             "loss_per_class": self.loss_sums / self.counts,
-            "accuracy_per_class": accuracy_per_class(self.confusion),
+            "accuracy_per_class": accuracy_per_class(self.confusion.double()),
             "confusion": self.confusion,
             "overlap_dynamic": overlap(means),
             "overlap_dynamic_centred": overlap(means, self.feature_sums.sum(-2) / total),
@@ -54,7 +56,8 @@ def evaluate(learner: Learner, samples: Samples, standardise: Standardise, num_c
         raw, labels = samples.inputs[start : start + BATCH], samples.labels[start : start + BATCH]
         parts.append(_part(learner, standardise(raw, unit_of(raw)), labels, num_classes))
     columns = zip(*parts, strict=True)
-    sums = [None if column[0] is None else torch.stack(list(column)).sum(0) for column in columns]
+    # one after the other: torch.sum over the first axis rounds by the place of an element, and so by R
+    sums = [None if column[0] is None else functools.reduce(torch.add, column) for column in columns]
     assert sums[0] is not None and sums[1] is not None and sums[2] is not None
     return Evaluation(sums[0], sums[1], sums[2], sums[3])
 
@@ -64,12 +67,14 @@ def _part(learner: Learner, inputs: Tensor, labels: Tensor, num_classes: int) ->
     repeats = len(logits)
     with torch.inference_mode():
         losses = cross_entropy(logits, labels.expand(repeats, -1)).double()
-        loss_sums = class_sums(losses.unsqueeze(-1), labels, num_classes).squeeze(-1)
+        # not a product: a matrix-vector kernel rounds by the alignment of a network's rows
+        loss_sums = (losses.unsqueeze(1) * one_hot(labels, num_classes).t().contiguous()).sum(-1)
         confusion = confusion_counts(labels, logits.argmax(-1), num_classes)
         features = class_sums(activations[-1].float(), labels, num_classes).double()
         layers = None
         if isinstance(learner.networks, GreedyStack):
-            each = [*learner.networks.layer_logits(activations[:-1]), logits]
+            with learner.arithmetic():
+                each = [*learner.networks.layer_logits(activations[:-1]), logits]
             layers = torch.stack([(layer.argmax(-1) == labels).sum(-1) for layer in each], -1)
     return loss_sums, confusion, features, layers
 

@@ -1,4 +1,4 @@
-"""What each layer knows: the layer metrics over training time, on fixed samples of every phase (DEFINITIONS 2)."""
+"""What each layer knows: the layer metrics over training time, on fixed samples of every phase."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -117,7 +117,7 @@ class Learner:
 
 
 class Greedy(Learner):
-    """Greedy training of a chain of metric predictors: every layer descends its own loss (DEFINITIONS 2).
+    """Greedy training of a chain of metric predictors: every layer descends its own loss.
 
     One backward pass over the sum of the local losses is all: each layer's input is detached, so that L_i reaches layer i
     alone. Adam works element by element, so that one optimiser over all layers is one per layer. And one forward pass is

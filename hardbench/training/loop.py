@@ -81,6 +81,6 @@ def at(steps: Iterable[int], observer: Observer) -> Observer:
 
 
 def evaluation_steps(points: int, explicit: Sequence[int] | None, total: int) -> list[int]:
-    """Sorted steps to evaluate at: the explicit ones, or `points` log-spaced; step 0 and the last are always among them (DEFINITIONS 1)."""
+    """Sorted steps to evaluate at: the explicit ones, or `points` log-spaced; step 0 and the last are always among them."""
     chosen = list(explicit) if explicit is not None else np.logspace(0, np.log10(total), points).astype(int).tolist()
     return sorted({0, total, *(step for step in chosen if step <= total)})
