@@ -12,7 +12,7 @@ from rich.table import Table
 from hardbench.training.loop import Moment, Observer
 
 PLAIN_SECONDS = 10.0
-WIDE = 250  # columns of a table that goes into a file or pipe
+WIDE = 1000  # columns of a table that goes into a file or pipe
 _out, _err = Console(width=None if sys.stdout.isatty() else WIDE), Console(stderr=True)
 
 

@@ -18,6 +18,8 @@ from types import FrameType
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import: nothing leaves the machine unasked
+
 import mlflow
 import numpy as np
 import torch

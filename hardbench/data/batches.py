@@ -88,7 +88,7 @@ class Batches:
         self.position = state["position"]
         for generators, name in ((self.order, "order"), (self.augmentation, "augment"), (self.corruption, "corruption")):
             for generator, saved in zip(generators, state[name], strict=True):
-                generator.set_state(saved)
+                generator.set_state(saved.clone())  # torch crashes on a row of a larger tensor
         if self.position % self.per_epoch and self._shared is None:
             self._shuffle()
 
