@@ -1,6 +1,6 @@
 """Class hardness: the table of a run, and whether the geometry of the inputs knows it.
 
-Everything here reads arrays as a run stores them (INTERFACE, `metrics.npz`): axis 0 is the repeat, axis 1 the evaluation point.
+Everything here reads arrays as a run stores them (`metrics.npz`): axis 0 is the repeat, axis 1 the evaluation point.
 """
 
 from collections.abc import Mapping

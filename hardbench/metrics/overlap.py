@@ -1,4 +1,4 @@
-"""Overlap: cosine between class-mean vectors (DEFINITIONS 1)."""
+"""Overlap: cosine between class-mean vectors."""
 
 import torch
 from torch import Tensor

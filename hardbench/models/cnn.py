@@ -42,7 +42,7 @@ def build_cnn(input_shape: Sequence[int], num_classes: int, settings: ModelSetti
 
 @MODELS.add("simple_cnn", reads=("activation", "init", "pooling"))
 def build_simple(input_shape: Sequence[int], num_classes: int, settings: ModelSettings, streams: Sequence[Seeds]) -> Looped:
-    """R networks conv 32, pool, conv 64, pool, Linear 128, head (DEFINITIONS 3)."""
+    """R networks conv 32, pool, conv 64, pool, Linear 128, head."""
     channels, side = image_side("simple_cnn", input_shape)
     if side < 4:
         raise ConfigError(f"model: simple_cnn; images of side 4 at least, and the data set has side {side}")

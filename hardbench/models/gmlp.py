@@ -1,4 +1,4 @@
-"""Greedy multi-layer perceptron: a chain of metric predictors against fixed anchors (DEFINITIONS 2)."""
+"""Greedy multi-layer perceptron: a chain of metric predictors against fixed anchors."""
 
 from collections.abc import Sequence
 

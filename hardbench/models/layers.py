@@ -43,7 +43,7 @@ class Chain(nn.Module):
 
 
 class Anchors(nn.Module):
-    """Fixed class anchors E [K, D] as a head: logits = G(h, e_c) / tau (DEFINITIONS 2)."""
+    """Fixed class anchors E [K, D] as a head: logits = G(h, e_c) / tau."""
 
     vectors: Tensor
 
