@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from hardbench.products import product
+
 
 def overlap(means: Tensor, centre: Tensor | None = None) -> Tensor:
     """Cosine of every pair of class means, [..., K, K] in [-1, 1], symmetric with diagonal 1, from means [..., K, D].
@@ -21,4 +23,4 @@ def overlap(means: Tensor, centre: Tensor | None = None) -> Tensor:
 def class_sums(rows: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Sum of the rows [R, B, D] of each class, [R, K, D], as one product with the one-hot labels [B]."""
     onehot = torch.nn.functional.one_hot(labels, num_classes).to(rows.dtype)
-    return torch.bmm(onehot.t().expand(len(rows), -1, -1), rows)
+    return product(onehot.t().expand(len(rows), -1, -1), rows)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hardbench.errors import ConfigError
+from hardbench.products import ALIGNED, product
 from hardbench.seeding import Seeds
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -18,7 +19,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "leaky_relu": lambda: nn.LeakyReLU(0.1),
     "gelu": nn.GELU,
 }
-LANES = 16  # floats in a vector register: members of a stacked parameter start at multiples of it
 
 
 class Chain(nn.Module):
@@ -60,7 +60,8 @@ class Anchors(nn.Module):
 
 def similarity_scores(activations: Tensor, anchors: Tensor, similarity: str) -> Tensor:
     """G [..., B, K] of activations [..., B, D] and anchors [..., K, D]: cosine in [-1, 1] or minus the squared distance."""
-    products = activations @ anchors.transpose(-1, -2)
+    turned = anchors.transpose(-1, -2)
+    products = product(activations, turned) if anchors.ndim == 3 else activations @ turned
     lengths = torch.linalg.vector_norm(anchors, dim=-1).unsqueeze(-2)
     if similarity == "cosine":
         norms = torch.linalg.vector_norm(activations, dim=-1, keepdim=True)
@@ -107,7 +108,7 @@ class StackedLinear(nn.Module):
         count = self.inputs * self.outputs
         weight = self.weight if self.weight.shape[1] == count else self.weight[:, :count]
         bias = self.bias if self.bias.shape[1] == self.outputs else self.bias[:, : self.outputs]
-        return torch.baddbmm(bias.unsqueeze(1), inputs, weight.view(-1, self.inputs, self.outputs))
+        return product(inputs, weight.view(-1, self.inputs, self.outputs), bias.unsqueeze(1))
 
     def tensors(self, r: int) -> dict[str, tuple[Tensor, Callable[[Tensor], Tensor]]]:
         """Views of member r's block by name, each with the rule from its flat form to nn.Linear's."""
@@ -131,7 +132,7 @@ class StackedAnchors(Anchors):
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:
     stacked = torch.stack(list(rows))
-    return functional.pad(stacked, (0, -stacked.shape[1] % LANES)).contiguous()
+    return functional.pad(stacked, (0, -stacked.shape[1] % ALIGNED)).contiguous()
 
 
 class Networks(nn.Module):
@@ -154,6 +155,10 @@ class Networks(nn.Module):
         """Per hidden layer [R, B, D] (convolutional ones flattened), from inputs [B, ...] shared by all or [R, B, ...]."""
         raise NotImplementedError
 
+    def features(self, inputs: Tensor) -> Tensor:
+        """The last hidden layer's activations [R, B, D]."""
+        return self.activations(inputs)[-1]
+
     def logits(self, features: Tensor) -> Tensor:
         """[R, B, K] from the last layer's activations [R, B, D]."""
         raise NotImplementedError
@@ -168,7 +173,7 @@ class Networks(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits [R, B, K]."""
-        return self.logits(self.activations(inputs)[-1])
+        return self.logits(self.features(inputs))
 
     def states(self) -> list[dict[str, Tensor]]:
         """state_dict of every network as plain PyTorch, in the order of the repeats."""
@@ -254,16 +259,20 @@ class Looped(Networks):
         return self._chain(r)(self._image(inputs, r)).unsqueeze(0)
 
     def _image(self, inputs: Tensor, r: int) -> Tensor:
-        return self._of_member(inputs, r).contiguous(memory_format=torch.channels_last)
+        return self._of_member(inputs, r).clone(memory_format=torch.channels_last)  # a copy: kernels round by alignment
 
     def activations(self, inputs: Tensor) -> list[Tensor]:
         """Per hidden block [R, B, D], flattened."""
         each = [self._chain(r).activations(self._image(inputs, r)) for r in range(self.repeats)]
         return [torch.stack([found.flatten(1) for found in layer]) for layer in zip(*each, strict=True)]
 
+    def features(self, inputs: Tensor) -> Tensor:
+        """The last hidden block's activations [R, B, D], without keeping the others."""
+        return torch.stack([self._chain(r).blocks(self._image(inputs, r)).flatten(1) for r in range(self.repeats)])
+
     def logits(self, features: Tensor) -> Tensor:
         """[R, B, K]."""
-        return torch.stack([self._chain(r).head(features[r]) for r in range(self.repeats)])
+        return torch.stack([self._chain(r).head(features[r].clone()) for r in range(self.repeats)])
 
     def member_state(self, r: int) -> dict[str, Tensor]:
         """state_dict of network r."""

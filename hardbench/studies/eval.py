@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from hardbench import console, seeding, tracking
 from hardbench.config import setting
@@ -22,8 +23,11 @@ from hardbench.registry import DATASETS, MODELS
 from hardbench.settings import MachineSettings, PlaceSettings
 from hardbench.studies import train
 from hardbench.training import checkpoints, machine
-from hardbench.training.evaluation import Evaluation, evaluate
+from hardbench.training.evaluation import Evaluation, evaluate, layer_accuracies
 from hardbench.training.learners import Learner, learner
+
+Level = tuple[Evaluation, torch.Tensor | None]
+"""What one corruption level gave: the evaluation, and the accuracy of every layer [R, L] where layers predict."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,11 @@ def run(config: Config) -> None:
     student, standardise = restore(stored, trained, split, config.checkpoint)
     if any(config.corruption_p):
         check_pixels(split.test)
-    levels: dict[float, Evaluation] = {}
-    test = split.test.to(student.device)
+    levels: dict[float, Level] = {}
+    test, standardise = split.test.to(student.device), standardise.to(student.device)
     for p in config.corruption_p:
-        levels[p] = evaluate(student, _corrupted(test, p, trained.seed), standardise.to(student.device), split.num_classes)
+        samples = _corrupted(test, p, trained.seed)
+        levels[p] = evaluate(student, samples, standardise, split.num_classes), layer_accuracies(student, samples, standardise)
     with tracking.extend(stored) as open_run:
         _store(open_run, config, split, levels)
     train.finish(open_run, target)
@@ -94,13 +99,14 @@ def _corrupted(test: Samples, p: float, seed: int) -> Samples:
     return Samples(values, test.labels, test.index, test.clean)
 
 
-def _store(run: tracking.Run, config: Config, split: Split, levels: Mapping[float, Evaluation]) -> None:
+def _store(run: tracking.Run, config: Config, split: Split, levels: Mapping[float, Level]) -> None:
     """Metrics under eval/, JSON, confusion and figures of every level; the first level gives report, confusion and figures."""
     prefix = "eval" if config.dataset is None else f"eval_{split_name(config.dataset)}"
     results: dict[str, Any] = {"checkpoint": config.checkpoint, "dataset": config.dataset or "own", "levels": []}
     rows = []
-    for p, level in levels.items():
+    for p, (level, layers) in levels.items():
         arrays = {name: value.cpu().numpy() for name, value in level.arrays().items()}
+        arrays |= {} if layers is None else {"layer_accuracy": layers.cpu().numpy()}
         entry: dict[str, Any] = {name: spread(arrays[name]) for name in ("loss", "accuracy", "layer_accuracy") if name in arrays}
         results["levels"].append({"corruption_p": p, **entry})
         run.log({f"{prefix}/{name}": arrays[name] for name in ("loss", "accuracy")}, round(100 * p))
@@ -108,7 +114,7 @@ def _store(run: tracking.Run, config: Config, split: Split, levels: Mapping[floa
             run.log({f"{prefix}_layer_accuracy/{i:02d}": row for i, row in enumerate(arrays["layer_accuracy"].T)}, round(100 * p))
         rows.append([p, *(_cell(entry[name]) for name in ("accuracy", "loss"))])
     run.write_text("test_results.json", json.dumps(results, indent=1))
-    first = next(iter(levels.values())).confusion.cpu()
+    first = next(iter(levels.values()))[0].confusion.cpu()
     run.write_arrays("confusion.npy", {"": first.numpy()})
     report = {name: value.numpy() for name, value in class_report(first).items()}
     classes = {str(name): {key: spread(value[:, c]) for key, value in report.items()} for c, name in enumerate(split.class_names)}

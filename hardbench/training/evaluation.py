@@ -1,6 +1,7 @@
 """One pass over a set of samples gives everything that is measured of it."""
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,12 +20,11 @@ BATCH = 500  # samples per forward pass: fixed, so that no number depends on mem
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Sums over one set of samples: loss per class [R, K], confusion [R, K, K], features per class [R, K, D], hits per layer [R, L]."""
+    """Sums over one set of samples: loss per class [R, K], confusion [R, K, K], features per class [R, K, D]."""
 
     loss_sums: Tensor
     confusion: Tensor
     feature_sums: Tensor
-    layer_hits: Tensor | None
 
     @property
     def counts(self) -> Tensor:
@@ -35,7 +35,7 @@ class Evaluation:
         """What a run records at an evaluation point: loss and accuracy [R], per class [R, K], confusion, overlaps [R, K, K]."""
         total = self.counts.sum().double()
         means = self.feature_sums / self.counts[:, None]
-        found = {
+        return {
             "loss": self.loss_sums.sum(-1) / total,
             "accuracy": self.confusion.diagonal(dim1=-2, dim2=-1).sum(-1) / total,
             "loss_per_class": self.loss_sums / self.counts,
@@ -44,48 +44,52 @@ class Evaluation:
             "overlap_dynamic": overlap(means),
             "overlap_dynamic_centred": overlap(means, self.feature_sums.sum(-2) / total),
         }
-        if self.layer_hits is not None:
-            found["layer_accuracy"] = self.layer_hits / total
-        return found
 
 
 def evaluate(learner: Learner, samples: Samples, standardise: Standardise, num_classes: int) -> Evaluation:
     """Loss, confusion and class sums of the last hidden representation over all samples, from one forward pass."""
-    parts = []
-    for start in range(0, len(samples), BATCH):
-        raw, labels = samples.inputs[start : start + BATCH], samples.labels[start : start + BATCH]
-        parts.append(_part(learner, standardise(raw, unit_of(raw)), labels, num_classes))
-    columns = zip(*parts, strict=True)
+    parts = (_part(learner, inputs, labels, num_classes) for inputs, labels in batches(samples, standardise))
     # one after the other: torch.sum over the first axis rounds by the place of an element, and so by R
-    sums = [None if column[0] is None else functools.reduce(torch.add, column) for column in columns]
-    assert sums[0] is not None and sums[1] is not None and sums[2] is not None
-    return Evaluation(sums[0], sums[1], sums[2], sums[3])
+    return Evaluation(*(functools.reduce(torch.add, column) for column in zip(*parts, strict=True)))
 
 
-def _part(learner: Learner, inputs: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    activations, logits = learner.look(inputs)
+def batches(samples: Samples, standardise: Standardise) -> Iterator[tuple[Tensor, Tensor]]:
+    """Standardised inputs and labels of all samples, in order."""
+    for start in range(0, len(samples), BATCH):
+        raw = samples.inputs[start : start + BATCH]
+        yield standardise(raw, unit_of(raw)), samples.labels[start : start + BATCH]
+
+
+def _part(learner: Learner, inputs: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    features, logits = learner.glance(inputs)
     repeats = len(logits)
     with torch.inference_mode():
         losses = cross_entropy(logits, labels.expand(repeats, -1)).double()
         # not a product: a matrix-vector kernel rounds by the alignment of a network's rows
         loss_sums = (losses.unsqueeze(1) * one_hot(labels, num_classes).t().contiguous()).sum(-1)
         confusion = confusion_counts(labels, logits.argmax(-1), num_classes)
-        features = class_sums(activations[-1].float(), labels, num_classes).double()
-        layers = None
-        if isinstance(learner.networks, GreedyStack):
-            with learner.arithmetic():
-                each = [*learner.networks.layer_logits(activations[:-1]), logits]
-            layers = torch.stack([(layer.argmax(-1) == labels).sum(-1) for layer in each], -1)
-    return loss_sums, confusion, features, layers
+        return loss_sums, confusion, class_sums(features.float(), labels, num_classes).double()
+
+
+def layer_accuracies(learner: Learner, samples: Samples, standardise: Standardise) -> Tensor | None:
+    """Accuracy of every layer of greedy networks [R, L] over all samples; None for networks whose layers do not predict."""
+    if not isinstance(learner.networks, GreedyStack):
+        return None
+    right = torch.zeros((), dtype=torch.float64, device=learner.device)
+    for inputs, labels in batches(samples, standardise):
+        activations = learner.look(inputs)
+        with torch.inference_mode(), learner.arithmetic():
+            each = learner.networks.layer_logits(activations)
+        right = right + torch.stack([(layer.argmax(-1) == labels).sum(-1) for layer in each], -1)
+    return right / len(samples)
 
 
 def reaches(learner: Learner, samples: Samples, standardise: Standardise, target: float) -> Tensor:
     """Which repeats [R] have accuracy of at least `target` on the samples, in eval mode; stops as soon as none can."""
     allowed = (1 - target) * len(samples) + 1e-6
     wrong = torch.zeros(learner.networks.repeats, device=learner.device)
-    for start in range(0, len(samples), BATCH):
-        raw, labels = samples.inputs[start : start + BATCH], samples.labels[start : start + BATCH]
-        wrong += (learner.predict(standardise(raw, unit_of(raw))).argmax(-1) != labels).sum(-1)
+    for inputs, labels in batches(samples, standardise):
+        wrong += (learner.predict(inputs).argmax(-1) != labels).sum(-1)
         if bool((wrong > allowed).all()):
             break
     return wrong <= allowed

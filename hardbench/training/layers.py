@@ -15,7 +15,7 @@ from hardbench.models.gmlp import GreedyStack
 from hardbench.models.layers import similarity_scores
 from hardbench.registry import LAYER_METRICS
 from hardbench.seeding import Seeds
-from hardbench.training.evaluation import BATCH
+from hardbench.training.evaluation import batches
 from hardbench.training.learners import Learner
 
 MOST = 5000  # samples a phase is measured on, and probes are fitted on
@@ -56,7 +56,7 @@ class Probe:
 
     def _groups(self, learner: Learner) -> list[range]:
         repeats = learner.networks.repeats
-        widths = [h.shape[-1] for h in learner.look(self._inputs(self.fit, slice(0, 1)))[0]]
+        widths = [h.shape[-1] for h in learner.look(self._inputs(self.fit, slice(0, 1)))]
         each = 4 * sum(widths) * (len(self.fit) + len(self.phases["val"]))
         size = max(1, min(repeats, BYTES // each))
         return [range(start, min(start + size, repeats)) for start in range(0, repeats, size)]
@@ -67,9 +67,8 @@ class Probe:
     def _activations(self, learner: Learner, samples: Samples, repeats: range) -> list[Tensor]:
         """Per layer [r, N, D] float32 of some repeats."""
         parts: list[list[Tensor]] = []
-        for start in range(0, len(samples), BATCH):
-            found, _ = learner.look(self._inputs(samples, slice(start, start + BATCH)))
-            parts.append([hidden[repeats.start : repeats.stop].float() for hidden in found])
+        for inputs, _ in batches(samples, self.standardise):
+            parts.append([hidden[repeats.start : repeats.stop].float() for hidden in learner.look(inputs)])
         return [torch.cat(list(layer), 1) for layer in zip(*parts, strict=True)]
 
     def _measure(self, learner: Learner, phase: str, repeats: range) -> dict[str, Tensor]:

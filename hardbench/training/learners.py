@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from hardbench.models.gmlp import GreedyStack
 from hardbench.models.layers import Networks
+from hardbench.products import row_means
 from hardbench.registry import OPTIMIZERS, SCHEDULERS
 from hardbench.settings import TrainingSettings
 
@@ -65,22 +66,29 @@ class Learner:
         for rows, logits_of in self.networks.parts(self.active):
             with self.arithmetic():
                 logits = logits_of(inputs)
-            own = cross_entropy(logits, labels[rows]).mean(1)
+            own = row_means(cross_entropy(logits, labels[rows]))
             own.sum().backward()
             loss[rows], accuracy[rows] = own.detach(), hits(logits, labels[rows])
         return {"loss": loss, "accuracy": accuracy}
 
-    def look(self, inputs: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Activations of every hidden layer [R, B, D] and logits [R, B, K], in eval mode without gradients."""
+    def look(self, inputs: Tensor) -> list[Tensor]:
+        """Activations of every hidden layer [R, B, D], in eval mode without gradients."""
         if self.networks.training:
             self.networks.eval()
         with torch.inference_mode(), self.arithmetic():
-            activations = self.networks.activations(inputs)
-            return activations, self.networks.logits(activations[-1])
+            return self.networks.activations(inputs)
+
+    def glance(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Activations of the last hidden layer [R, B, D] and logits [R, B, K], in eval mode without gradients."""
+        if self.networks.training:
+            self.networks.eval()
+        with torch.inference_mode(), self.arithmetic():
+            features = self.networks.features(inputs)
+            return features, self.networks.logits(features)
 
     def predict(self, inputs: Tensor) -> Tensor:
         """Logits [R, B, K] in eval mode."""
-        return self.look(inputs)[1]
+        return self.glance(inputs)[1]
 
     def freeze(self, r: int, step: int) -> None:
         """Repeat r learns no more; its weights stay what they are now."""
@@ -130,12 +138,12 @@ class Greedy(Learner):
         with self.arithmetic():
             activations = networks.detached_activations(inputs)
             logits = [logit.float() for logit in networks.layer_logits(activations)]
-        entropies = torch.stack([cross_entropy(logit, labels).mean(1) for logit in logits])
+        entropies = torch.stack([row_means(cross_entropy(logit, labels)) for logit in logits])
         losses = entropies
         if self.settings.lambda_ace and len(logits) > 1:
             distance = ACE[self.settings.ace_variant]
             q = [functional.softmax(logit, -1) for logit in logits]
-            apart = torch.stack([distance(own, after.detach()).mean(1) for own, after in itertools.pairwise(q)])
+            apart = torch.stack([row_means(distance(own, after.detach())) for own, after in itertools.pairwise(q)])
             losses = entropies - self.settings.lambda_ace * functional.pad(apart, (0, 0, 0, 1))
         losses.sum().backward()
         right = torch.stack([hits(logit, labels) for logit in logits], -1)
@@ -155,7 +163,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def hits(logits: Tensor, labels: Tensor) -> Tensor:
     """Share of samples whose largest logit is the label's, [r]."""
-    return (logits.detach().argmax(-1) == labels).float().mean(-1)
+    return row_means((logits.detach().argmax(-1) == labels).float())
 
 
 def _entropy(weights: Tensor, q: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -63,18 +64,21 @@ class Records:
 
 
 def divergence() -> Observer:
-    """Freezes repeats whose training loss was not finite at a step since the last call, noting that step."""
+    """Freezes repeats whose training loss is not finite: on a CPU at once, on a GPU (where a look costs a wait) every 50 steps."""
     losses: list[Tensor] = []
 
     def watch(moment: Moment) -> None:
         if moment.step == 0:
             return
         losses.append(moment.scalars["loss"])
-        if len(losses) % 50 and not moment.last:
+        if moment.learner.device.type != "cpu" and len(losses) < 50 and not moment.last:
             return
-        bad = ~torch.stack(losses).isfinite().cpu()
+        found = torch.stack(losses)
         first = moment.step - len(losses) + 1
         losses.clear()
+        if isfinite(found.sum().item()):
+            return
+        bad = ~found.isfinite().cpu()
         for r in bad.any(0).nonzero().flatten().tolist():
             if r not in moment.learner.stopped:
                 moment.learner.diverged[r] = first + int(bad[:, r].int().argmax())
@@ -144,7 +148,6 @@ def evaluation(records: Records, sink: Sink, eye: Eye, best: Best) -> Observer:
 
     def measure(moment: Moment) -> None:
         found = eye.look(moment, eye.test)
-        found.pop("layer_accuracy", None)  # the layer metric of that name is of the held-out samples
         held = {name: torch.full_like(found[name], torch.nan) for name in ("loss", "accuracy")}
         if eye.val is not None:
             held = eye.look(moment, eye.val)
