@@ -57,7 +57,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except click.UsageError as error:
         words = list(sys.argv[1:] if args is None else args)
         unknown = next((word for word in words if not word.startswith("-")), "")
-        line = f"command: {unknown}; {nearest(unknown, commands())}" if unknown not in commands() else error.format_message()
+        line = f"command: {unknown}; {nearest(unknown, commands())}" if unknown and unknown not in commands() else error.format_message()
         click.echo(f"hardbench: {line}", err=True)
         return ConfigError.exit_code
     except (KeyboardInterrupt, click.Abort):

@@ -35,6 +35,7 @@ class Setting:
     varies: bool = False  # the default depends on a choice (the model, mostly)
     headline: bool = False  # an MLflow param
     env: str | None = None  # further environment variable
+    empty: bool = False  # a list may hold nothing
     position: bool = False  # may be given without its name
     stored: bool = True  # kept in config.yaml
 
@@ -76,12 +77,16 @@ class Option:
 
     def accept(self, value: Any) -> Any:
         """The value as the declared type, checked. Text and native YAML values go through the same parser."""
-        if self.kind is tuple:
-            parts = value if isinstance(value, list | tuple) else _split(value)
-            return tuple(self._one(self.items[0], part) for part in parts)
         if self.kind is dict:
             return self._map(value)
-        if isinstance(value, dict | list | tuple):
+        if isinstance(value, dict):
+            raise self.fail(value, "not a section; keys stand at top level")
+        if self.kind is tuple:
+            parts = value if isinstance(value, list | tuple) else _split(value)
+            if (not parts and not self.declared.empty) or any(isinstance(part, list | tuple | dict) for part in parts):
+                raise self.fail(value, "at least one word, with commas between several")
+            return tuple(self._one(self.items[0], part) for part in parts)
+        if isinstance(value, list | tuple):
             raise self.fail(value, "a single value")
         return self._one(self.kind, value)
 
@@ -118,12 +123,12 @@ class Option:
         return word
 
     def _number(self, kind: Any, value: Any, text: str) -> int | float:
-        declared = self.declared
+        declared, whole = self.declared, kind is int
+        number: int | float
         try:
-            number = float(text)
+            number = int(text) if whole and text.removeprefix("-").isdecimal() else float(text)
         except ValueError:
             number = math.nan
-        whole = kind is int
         if not math.isfinite(number) or isinstance(value, bool) or (whole and number != int(number)):
             words = "".join(f", or {word}" for word in declared.words)
             raise self.fail(value, ("a whole number" if whole else "a number") + words)
@@ -277,7 +282,10 @@ def read_file(word: str) -> dict[str, Any]:
     path = presets().get(word, Path(word))
     if not path.is_file():
         raise ConfigError(f"config: {word}; a YAML file or a preset, {nearest(word, presets()) if presets() else 'none yet'}")
-    return parse_yaml(path.read_text(), str(word))
+    try:
+        return parse_yaml(path.read_text(), str(word))
+    except (UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"config: {word}; a text file that can be read ({error})") from None
 
 
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
@@ -288,7 +296,7 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
         """SafeLoader that refuses repeated keys instead of keeping the last."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            keys = [str(self.construct_object(key, deep=True)).replace("-", "_") for key, _ in node.value]
             for key in keys:
                 if keys.count(key) > 1:
                     raise ConfigError(f"{key}: twice in {source}; each key once")

@@ -19,6 +19,7 @@ class Entry:
     call: Callable[..., Any]
     reads: frozenset[str] = frozenset()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    variants: bool = False  # whether `name:more` means something
 
     @property
     def summary(self) -> str:
@@ -35,12 +36,12 @@ class Registry:
         self._entries: dict[str, Entry] = {}
         self._loaded = False
 
-    def add(self, *names: str, reads: tuple[str, ...] = (), **defaults: Any) -> Callable[[F], F]:
+    def add(self, *names: str, reads: tuple[str, ...] = (), variants: bool = False, **defaults: Any) -> Callable[[F], F]:
         """Decorator: register a callable under each name, with the settings it reads and its own defaults for settings."""
 
         def register(call: F) -> F:
             for name in names:
-                self._entries[name] = Entry(name, call, frozenset(reads), defaults)
+                self._entries[name] = Entry(name, call, frozenset(reads), defaults, variants)
             return call
 
         return register
@@ -61,10 +62,13 @@ class Registry:
 
     def __getitem__(self, word: str) -> Entry:
         """The entry of a name in any case; of `emnist:letters` or `npz:PATH` the part before the colon counts."""
-        name = word.partition(":")[0].lower()
+        name, colon, _ = word.lower().partition(":")
         if name not in self._load():
             raise ConfigError(f"{self.noun}: {word}; {nearest(name, self)}")
-        return self._entries[name]
+        entry = self._entries[name]
+        if colon and not entry.variants:
+            raise ConfigError(f"{self.noun}: {word}; {name} alone, nothing after it")
+        return entry
 
     def readers(self, setting: str) -> list[str]:
         """Names of the entries that read a setting."""

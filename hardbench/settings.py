@@ -151,7 +151,7 @@ class MeasureSettings(Config):
 
     eval_points: int = setting(10, "Evaluation points, spaced evenly in the logarithm of the step.", low=1, was=("num_points",))
     eval_steps: tuple[int, ...] | None = setting(
-        None, "Evaluation points as steps, 0,10,100 (overrides eval_points).", low=0, was=("steps",)
+        None, "Evaluation points as steps, 0,10,100 (overrides eval_points).", low=0, empty=True, was=("steps",)
     )
     layer_metrics: tuple[str, ...] = setting(
         ("none",), "Layer metrics: all, fast (without participation_ratio and ridge_r2), none, or names.", varies=True

@@ -2,11 +2,9 @@
 
 import fcntl
 import os
-import platform
 import signal
 import socket
 import sqlite3
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,9 +30,11 @@ from hardbench import __version__
 from hardbench.config import Config, parse_yaml
 from hardbench.errors import Killed, TrackingError
 from hardbench.metrics.hardness import mean_stderr
+from hardbench.training import machine
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
 KIND, STUDY, ARRAYS, SETTINGS = "hardbench.kind", "hardbench.study", "metrics.npz", "config.yaml"
+_VERSIONS = {"hardbench.version": __version__, "hardbench.torch": torch.__version__, "hardbench.mlflow": mlflow.__version__}
 BATCH = 1000  # metrics MLflow takes in one call
 SECONDS = 2.0  # longest a metric waits in the buffer
 
@@ -63,7 +63,7 @@ def connect() -> MlflowClient:
                 with sqlite3.connect(path) as database:
                     database.execute("PRAGMA journal_mode=WAL")
                 database.close()
-    except (MlflowException, OSError, sqlite3.Error) as error:
+    except Exception as error:  # whatever a store that is none does to its readers
         raise TrackingError(f"tracking store: {uri()}; cannot be opened ({' '.join(str(error).split())[:200]})") from None
     mlflow.set_tracking_uri(uri())
     mark_dead(client)
@@ -74,37 +74,18 @@ def _sqlite_path() -> Path | None:
     return Path(uri().removeprefix("sqlite:///").partition("?")[0]) if uri().startswith("sqlite:///") else None
 
 
-def _process(pid: int) -> str:
-    """pid:start time, which no other process of this boot shares; empty if there is no such process."""
-    try:
-        return f"{pid}:{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
-    except OSError:
-        return ""
-
-
-def _boot() -> str:
-    path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else "unknown"
-
-
 def mark_dead(client: MlflowClient) -> None:
     """End as KILLED the runs of this host whose process is gone (SIGKILL leaves them RUNNING for ever)."""
     for run in _search(client, f"attributes.status = 'RUNNING' and tags.`hardbench.host` = '{socket.gethostname()}'"):
-        if not _alive(run.data.tags):
+        if not machine.alive(run.data.tags):
             client.set_tag(run.info.run_id, "error", "the process ended without a word")
             client.set_terminated(run.info.run_id, "KILLED")
-
-
-def _alive(tags: Mapping[str, str]) -> bool:
-    """Whether the process of a run of this host still runs."""
-    owner = tags.get("hardbench.process", "0:")
-    return tags.get("hardbench.boot") == _boot() and _process(int(owner.partition(":")[0])) == owner
 
 
 def check_idle(stored: "StoredRun") -> None:
     """TrackingError if another process is at work on the run (one of another host counts as at work while it is RUNNING)."""
     here = stored.tags.get("hardbench.host") == socket.gethostname()
-    if stored.status == "RUNNING" and (not here or _alive(stored.tags)):
+    if stored.status == "RUNNING" and (not here or machine.alive(stored.tags)):
         raise TrackingError(
             f"run: {stored.id}; one that nobody works on, and this one is running (process {stored.tags.get('hardbench.process')})"
         )
@@ -145,7 +126,7 @@ class Run:
 
     def describe(self, config: Config, study: str, title: str, note: str, extra: Mapping[str, str]) -> None:
         """Name, tags, headline params and config.yaml."""
-        tags = {"mlflow.runName": title, "mlflow.note.content": note, STUDY: study, **_machine(), **extra}
+        tags = {"mlflow.runName": title, "mlflow.note.content": note, STUDY: study, **machine.identity(), **_VERSIONS, **extra}
         params = {name: "-" if value is None else str(value) for name, value in config.headline().items()}
         fresh = [Param(name, value) for name, value in params.items() if name not in self._there]
         self.client.log_batch(self.id, params=fresh, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -229,23 +210,6 @@ class Run:
         return f"http://127.0.0.1:5000/#/experiments/{self.experiment}/runs/{self.id}"
 
 
-def _machine() -> dict[str, str]:
-    """Tags that say who runs this, and with what."""
-    found = {
-        "hardbench.version": __version__,
-        "hardbench.torch": torch.__version__,
-        "hardbench.mlflow": mlflow.__version__,
-        "hardbench.python": platform.python_version(),
-        "hardbench.host": socket.gethostname(),
-        "hardbench.process": _process(os.getpid()),
-        "hardbench.boot": _boot(),
-    }
-    revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
-    if revision.returncode == 0:
-        found["hardbench.git"] = revision.stdout.strip()
-    return found
-
-
 def _local(artifact_uri: str) -> Path | None:
     parsed = urlparse(artifact_uri)
     return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
@@ -289,7 +253,7 @@ def reopen(stored: "StoredRun") -> Iterator[Run]:
     client.update_run(stored.id, status="RUNNING")
     with _ending(client, stored.id):
         run = Run(client, client.get_run(stored.id))
-        for key, value in _machine().items():
+        for key, value in (machine.identity() | _VERSIONS).items():
             run.tag(key, value)
         client.delete_tag(stored.id, "error") if "error" in stored.tags else None
         with _flushing(run):

@@ -70,9 +70,8 @@ def test_layer_metrics():
     split, standardise, student, batches = course("cuda", model="gmlp")
     fit(student, batches, 20)
     names = ["probe_accuracy", "linear_cka", "accuracy", "ridge_r2"]
-    probe = Probe.of(
-        names, split.train, split.val, split.test, seeding.Seeds(0), standardise=standardise, num_classes=10, null_repeats=2, published_batch=64
-    )
+    more = {"standardise": standardise, "num_classes": 10, "null_repeats": 2, "published_batch": 64}
+    probe = Probe.of(names, split.train, split.val, split.test, seeding.Seeds(0), **more)
     found = probe.measure(student, "val")
     assert found["layer_probe_accuracy"].shape == (3, 4) and found["layer_probe_accuracy"].min() > 0.8
     assert found["layer_probe_accuracy_null_mean"].mean() < 0.2

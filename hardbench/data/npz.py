@@ -21,7 +21,7 @@ NEEDED = ("x_train", "y_train", "x_test", "y_test")
 MOST_CLASSES = 100_000  # above it labels are identifiers, not classes
 
 
-@DATASETS.add("npz")
+@DATASETS.add("npz", variants=True)
 def load(settings: DataSettings, root: Path, seeds: Seeds) -> Split:
     """The split an archive holds; PATH counts from the working directory.
 

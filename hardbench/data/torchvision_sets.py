@@ -147,7 +147,8 @@ def _known(word: str) -> Known:
     raise ConfigError(f"dataset: {word}; {'one of ' if len(family) > 1 else ''}{', '.join(family)}")
 
 
-@DATASETS.add(*sorted({name.partition(":")[0] for name in KNOWN}))
+@DATASETS.add("emnist", variants=True)
+@DATASETS.add(*sorted(name for name in KNOWN if ":" not in name))
 def load(settings: DataSettings, root: Path, seeds: Seeds) -> Split:
     """The published split, uint8 [N, C, H, W]; files that are missing below `root` are downloaded first.
 

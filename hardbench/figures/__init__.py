@@ -19,25 +19,30 @@ def draw(
     kinds: Sequence[str] | None = None,
     options: "FigureOptions | None" = None,
     formats: Sequence[str] = ("png",),
+    strict: bool = True,
 ) -> list[str]:
     """Draw the kinds asked for (default: all that apply to the runs) into a folder; the names of the files.
 
-    ConfigError for an unknown kind, or for one asked for that the runs have no numbers for.
+    ConfigError for an unknown kind, and if the runs have no numbers for any of the kinds; `strict`: for one of those asked for.
     """
     from hardbench.figures.style import FigureOptions
 
     known = importlib.import_module(f"hardbench.figures.{runs[0].study.replace('-', '_')}").KINDS
     names: list[str] = []
+    missing: ConfigError | None = None
     for kind in kinds if kinds is not None else known:
         if kind not in known:
             raise ConfigError(f"kind: {kind}; {nearest(kind, known)}, or all")
         try:
             figures = known[kind](runs, options or FigureOptions())
-        except ConfigError:
-            if kinds is not None:
+        except ConfigError as error:
+            if strict and kinds is not None:
                 raise
+            missing = error
             continue
         names += save(figures, folder, formats)
+    if missing is not None and not names:
+        raise missing
     return names
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, ScalarFormatter
 from matplotlib.transforms import Bbox
 
 from hardbench.errors import ConfigError
@@ -104,6 +104,16 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", text).strip("_.")
 
 
+def networks(count: int, error: bool = True) -> str:
+    """What lines and bands (without `error` single numbers) stand for, given the number of repeats."""
+    return "one network" if count == 1 else f"mean ± standard error, {count} networks" if error else f"mean of {count} networks"
+
+
+def ordered(count: int, shades: str = "viridis", low: float = 0.0, high: float = 0.8) -> list[Any]:
+    """Colours of an ordered family such as layers, dark to light; even in lightness, so the order shows with any colour vision."""
+    return [colormaps[shades](share) for share in np.linspace(low, high, count)]
+
+
 def look(index: int) -> dict[str, Any]:
     """Colour and stroke of the index-th line of a family: seven colours, then the same dashed, dotted, dash-dotted (28 in all)."""
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": STROKES[index // len(COLOURS) % len(STROKES)]}
@@ -119,11 +129,16 @@ def sheet(
     figure = Figure(figsize=(columns * width, rows * height), dpi=150, layout=layout)
     axes = figure.subplots(rows, columns, squeeze=False, **more)
     for axis in axes.flat:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(True, color="#E6E6E6", linewidth=0.6)
-        axis.set_axisbelow(True)
-        axis.tick_params(labelsize=SMALL + 1, color=INK)
+        dress(axis)
     return figure, axes
+
+
+def dress(axis: Axes) -> None:
+    """The look of an axis: open at the top and right, a faint grid behind."""
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(True, color="#E6E6E6", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.tick_params(labelsize=SMALL + 1, color=INK)
 
 
 def at_least(axis: Axes, span: float) -> None:
@@ -133,10 +148,15 @@ def at_least(axis: Axes, span: float) -> None:
         widen(limits[0] - margin, limits[1] + margin)
 
 
-def log_steps(axis: Axes) -> None:
-    """Make x the optimiser step on a log axis, shifted by one so that initialisation (step 0) is on it."""
+def log_steps(axis: Axes, label: str = "optimiser step + 1") -> None:
+    """Make x the optimiser step on a log axis, shifted by one so that initialisation (step 0) is on it. Call it after drawing."""
     axis.set_xscale("log")
-    axis.set_xlabel("optimiser step + 1")
+    axis.set_xlabel(label)
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    low, high = axis.get_xlim()
+    if high < 50 * low:
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
 
 
 def band(axis: Axes, x: Array, values: Array, label: str | None = None, **style: Any) -> Line2D:
@@ -178,6 +198,7 @@ def label_ends(axis: Axes, lines: Sequence[Line2D]) -> None:
     if not shown:
         return
     ends = np.array([(line.get_xdata()[-1], line.get_ydata()[-1]) for line in shown], dtype=float)  # type: ignore[index,type-var]
+    axis.autoscale_view()  # what was put off
     axis.autoscale(False)
     heights = axis.transAxes.inverted().transform(axis.transData.transform(ends))[:, 1]
     root = axis.get_figure(root=True)
@@ -186,7 +207,7 @@ def label_ends(axis: Axes, lines: Sequence[Line2D]) -> None:
         axis.annotate(
             str(line.get_label()), (end[0], end[1]), (1.04, height), "data", "axes fraction", annotation_clip=False, parse_math=False,
             color=line.get_color(), fontsize=SMALL, verticalalignment="center",
-            arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
+            arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.5, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)},
         )  # fmt: skip
 
 
@@ -254,16 +275,25 @@ def family(
 
 
 def heatmap(
-    axis: Axes, values: Array, rows: Sequence[str], columns: Sequence[str], label: str, texts: Array | None = None, top: float | None = None
+    axis: Axes,
+    values: Array,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    label: str,
+    texts: Array | None = None,
+    top: float | None = None,
+    shades: str = "Blues",
+    norm: Normalize | None = None,
+    aspect: str = "equal",
 ) -> None:
-    """A coloured table of values [rows, columns] >= 0, written into the cells up to 20 x 20; nan is grey.
+    """A coloured table of values [rows, columns], written into the cells up to 20 x 20; nan is grey.
 
-    The colour scale is the square root, from 0 to `top`, so that small values beside large ones can be told from none. `texts` replaces
-    the numbers. `label` names the colour bar.
+    Without a `norm` values are >= 0 and the colour scale is the square root, from 0 to `top`, so that small values beside large ones can be
+    told from none. `texts` replaces the numbers. `label` names the colour bar.
     """
-    shades = colormaps["Blues"].with_extremes(bad="#DDDDDD")
-    norm = PowerNorm(0.5, vmin=0, vmax=top or max(np.nan_to_num(values).max(initial=0), 1e-9))
-    image = axis.imshow(np.ma.masked_invalid(values), cmap=shades, norm=norm, aspect="equal")
+    colours = colormaps[shades].with_extremes(bad="#DDDDDD")
+    norm = norm or PowerNorm(0.5, vmin=0, vmax=top or max(np.nan_to_num(values).max(initial=0), 1e-9))
+    image = axis.imshow(np.ma.masked_invalid(values), cmap=colours, norm=norm, aspect=aspect)  # type: ignore[arg-type]
     axis.grid(False)
     axis.spines[:].set_visible(False)
     count = max(len(rows), len(columns))
@@ -273,11 +303,12 @@ def heatmap(
     axis.tick_params(length=0)
     figure = axis.get_figure(root=True)
     if figure is not None:
-        bar = figure.colorbar(image, ax=axis, label=label, shrink=0.8, format=ScalarFormatter())
+        bar = figure.colorbar(image, ax=axis, label=label, shrink=0.8, format=ScalarFormatter(useOffset=False))
         bar.outline.set_visible(False)
     if count > ANNOTATED:
         return
     for (row, column), value in np.ndenumerate(values):
         text = ("-" if np.isnan(value) else f"{value:.2f}") if texts is None else str(texts[row, column])
-        shade = "white" if np.isfinite(value) and norm(value) > 0.6 else INK
+        dark = np.isfinite(value) and np.dot(colours(float(norm(value)))[:3], (0.299, 0.587, 0.114)) < 0.5
+        shade = "white" if dark else INK
         axis.text(column, row, text, ha="center", va="center", color=shade, fontsize=6.5 if count > 10 else SMALL - 0.5)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from hardbench.figures import style
+from hardbench.figures import layers, questions, style
 from hardbench.figures.style import FigureOptions, StoredRun, class_names, is_measured, look, measured, run_labels
 from hardbench.metrics.hardness import correlation, final, mean_stderr, row_shares
 
@@ -212,6 +212,8 @@ def _confusion(values: Array, names: Sequence[str], label: str, top: float | Non
     return figure
 
 
-KINDS: dict[str, Callable[[Sequence[StoredRun], FigureOptions], dict[str, Figure]]] = {
-    kind.__name__: kind for kind in (basic_training_curves, class_hardness, overlap_scatter, confusion_matrix)
-}
+KINDS: dict[str, Callable[[Sequence[StoredRun], FigureOptions], dict[str, Figure]]] = (
+    {kind.__name__: kind for kind in (basic_training_curves, class_hardness, overlap_scatter, confusion_matrix)}
+    | questions.KINDS
+    | layers.KINDS
+)

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
@@ -30,6 +31,9 @@ def save(folder: Path, name: str, state: dict[str, Any]) -> None:
 def load(path: Path) -> dict[str, Any]:
     """A checkpoint's content, tensors on the CPU, nothing unpickled but data; TrainingError if it cannot be read."""
     try:
+        with ZipFile(path) as archive:  # torch does not look at the checksums
+            if archive.testzip() is not None:
+                raise BadZipFile
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file does to the reader
         raise TrainingError(f"checkpoint: {path}; cannot be read ({type(error).__name__})") from None
@@ -40,13 +44,13 @@ def load(path: Path) -> dict[str, Any]:
 
 def newest(folder: Path) -> tuple[dict[str, Any] | None, str]:
     """The newest readable state to resume from (None if there is none) and a line about a damaged one, if one was passed over."""
-    note = ""
+    damaged: list[str] = []
     for name in (LAST, PREVIOUS):
         if (folder / name).exists():
             try:
-                return load(folder / name), note
+                return load(folder / name), f"{damaged[0]}; using {PREVIOUS}" if damaged else ""
             except TrainingError as error:
-                note = f"{error}; using {PREVIOUS}"
-    if note:
-        raise TrainingError(note.replace(f"; using {PREVIOUS}", "; nor is there a readable previous.pt"))
-    return None, note
+                damaged.append(str(error))
+    if damaged:
+        raise TrainingError("; ".join([*damaged, f"nor is there a {PREVIOUS} that can"][:2]))
+    return None, ""

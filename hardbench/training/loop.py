@@ -27,8 +27,8 @@ class Moment:
 
     @property
     def stops(self) -> bool:
-        """Whether a repeat stopped at this very step."""
-        return self.step in self.learner.stopped.values()
+        """Whether a repeat reached its target at this very step."""
+        return any(step == self.step and r not in self.learner.diverged for r, step in self.learner.stopped.items())
 
     @property
     def last(self) -> bool:
@@ -70,7 +70,7 @@ def every(steps: int, observer: Observer) -> Observer:
 
 
 def at(steps: Iterable[int], observer: Observer) -> Observer:
-    """The observer, called at the given steps, where a repeat stops, and at the last step."""
+    """The observer, called at the given steps, where a repeat reaches its target, and at the last step."""
     chosen = frozenset(steps)
 
     def at_chosen(moment: Moment) -> None:

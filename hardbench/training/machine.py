@@ -1,6 +1,11 @@
-"""Where a command computes."""
+"""Where a command computes, and who it is."""
 
 import os
+import platform
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
@@ -15,3 +20,34 @@ def take(settings: MachineSettings) -> torch.device:
     if settings.device == "cuda" and not there:
         raise ConfigError("device: cuda; no GPU here: cpu or auto")
     return torch.device("cuda" if there and settings.device != "cpu" else "cpu")
+
+
+def identity() -> dict[str, str]:
+    """Tags that say which process of which machine this is, with which Python and git revision."""
+    found = {
+        "hardbench.python": platform.python_version(),
+        "hardbench.host": socket.gethostname(),
+        "hardbench.process": _process(os.getpid()),
+        "hardbench.boot": _boot(),
+    }
+    revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    return found | ({"hardbench.git": revision.stdout.strip()} if revision.returncode == 0 else {})
+
+
+def alive(tags: Mapping[str, str]) -> bool:
+    """Whether the process that wrote these tags on this host still runs."""
+    owner = tags.get("hardbench.process", "0:")
+    return tags.get("hardbench.boot") == _boot() and _process(int(owner.partition(":")[0])) == owner
+
+
+def _process(pid: int) -> str:
+    """pid:start time, which no other process of this boot shares; empty if there is no such process."""
+    try:
+        return f"{pid}:{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+    except OSError:
+        return ""
+
+
+def _boot() -> str:
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else "unknown"

@@ -1,0 +1,272 @@
+"""Figures of layer metrics: over time, over layers, and between metrics, phases, runs and architectures.
+
+`metric`, `layer` and `phase` restrict a figure; one that has no use for an option is drawn as without it. Without options, kinds named
+after a metric draw every metric of the held-out phase, layers as lines, rows or panels; the others draw one file, and where named after a
+phase one per phase measured.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from hardbench.errors import ConfigError
+from hardbench.figures import measures, style
+from hardbench.figures.measures import PHASES, Kind, Runs, array_of, course, ends, grid, held_out, of_layer, profile, single, wording
+from hardbench.figures.style import HIGH, LOW, SMALL, FigureOptions, StoredRun, is_measured, look, measured, run_labels
+from hardbench.metrics.hardness import correlation, mean_stderr
+
+PHASE_LOOKS = {"train": {"color": HIGH, "linestyle": "--"}, "val": {"color": LOW}, "test": {"color": style.COLOURS[2], "linestyle": "-."}}
+MODELS = {"mlp": LOW, "gmlp": HIGH}
+WIDE: dict[str, Any] = {"width": 5.6, "height": 3.8}
+BATCH = "published (one batch)"
+
+
+def _overview(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
+    """Every metric against step + 1, layers as lines; against the layer for a test set measured at the end alone."""
+    timed = measured(run, array_of(run, metrics[0], phase)).ndim == 3
+    titles = [wording(metric)[2] for metric in metrics]
+    figure, axes = grid(len(metrics), titles, "optimiser step + 1 (at lines: layer)" if timed else "layer")
+    for axis, metric in zip(axes, metrics, strict=True):
+        if not timed:
+            profile(axis, ends(run, metric, phase))
+            continue
+        if measures.null_lines(axis, run, metric, phase):
+            figure.set_label(f"{PHASES[phase]}; grey: permuted labels, ± 2 std")
+        measures.layer_lines(axis, run.arrays["steps"] + 1, course(run, metric, phase), "{}")
+    return figure
+
+
+def _distributions(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
+    """Where each network ended, layer by layer: a dot per repeat, the bar is their mean with its standard error."""
+    figure, axes = grid(len(metrics), [wording(metric)[2] for metric in metrics], "layer (dots: networks)")
+    for axis, metric in zip(axes, metrics, strict=True):
+        values = ends(run, metric, phase)
+        repeats, count = values.shape
+        measures.layer_axis(axis, count)
+        x = np.arange(count) + np.linspace(-0.22, 0.22, repeats)[:, None] * (repeats > 1)
+        axis.scatter(x, values, s=14, c=style.ordered(count) * repeats, linewidth=0, alpha=0.8)
+        axis.errorbar(np.arange(count), *mean_stderr(values), 0.3, color=style.INK, linestyle="", linewidth=1)
+    return figure
+
+
+def _progression(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
+    """How every metric changes from layer to layer and how that profile forms: up to five evaluation points, from light (first) to dark."""
+    figure, axes = grid(len(metrics), [wording(metric)[2] for metric in metrics], "layer (at lines: optimiser step)")
+    steps = run.arrays["steps"]
+    times = np.unique(np.linspace(0, len(steps) - 1, 5).round().astype(int))
+    shades = dict(zip(times, style.ordered(len(times), "Blues", 0.5, 1.0), strict=True))
+    for axis, metric in zip(axes, metrics, strict=True):
+        values = course(run, metric, phase)
+        style.label_ends(axis, [profile(axis, values[:, t], str(steps[t]), color=shade, markersize=2.5) for t, shade in shades.items()])
+    return figure
+
+
+def _heatmap(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
+    """A metric by layer (rows, layer 0 at the bottom) and evaluation point (columns), mean over repeats."""
+    table = mean_stderr(course(run, metrics[0], phase))[0].T[::-1]
+    low, high = (edge.reduce(table, axis=None) for edge in (np.fmin, np.fmax))
+    figure, axes = style.sheet(width=2.2 + min(0.5 * table.shape[1], 11), height=1.6 + 0.32 * len(table))
+    layers, steps = [str(layer) for layer in range(len(table))][::-1], [str(step) for step in run.arrays["steps"]]
+    texts, norm = np.vectorize(measures.with_error, otypes=[object])(table), Normalize(low, max(high, low + 1e-9))
+    style.heatmap(axes[0, 0], table, layers, steps, wording(metrics[0])[2], texts, shades="viridis", norm=norm, aspect="auto")
+    axes[0, 0].set(xlabel="optimiser step", ylabel="layer")
+    return figure
+
+
+def _metrics_heatmap(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
+    """All metrics (rows) of all layers (columns) at the end, coloured within a row from its lowest to its highest."""
+    mean, stderr = mean_stderr(np.stack([ends(run, metric, phase) for metric in metrics], axis=1))  # [M, L]
+    low, high = (edge.reduce(mean, axis=1, keepdims=True) for edge in (np.fmin, np.fmax))
+    shares = np.where(high > low, (mean - low) / np.where(high > low, high - low, 1), mean * 0 + 0.5)
+    texts = np.vectorize(partial(measures.with_error, between="\n"), otypes=[object])(mean, stderr)
+    height = 1.5 + (0.38 if np.isfinite(stderr).any() else 0.3) * len(metrics)
+    figure, axes = style.sheet(width=3.8 + 0.55 * mean.shape[1], height=height)
+    names, layers = [wording(metric)[1] for metric in metrics], [str(layer) for layer in range(mean.shape[1])]
+    label, norm = "from the row's lowest to its highest", Normalize(0, 1)
+    style.heatmap(axes[0, 0], shares, names, layers, label, texts, shades="viridis", norm=norm, aspect="auto")
+    axes[0, 0].set_xlabel("layer")
+    return figure
+
+
+def _correlations(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
+    """Spearman's r between metrics over layers and evaluation points (at the end alone: layers), mean over networks.
+
+    The points of one network are not independent and share the trend of training: no p value is given.
+    """
+    values = [measured(run, array_of(run, metric, phase)) for metric in metrics]
+    rows = [[[correlation(a[r].ravel(), b[r].ravel(), ranks=True) for b in values] for a in values] for r in range(len(values[0]))]
+    mean = mean_stderr(np.array(rows))[0]
+    if not np.isfinite(mean[~np.eye(len(metrics), dtype=bool)]).any():
+        raise ConfigError(f"phase: {phase}; one with two metrics that vary over three layers or evaluation points, to be correlated")
+    names, side = [wording(metric)[0] for metric in metrics], 2.2 + 0.42 * len(metrics)
+    figure, axes = style.sheet(width=side + 1, height=side, layout="compressed")
+    label = "Spearman's r over layers" + (" and evaluation points" if values[0].ndim == 3 else " at the end")
+    style.heatmap(axes[0, 0], mean, names, names, label, shades="RdBu_r", norm=Normalize(-1, 1))
+    return figure
+
+
+def _layerwise(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
+    """A metric against the layer at the end; dashed the published estimate, grey the band of permuted labels."""
+    figure, axes = style.sheet(width=6.2, height=3.9)
+    axis, metric = axes[0, 0], metrics[0]
+    lines = [profile(axis, values := ends(run, metric, phase), PHASES[phase], color=LOW)]
+    if (batch := measures.published(run, metric)) is not None:
+        lines.append(profile(axis, measures.last(batch), BATCH, color=LOW, linestyle="--", marker="s"))
+    if (limits := measures.null_range(run, metric, phase, end=True)) is not None:
+        x = np.arange(values.shape[1]) if values.shape[1] > 1 else np.array([-0.3, 0.3])
+        lines.append(measures.grey_band(axis, x, *(np.broadcast_to(limit, x.shape) for limit in limits)))
+    axis.set(xlabel="layer", ylabel=wording(metric)[2])
+    style.label_ends(axis, lines)
+    return figure
+
+
+def _timeline(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
+    """A metric against step + 1: layers as lines; with `layer`, that layer's phases, published estimate and grey band.
+
+    The metric `loss` is the local training loss of a gmlp's layers, over its batches whatever the phase.
+    """
+    metric, layer = metrics[0], options.layer
+    figure, axes = style.sheet(**WIDE)
+    axis = axes[0, 0]
+    axis.set(xlabel="optimiser step + 1", ylabel=wording(metric)[2])
+    if metric == "loss":
+        figure.set_label("training batches")
+        values = measured(run, "train_layer_loss")
+        kept = (
+            np.isfinite(values)
+            if layer is None
+            else np.isfinite(of_layer(values, layer))[..., None] & (np.arange(values.shape[2]) == layer)
+        )
+        measures.layer_lines(axis, run.arrays["log_steps"] + 1, np.where(kept, values, np.nan))
+    elif layer is None:
+        null = measures.null_lines(axis, run, metric, phase)
+        measures.layer_lines(axis, run.arrays["steps"] + 1, course(run, metric, phase), more=null)
+    else:
+        figure.set_label(f"layer {layer}")
+        _one_layer(axis, run, metric, layer, [phase] if options.phase else ["train", phase])
+    return figure
+
+
+_courses = single("timeline_{metric}{layer}", _timeline)
+
+
+def timeline(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
+    """What _timeline draws, `loss` among the metrics of gmlp runs."""
+    greedy = options.metric is None and options.phase in (None, "train") and all(is_measured(run, "train_layer_loss") for run in runs)
+    return _courses(runs, options) | (_courses(runs, replace(options, metric="loss")) if greedy else {})
+
+
+def _one_layer(axis: Axes, run: StoredRun, metric: str, layer: int, phases: list[str]) -> None:
+    """One layer's metric in each phase that has numbers, held out with its permuted labels, and its published estimate."""
+    x, lines = run.arrays["steps"] + 1, []
+    for phase in phases:
+        if len(phases) == 1 or is_measured(run, array_of(run, metric, phase)):
+            values = of_layer(course(run, metric, phase), layer)
+            lines += [style.band(axis, x, values, PHASES[phase], marker="o", markersize=3, **PHASE_LOOKS[phase])]
+            lines += measures.null_lines(axis, run, metric, phase, layer)
+    if (batch := measures.published(run, metric)) is not None:
+        lines.append(style.band(axis, x, batch[:, :, layer], BATCH, color=style.INK, linestyle=":"))
+    style.log_steps(axis)
+    style.label_ends(axis, lines)
+
+
+def _train_val(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
+    """Training against held-out samples: a metric by layer at the end, and training minus held out against step + 1."""
+    metric, held = metrics[0], held_out(run)
+    gaps = course(run, metric, "train") - course(run, metric, held)
+    figure, axes = style.sheet(1, 2, **WIDE)
+    figure.set_label("training against held-out samples")
+    left, right = axes[0]
+    phases = [each for each in PHASES if each in ("train", held, phase) or is_measured(run, f"layer_{metric}_{each}")]
+    style.label_ends(left, [profile(left, ends(run, metric, each), PHASES[each], **PHASE_LOOKS[each]) for each in phases])
+    left.set(xlabel="layer, at the end", ylabel=wording(metric)[2])
+    right.axhline(0, color=style.GREY, linewidth=0.8)
+    right.set(xlabel="optimiser step + 1", ylabel=f"{wording(metric)[1]}:\n{PHASES['train']} minus {PHASES[held]}")
+    measures.layer_lines(right, run.arrays["steps"] + 1, gaps)
+    return figure
+
+
+def multi_run(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
+    """A metric against step + 1, runs as lines, a panel per layer; with `layer`, it alone: `multi_run_{metric}_{layer}_{phase}`."""
+    if len(runs) < 2:
+        raise ConfigError(f"runs: {runs[0].name}; two or more, to be compared")
+    layer, asked = options.layer, options.pick("phase", tuple(PHASES))
+    parts = [(run, asked or held_out(run)) for run in runs]
+    words = {phase for _, phase in parts}
+    stem = "multi_run_{}_" + ("" if layer is None else f"{layer}_") + (words.pop() if len(words) == 1 else "held_out")
+
+    def draw(metric: str) -> Figure:
+        courses = [course(run, metric, phase) for run, phase in parts]
+        if layer is not None:
+            courses = [of_layer(values, layer)[..., None] for values in courses]
+        known = [np.flatnonzero(np.isfinite(values).any(axis=(0, 1)))[-1] for values in courses]
+        count = max(known) + 1
+        size = WIDE if count == 1 else {}
+        titles = [f"layer {each if layer is None else layer}" for each in range(count)]
+        figure, axes = grid(count, titles, "optimiser step + 1", most=4, sharey=True, **size)
+        for index, axis in enumerate(axes):
+            for number, (run, values) in enumerate(zip(runs, courses, strict=True)):
+                if index < values.shape[2]:
+                    style.band(axis, run.arrays["steps"] + 1, values[:, :, index], **look(number))
+            style.log_steps(axis, axis.get_xlabel())
+            axis.set_ylabel(wording(metric)[2] if index % 4 == 0 else "")
+        names = [measures.headline(run, label, PHASES[phase]) for (run, phase), label in zip(parts, run_labels(runs), strict=True)]
+        handles = [Line2D([], [], label=name.replace("; ", "\n"), **look(number)) for number, name in enumerate(names)]
+        style.legend(axes[min(3, count - 1)], handles)
+        return figure
+
+    wanted = {stem.format(metric): partial(draw, metric) for metric in measures.metrics_of(parts, options.metric)}
+    return measures.collect(runs, wanted, strict=options.metric)
+
+
+def architecture_comparison(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
+    """mlp runs against gmlp runs: a metric by layer at the end (of the test set, or the phase asked for), and of the last layer over steps.
+
+    Colours are architectures, strokes their runs. Of metrics all have; those by anchors are gmlp's alone.
+    """
+    models = [str(run.config.get("model")) for run in runs]
+    if set(models) != set(MODELS):
+        raise ConfigError(f"runs: of {', '.join(models)}; at least one mlp and one gmlp, and no other")
+    looks = [{"color": MODELS[model], "linestyle": style.STROKES[models[:index].count(model) % 4]} for index, model in enumerate(models)]
+    phase = options.pick("phase", tuple(PHASES)) or "test"
+
+    def draw(metric: str) -> Figure:
+        figure, axes = style.sheet(1, 2, **WIDE)
+        (left, right), lines = axes[0], []
+        for run, label, own in zip(runs, run_labels(runs), looks, strict=True):
+            values, shown = ends(run, metric, phase), "train" if phase == "train" else held_out(run)
+            top = int(np.flatnonzero(np.isfinite(values).any(axis=0))[-1])  # the last layer has no ridge_r2
+            profile(left, values, **own)
+            name = measures.headline(run, label, PHASES[shown]).replace("; ", "\n") + f"\nlayer {top}"
+            lines.append(style.band(right, run.arrays["steps"] + 1, course(run, metric, shown)[:, :, top], name, **own))
+        measures.layer_axis(left, max(ends(run, metric, phase).shape[1] for run in runs))
+        left.set(xlabel="layer", ylabel=wording(metric)[2])
+        left.set_title(f"{PHASES[phase]}, end of training", fontsize=SMALL + 1)
+        right.set_title("last layer", fontsize=SMALL + 1)
+        style.log_steps(right)
+        style.legend(right, lines)
+        return figure
+
+    names = measures.metrics_of([(run, phase) for run in runs], options.metric)
+    return measures.collect(runs, {f"architecture_comparison_{name}": partial(draw, name) for name in names}, strict=options.metric)
+
+
+KINDS: dict[str, Kind] = {
+    "all_metrics_overview": single("all_metrics_overview_{phase}", _overview),
+    "metric_distributions": single("metric_distributions_{phase}", _distributions),
+    "layer_progression_analysis": single("layer_progression_analysis", _progression),
+    "heatmap": single("heatmap_{metric}_{phase}", _heatmap, error=False),
+    "train_val_comparison": single("train_val_comparison_{metric}", _train_val),
+    "multi_run": multi_run,
+    "architecture_comparison": architecture_comparison,
+    "correlation_matrix": single("correlation_matrix_{phase}", _correlations, error=False),
+    "timeline": timeline,
+    "layerwise": single("layerwise_{metric}_{phase}", _layerwise),
+    "metrics_heatmap": single("metrics_heatmap_{phase}", _metrics_heatmap),
+}

@@ -1,0 +1,232 @@
+"""Layer metrics as figures read, word and draw them.
+
+Layers count from 0 at the input side. The held-out phase is `val`, or `test` for a run without a validation split; with one, `test` was
+measured at the end alone.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from hardbench.errors import ConfigError
+from hardbench.figures import style
+from hardbench.figures.style import GREY, SMALL, FigureOptions, StoredRun, is_measured, measured, run_labels
+from hardbench.metrics.hardness import mean_stderr
+
+Array = np.ndarray[Any, Any]
+Runs = Sequence[StoredRun]
+Kind = Callable[[Runs, FigureOptions], dict[str, Figure]]
+PHASES = {"train": "training samples", "val": "validation split", "test": "test set"}
+METRICS = {  # name, unit or reference, range and direction
+    "probe_accuracy": ("probe accuracy", "", "0 to 1, higher is better"),
+    "f1_score": ("probe F1", ", classes weighted", "0 to 1, higher is better"),
+    "accuracy": ("anchor accuracy", "", "0 to 1, higher is better"),
+    "cross_entropy": ("cross entropy", " / nats", "lower is better"),
+    "cross_entropy_raw": ("cross entropy without τ", " / nats", "lower is better"),
+    "mutual_information": ("mutual information", " with inputs / nats", "first components; 0: none"),
+    "gaussian_entropy": ("Gaussian entropy", " / nats per unit", "lower: narrower"),
+    "participation_ratio": ("participation ratio", " / directions", "from 1, a line"),
+    "dead_units": ("dead units", " / share", "0 to 1, lower is better"),
+    "linear_cka": ("linear CKA", " with the layer before", "up to 1, the same"),
+    "ridge_r2": ("ridge R²", " to the next layer", "up to 1, a linear map"),
+    "alignment": ("alignment", " / cosine", "own anchor, higher is better"),
+    "margin": ("margin", " / cosine", "over other anchors, higher is better"),
+    "ace_regularizer": ("ACE", " to the next layer / nats", "higher: further apart"),
+    "loss": ("local training loss", " / nats", "lower is better"),
+}
+
+
+def wording(metric: str) -> tuple[str, str, str]:
+    """Name, label with unit, and the label above its range and direction; a metric registered elsewhere goes by its own name."""
+    name, tail, meaning = METRICS.get(metric, (metric.replace("_", " "), "", ""))
+    return name, name + tail, name + tail + (f"\n({meaning})" if meaning else "")
+
+
+def with_error(mean: float, stderr: float = np.nan, between: str = " ") -> str:
+    """`mean ± stderr` to the error's first figure (its second after a 1), at most four decimals; without one three figures or decimals."""
+    if stderr > 0:
+        digits = int(np.clip(np.ceil(-np.log10(stderr / 1.95)), 0, 4))
+        return f"{mean:.{digits}f}{between}± {stderr:.{digits}f}"
+    digits = 0 if abs(mean) >= 100 else 1 if abs(mean) >= 10 else 2 if abs(mean) >= 1 else 3
+    return "-" if np.isnan(mean) else f"{round(mean, digits) + 0.0:.{digits}f}"
+
+
+def held_out(run: StoredRun) -> str:
+    """The phase that `layer_<metric>` is of: val, or test for a run without a validation split."""
+    return "val" if float(run.config.get("val_size") or 0) > 0 else "test"
+
+
+def array_of(run: StoredRun, metric: str, phase: str) -> str:
+    """Name of the array of a metric in a phase; ConfigError for the validation phase of a run without a validation split."""
+    if phase == "val" and held_out(run) == "test":
+        raise ConfigError(f"phase: val; {run.name} ({run.id[:8]}) has no validation split (val_size 0): test is what it held out")
+    return f"layer_{metric}" if phase == held_out(run) else f"layer_{metric}_{phase}"
+
+
+def course(run: StoredRun, metric: str, phase: str) -> Array:
+    """A metric at every evaluation point [R, T, L]; ConfigError where the phase was measured at the end alone."""
+    name = array_of(run, metric, phase)
+    if measured(run, name).ndim == 2:
+        raise ConfigError(f"{name}: measured at the end alone; this figure needs train or {held_out(run)}")
+    return run.arrays[name]
+
+
+def of_layer(values: Array, layer: int) -> Array:
+    """One layer of [R, T, L], [R, T]; ConfigError where there is none or it has no number."""
+    if layer >= values.shape[2]:
+        raise ConfigError(f"layer: {layer}; 0 to {values.shape[2] - 1}")
+    if not np.isfinite(values[:, :, layer]).any():
+        raise ConfigError(f"layer: {layer}; another, the metric is undefined there")
+    return np.asarray(values[:, :, layer])
+
+
+def last(values: Array) -> Array:
+    """[R, T, L] where each repeat last has a number in any layer, [R, L]; what has no time is that already."""
+    if values.ndim == 2:
+        return values
+    known = np.asarray(np.isfinite(values).any(axis=2))
+    return np.asarray(values[np.arange(len(values)), known.shape[1] - 1 - known[:, ::-1].argmax(axis=1)])
+
+
+def ends(run: StoredRun, metric: str, phase: str) -> Array:
+    """A metric at each repeat's last measured evaluation point [R, L]."""
+    return last(measured(run, array_of(run, metric, phase)))
+
+
+def published(run: StoredRun, metric: str) -> Array | None:
+    """The published estimate on one training mini-batch [R, T, L], None if not measured; entropy, a sum over units there, per unit."""
+    name, units = f"layer_{metric}_published", run.config.get("widths") or run.config.get("width")
+    if not is_measured(run, name) or (metric == "gaussian_entropy" and not units):
+        return None
+    return np.asarray(run.arrays[name] / np.asarray(units if metric == "gaussian_entropy" else 1.0, dtype=float))
+
+
+def null_range(run: StoredRun, metric: str, phase: str, end: bool = False) -> Array | None:
+    """Held-out metric under permuted labels: mean - and + 2 std of permutations, mean over repeats [2, T, L], or [2, L]; None if absent."""
+    names = [f"layer_{metric}_null_{part}" for part in ("mean", "std")]
+    if phase != held_out(run) or not all(is_measured(run, name) for name in names):
+        return None
+    mean, std = (mean_stderr(last(run.arrays[name]) if end else run.arrays[name])[0] for name in names)
+    return np.stack((mean - 2 * std, mean + 2 * std))
+
+
+def metrics_of(parts: Sequence[tuple[StoredRun, str]], asked: str | None) -> list[str]:
+    """The metric asked for, or all that every run measured in its phase, in METRICS' order."""
+    if asked:
+        return [asked.replace("-", "_")]
+    shared: set[str] = set.intersection(*({name for name in _known(run) if is_measured(run, array_of(run, name, p))} for run, p in parts))
+    return sorted(shared, key=lambda name: (list(METRICS).index(name) if name in METRICS else len(METRICS), name))
+
+
+def _known(run: StoredRun) -> set[str]:
+    return {re.sub("^layer_|_(train|test|null_mean|null_std|published)$", "", key) for key in run.arrays if key.startswith("layer_")}
+
+
+def headline(run: StoredRun, label: str, samples: str, error: bool = True) -> str:
+    """Which run, which samples, what is drawn of the networks."""
+    repeats = len(next(values for key, values in run.arrays.items() if key.startswith("layer_")))
+    return f"{label}\n{samples}; {style.networks(repeats, error)}"
+
+
+def collect(runs: Runs, wanted: Mapping[str, Callable[[], Figure]], strict: object) -> dict[str, Figure]:
+    """The figures by file stem; those that lack numbers are left out, unless all do or `strict`: then that is the ConfigError."""
+    figures: dict[str, Figure] = {}
+    errors: list[ConfigError] = []
+    for stem, draw in wanted.items():
+        try:
+            figures[stem] = draw()
+        except ConfigError as error:
+            errors.append(error)
+            if strict:
+                raise
+    if not figures:
+        names = " and ".join(f"{run.name} ({run.id[:8]})" for run in runs)
+        raise errors[0] if errors else ConfigError(f"layer_metrics: none measured in {names}")
+    return figures
+
+
+def single(stem: str, draw: Callable[[StoredRun, str, list[str], FigureOptions], Figure], error: bool = True) -> Kind:
+    """A kind that draws run by run: by metric and phase where the stem names them, in the phase asked for.
+
+    Without one: the held-out phase, or where the stem names a phase and no metric, each that was measured. `draw` takes run, phase, metrics
+    and options; the label of its figure, if any, says in the title what samples it is of. Several runs have their labels in the stems.
+    """
+    apart, every = "{metric}" in stem, "{phase}" in stem and "{metric}" not in stem
+
+    def one(run: StoredRun, label: str, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
+        figure = draw(run, phase, metrics, options)
+        title = headline(run, label, str(figure.get_label()) or PHASES[phase], error)
+        figure.suptitle(title, fontsize=SMALL + 1).set_parse_math(False)
+        return figure
+
+    def kind(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
+        wanted, asked = {}, options.pick("phase", tuple(PHASES))
+        for run, label in zip(runs, run_labels(runs), strict=True):
+            tail = f"_{style.slug(label)}" if len(runs) > 1 else ""
+            held = held_out(run)
+            for phase in [asked] if asked else dict.fromkeys(("train", held, "test")) if every else [held]:
+                metrics = metrics_of([(run, phase)], options.metric)
+                for group in [[metric] for metric in metrics] if apart else [metrics] if metrics else []:
+                    layer = "" if options.layer is None else f"_{options.layer}"
+                    name = stem.format(metric=group[0], phase=phase, layer=layer) + tail
+                    wanted[name] = partial(one, run, label, phase, group, options)
+        return collect(runs, wanted, strict=options.metric if apart else asked)
+
+    kind.__doc__ = draw.__doc__
+    return kind
+
+
+def grid(count: int, titles: Sequence[str], xlabel: str, most: int = 0, **more: Any) -> tuple[Figure, list[Axes]]:
+    """Panels with titles in rows of up to `most` (default: four or five, what leaves fewer gaps), the x label below the lowest."""
+    columns = min(count, most or (5 if -count % 5 < -count % 4 else 4))
+    figure, axes = style.sheet(-(-count // columns), columns, **{"width": 3.3, "height": 2.5, **more})
+    for axis in axes.flat[count:]:
+        axis.remove()
+    for index, (axis, title) in enumerate(zip(axes.flat, titles, strict=False)):
+        axis.set_title(title, fontsize=SMALL, loc="left")
+        axis.set_xlabel(xlabel if index + columns >= count else "", fontsize=SMALL + 1)
+    return figure, list(axes.flat[:count])
+
+
+def layer_axis(axis: Axes, count: int) -> None:
+    """Limits and ticks of an x axis that is the layer."""
+    axis.set(xlim=(-0.35, count - 0.65), xticks=range(0, count, 1 + count // 17))
+
+
+def profile(axis: Axes, values: Array, label: str | None = None, **more: Any) -> Line2D:
+    """Mean over repeats against the layer from values [R, L], with the band of one standard error (a bar where there is one layer)."""
+    count = values.shape[1]
+    line = style.band(axis, np.arange(count), values, label, **{"marker": "o", "markersize": 3.5, **more})
+    if count == 1:
+        axis.errorbar([0], *mean_stderr(values), color=line.get_color(), capsize=3)
+    layer_axis(axis, count)
+    return line
+
+
+def layer_lines(axis: Axes, x: Array, values: Array, name: str = "layer {}", more: Sequence[Line2D] = ()) -> None:
+    """Layers from values [R, T, L] as lines against the step, up to twelve of them named at their ends, as are `more` lines."""
+    shades = style.ordered(values.shape[2])
+    lines = [style.band(axis, x, values[:, :, i], name.format(i), color=shade, linewidth=1.2) for i, shade in enumerate(shades)]
+    style.log_steps(axis, axis.get_xlabel())
+    style.label_ends(axis, [lines[i] for i in np.unique(np.linspace(0, len(lines) - 1, 12).round().astype(int))] + list(more))
+
+
+def null_lines(axis: Axes, run: StoredRun, metric: str, phase: str, layer: int | None = None) -> list[Line2D]:
+    """The grey band of permuted labels against the step, of one layer or the span of all; the line in its middle, or none."""
+    limits = null_range(run, metric, phase)
+    if limits is None:
+        return []
+    picked = limits if layer is None else limits[:, :, [layer]]
+    return [grey_band(axis, run.arrays["steps"] + 1, np.fmin.reduce(picked[0], axis=1), np.fmax.reduce(picked[1], axis=1))]
+
+
+def grey_band(axis: Axes, x: Array, low: Array, high: Array) -> Line2D:
+    """The band of permuted labels; the line in its middle carries the name."""
+    axis.fill_between(x, low, high, color=GREY, alpha=0.5, linewidth=0, zorder=1.2)
+    return axis.plot(x, (low + high) / 2, color="#808080", linewidth=0.6, zorder=1.2, label="permuted labels")[0]

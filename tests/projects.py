@@ -1,0 +1,96 @@
+"""Project folders for tests: a store of their own in each, commands in this process or in one that may die."""
+
+import functools
+import multiprocessing
+import os
+import shutil
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from words import no_surroundings
+
+from hardbench import tracking
+from hardbench.cli import main
+from hardbench.studies import train
+
+FORK = multiprocessing.get_context("forkserver")  # one process imports everything, and is forked before it has computed anything
+FORK.set_forkserver_preload(["hardbench.studies.train", "hardbench.figures.train"])
+
+
+@functools.cache
+def empty_store() -> Path:
+    """A database as MLflow makes it, made once."""
+    path = Path(tempfile.mkdtemp(prefix="hardbench-tests-")) / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path
+
+
+def new_project(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """An empty folder with a store, and this process at work in it."""
+    folder.mkdir(exist_ok=True)
+    no_surroundings(monkeypatch, folder)
+    shutil.copy(empty_store(), folder / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")  # by its full path: MLflow keeps a connection per address
+    return folder
+
+
+def client() -> MlflowClient:
+    return MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+
+
+def all_runs() -> list[tracking.StoredRun]:
+    """Every run of the store, whoever made it, newest first."""
+    store = client()
+    return [tracking.StoredRun(store, run) for run in store.search_runs([found.experiment_id for found in store.search_experiments()])]
+
+
+def last() -> tracking.StoredRun:
+    return all_runs()[0]
+
+
+def history(run: tracking.StoredRun) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of every point of every metric, as stored."""
+    store = client()
+    return {key: sorted((point.step, point.value) for point in store.get_metric_history(run.id, key)) for key in run.metrics}
+
+
+def _work(folder: str, words: Sequence[str]) -> None:
+    os.chdir(folder)
+    for name in [name for name in os.environ if name.startswith(("HARDBENCH_", "MLFLOW_TRACKING", "MLFLOW_RUN"))]:
+        del os.environ[name]
+    with Path(os.devnull).open("w") as nowhere:
+        sys.stdout = sys.stderr = nowhere
+        if words:
+            sys.exit(main(list(words)))
+        with tracking.start("train", train.Config(), "title", "note") as run:
+            run.log({"loss": 1.0})
+
+
+def started(folder: Path, *words: str) -> BaseProcess:
+    """A process of its own that runs a command line in a folder, on the default store there (without words: an empty run)."""
+    process = FORK.Process(target=_work, args=(str(folder), words))
+    process.start()
+    return process
+
+
+def wait_for_step(folder: Path, step: int, process: BaseProcess) -> None:
+    """Until a checkpoint of that step or later lies in a folder's only run."""
+    while process.is_alive():
+        for path in folder.glob("mlruns/*/*/artifacts/checkpoints/last.pt"):
+            try:
+                if torch.load(path, weights_only=True)["steps"] >= step:
+                    return
+            except (OSError, RuntimeError):  # being renamed
+                pass
+        time.sleep(0.01)
+    raise AssertionError(f"the process ended with {process.exitcode} before step {step}")
