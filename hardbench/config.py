@@ -83,7 +83,8 @@ class Option:
             raise self.fail(value, "not a section; keys stand at top level")
         if self.kind is tuple:
             parts = value if isinstance(value, list | tuple) else _split(value)
-            if (not parts and not self.declared.empty) or any(isinstance(part, list | tuple | dict) for part in parts):
+            allowed = self.declared.empty or value == self.declared.default
+            if (not parts and not allowed) or any(isinstance(part, list | tuple | dict) for part in parts):
                 raise self.fail(value, "at least one word, with commas between several")
             return tuple(self._one(self.items[0], part) for part in parts)
         if isinstance(value, list | tuple):

@@ -21,7 +21,7 @@ class Config(train.Config):
 
     show: bool = setting(False, "Open a window per figure.", stored=False)
     research_only: bool = setting(False, "Of the figures draw research_questions alone.", stored=False)
-    compare_runs: tuple[str, ...] = setting((), "Runs to draw multi_run and architecture_comparison with.", empty=True, stored=False)
+    compare_runs: tuple[str, ...] = setting((), "Runs to draw multi_run and architecture_comparison with.", stored=False)
 
 
 def run(config: Config) -> None:
