@@ -1,0 +1,1 @@
+"""Benchmarks: hardbench beside the straightforward implementation of the same work, in one run."""

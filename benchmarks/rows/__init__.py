@@ -1,0 +1,23 @@
+"""The rows: every module here has `ROWS`. A new one is found by existing."""
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+
+from benchmarks.row import Row
+from hardbench.errors import ConfigError, nearest
+
+
+def everything() -> list[Row]:
+    """All rows, module by module."""
+    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+    return [row for module in modules for row in module.ROWS]
+
+
+def chosen(words: Sequence[str]) -> list[Row]:
+    """The rows of these names, or whose names begin with one; all if there are none."""
+    rows = everything()
+    for word in words:
+        if not any(row.name.startswith(word) for row in rows):
+            raise ConfigError(f"only: {word}; {nearest(word, [row.name for row in rows])}")
+    return [row for row in rows if not words or any(row.name.startswith(word) for word in words)]

@@ -1,0 +1,127 @@
+"""Training the perceptron 784-256-128-10 on MNIST for one epoch, per network: one after the other, or R at once.
+
+The straightforward form has its mini-batches from a DataLoader and reads the loss at every step. hardbench makes its real `fit`, with the
+observers `train` has at every step; evaluation, checkpoints and tracking are left out, as the straightforward form has none.
+"""
+
+import functools
+import itertools
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, RandomSampler
+
+from benchmarks import mnist
+from benchmarks.row import DifferentError, Goal, Piece, Row
+from hardbench import console, seeding
+from hardbench.data.batches import Batches
+from hardbench.data.samples import prepare
+from hardbench.data.transforms import standardise_for
+from hardbench.registry import MODELS
+from hardbench.training import observers
+from hardbench.training.evaluation import evaluate
+from hardbench.training.learners import Learner, learner
+from hardbench.training.loop import every, fit
+
+SIZES, BATCH = (784, 256, 128, 10), 128
+GOALS = {(1, "fp32"): 2.3, (5, "fp32"): 2.7, (5, "bf16"): 5.5}
+EARLY = 20  # steps whose losses have to be the same; rounding differences grow from there
+LOSS, ACCURACY = {"fp32": 1e-4, "bf16": 0.05}, {"fp32": 0.01, "bf16": 0.02}
+
+
+def samples(quick: bool) -> int:
+    """Training images per network."""
+    return 2_560 if quick else 20_000
+
+
+def flops(count: int) -> float:
+    """FLOPs of an epoch's products: forward, weight gradients, and input gradients of all layers but the first."""
+    layers = [a * b for a, b in itertools.pairwise(SIZES)]
+    return 2.0 * count * (2 * sum(layers) + sum(layers[1:]))
+
+
+def plain(quick: bool) -> Piece:
+    """One network, from the same initial weights and with the same batches as hardbench's first."""
+    count = samples(quick)
+    data = mnist.straightforward(True, count)
+    streams = seeding.networks(0, 0, 1)[0]
+
+    def call() -> tuple[nn.Module, list[float]]:
+        torch.manual_seed(streams.child("init").integer)
+        parts = [nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10)]
+        network = nn.Sequential(nn.Flatten(), *parts)
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+        criterion = nn.CrossEntropyLoss()
+        order = RandomSampler(data, generator=streams.child("order").generator())  # shuffle=True with a generator of its own
+        losses = []
+        for inputs, labels in DataLoader(data, batch_size=BATCH, sampler=order):
+            optimizer.zero_grad()
+            loss = criterion(network(inputs), labels)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return network, losses
+
+    return Piece(call)
+
+
+def ours(repeats: int, precision: str, quick: bool) -> Piece:
+    """R networks at once."""
+    count = samples(quick)
+    config = mnist.config(count, model="mlp", widths=SIZES[1:3], batch_size=BATCH, epochs=1, repeats=repeats, precision=precision)
+    split = prepare(config, config.seed)
+    standardise = standardise_for(config, split.train)
+    streams = seeding.networks(config.seed, 0, repeats)
+
+    def call() -> tuple[Learner, dict[str, np.ndarray]]:
+        networks = MODELS[config.model].call(split.train.shape, split.num_classes, config, streams)
+        batches = Batches(split.train, standardise, BATCH, streams, [0.0] * repeats)
+        student = learner(networks, config, batches.per_epoch)
+        records = observers.Records()
+        curves = every(config.log_every, observers.curves(records, lambda values, step: None))
+        fit(student, batches, batches.per_epoch, [observers.divergence(), curves, console.training_progress(lambda done, text: None)])
+        return student, records.arrays()
+
+    return Piece(call, repeats, flops(count))
+
+
+def check(precision: str, expected: tuple[nn.Module, list[float]], found: tuple[Learner, dict[str, np.ndarray]]) -> str:
+    """Same losses of the first network in the first steps, same accuracy on the test set at the end."""
+    steps = [step for step in found[1]["log_steps"] if step <= EARLY]
+    apart = max(abs(found[1]["train_loss"][0, at] - expected[1][step - 1]) for at, step in enumerate(steps))
+    accuracies = _accuracy(expected[0]), _accuracy_of_first(found[0])
+    words = f"losses to step {EARLY} within {apart:.0e}, test accuracy {accuracies[0]:.4f} and {accuracies[1]:.4f}"
+    if apart > LOSS[precision] or abs(accuracies[0] - accuracies[1]) > ACCURACY[precision]:
+        raise DifferentError(words)
+    return words
+
+
+def _accuracy(network: nn.Module) -> float:
+    with torch.inference_mode():
+        right = [network(inputs).argmax(1) == labels for inputs, labels in DataLoader(mnist.straightforward(False), batch_size=500)]
+    return torch.cat(right).float().mean().item()
+
+
+def _accuracy_of_first(student: Learner) -> float:
+    config = mnist.config(samples(True))
+    split = prepare(config, config.seed)
+    found = evaluate(student, split.test, standardise_for(config, split.train), split.num_classes)
+    return float(found.arrays()["accuracy"][0])
+
+
+ROWS = [
+    Row(
+        f"mnist_mlp_r{repeats}_{precision}",
+        f"MNIST, MLP 256-128, batch {BATCH}, Adam: one epoch, {repeats} networks at once, {precision}",
+        "network",
+        plain,
+        functools.partial(ours, repeats, precision),
+        functools.partial(check, precision),
+        Goal("faster", GOALS[repeats, precision]) if (repeats, precision) in GOALS else None,
+        precision=precision,
+        needs=("mnist", "avx512_bf16") if precision == "bf16" else ("mnist",),
+    )
+    for precision in ("fp32", "bf16")
+    for repeats in (1, 5, 20)
+]
