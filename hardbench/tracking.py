@@ -282,19 +282,26 @@ def _flushing(run: Run) -> Iterator[None]:
 
 
 @contextmanager
-def _ending(client: MlflowClient, run_id: str) -> Iterator[None]:
+def terminable() -> Iterator[None]:
+    """Within the block SIGTERM is the exception Killed."""
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
-    except BaseException as error:
-        killed = not isinstance(error, Exception)
-        client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:500])
-        client.set_terminated(run_id, "KILLED" if killed else "FAILED")
-        raise
-    else:
-        client.set_terminated(run_id, "FINISHED")
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _ending(client: MlflowClient, run_id: str) -> Iterator[None]:
+    with terminable():
+        try:
+            yield
+        except BaseException as error:
+            killed = not isinstance(error, Exception)
+            client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:500])
+            client.set_terminated(run_id, "KILLED" if killed else "FAILED")
+            raise
+        client.set_terminated(run_id, "FINISHED")
 
 
 @dataclass(frozen=True)

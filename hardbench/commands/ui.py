@@ -1,5 +1,8 @@
 """Open MLflow's UI on the store, with links that lead past its start page."""
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -32,6 +35,21 @@ def run(config: Config) -> None:
         places = ",".join(sorted({f'"{one.run.info.experiment_id}"' for one in newest}))
         console.say(f"the two newest runs side by side: {base}/compare-runs?runs={quote(f'[{ids}]')}&experiments={quote(f'[{places}]')}")
     words = ["--backend-store-uri", tracking.uri(), "--host", "127.0.0.1", "--port", str(config.port), "--workers", "1"]
-    ended = subprocess.run([sys.executable, "-m", "mlflow", "server", *words], check=False)
-    if ended.returncode:
-        raise TrackingError(f"ui: the server ended with code {ended.returncode}; is port {config.port} free?")
+    # of MLflow's helpers that run jobs none is needed; in a process group of its own the server leaves nothing behind
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with tracking.terminable():
+        server = subprocess.Popen([sys.executable, "-m", "mlflow", "server", *words], process_group=0, env=environment)
+        try:
+            code = server.wait()
+        finally:
+            _end(server)
+    if code:
+        raise TrackingError(f"ui: the server ended with code {code}; is port {config.port} free?")
+
+
+def _end(server: "subprocess.Popen[bytes]") -> None:
+    """End the server and all it started: politely, then not."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(server.pid, number)
+            server.wait(5)

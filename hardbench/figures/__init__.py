@@ -30,9 +30,11 @@ def draw(
     known = importlib.import_module(f"hardbench.figures.{runs[0].study.replace('-', '_')}").KINDS
     names: list[str] = []
     missing: ConfigError | None = None
-    for kind in kinds if kinds is not None else known:
+    chosen = list(known if kinds is None else kinds)
+    for kind in chosen:
         if kind not in known:
             raise ConfigError(f"kind: {kind}; {nearest(kind, known)}, or all")
+    for kind in chosen:
         try:
             figures = known[kind](runs, options or FigureOptions())
         except ConfigError as error:

@@ -109,9 +109,11 @@ def _store(run: tracking.Run, config: Config, split: Split, levels: Mapping[floa
         arrays |= {} if layers is None else {"layer_accuracy": layers.cpu().numpy()}
         entry: dict[str, Any] = {name: spread(arrays[name]) for name in ("loss", "accuracy", "layer_accuracy") if name in arrays}
         results["levels"].append({"corruption_p": p, **entry})
-        run.log({f"{prefix}/{name}": arrays[name] for name in ("loss", "accuracy")}, round(100 * p))
+        level_of, step = ("corrupted_", round(100 * p)) if p else ("", 0)  # MLflow shows the value at the largest step
+        run.log({f"{prefix}/{level_of}{name}": arrays[name] for name in ("loss", "accuracy")}, step)
         if "layer_accuracy" in arrays:
-            run.log({f"{prefix}_layer_accuracy/{i:02d}": row for i, row in enumerate(arrays["layer_accuracy"].T)}, round(100 * p))
+            name = f"{prefix}_{level_of}layer_accuracy"
+            run.log({f"{name}/{i:02d}": row for i, row in enumerate(arrays["layer_accuracy"].T)}, step)
         rows.append([p, *(_cell(entry[name]) for name in ("accuracy", "loss"))])
     run.write_text("test_results.json", json.dumps(results, indent=1))
     first = next(iter(levels.values()))[0].confusion.cpu()

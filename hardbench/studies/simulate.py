@@ -3,6 +3,8 @@
 The same settings as `train`; what `mlflow run .` does.
 """
 
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from hardbench.figures import draw, show
 from hardbench.studies import eval as evaluation
 from hardbench.studies import train
 
-RESEARCH, COMPARISONS = ("research_questions",), ("multi_run", "architecture_comparison")
+RESEARCH = ("research_questions",)
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,19 @@ def run(config: Config) -> None:
     folder = stored.file("figures")
     if others:
         with tracking.extend(stored) as open_run:
-            for name in draw([stored, *others], folder, COMPARISONS):
-                open_run.publish(f"figures/{name}")
+            names = draw([stored, *others], folder, _comparisons([stored, *others]), strict=False)
+            for name in names:
+                path = open_run.publish(f"figures/{name}")
+                if config.out:
+                    shutil.copy(path, Path(config.out) / "figures")
     made = Path(config.out) if config.out else stored.file("")
     files = sorted(path for path in made.rglob("*") if path.is_file())
     console.table("Files", ["path", "KiB"], [[path.relative_to(made), f"{path.stat().st_size / 1024:.0f}"] for path in files])
     if config.show:
         show(folder, sorted(path.name for path in folder.glob("*.png")))
+
+
+def _comparisons(runs: Sequence[tracking.StoredRun]) -> list[str]:
+    """The kinds that several runs allow: architectures are compared where there are several."""
+    several = len({one.config["model"] for one in runs}) > 1
+    return ["multi_run", *(["architecture_comparison"] if several else [])]
