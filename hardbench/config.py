@@ -256,11 +256,15 @@ class Config:
         """A Config from mappings of words, the first source that names a setting winning. None counts as not given."""
         given: dict[str, Any] = {}
         for source in sources:
-            for word, value in source.items():
-                option = named(cls, word, value)
-                if value is not None:
-                    given.setdefault(option.name, value)
+            fresh = {named(cls, word, value).name: value for word, value in source.items()}
+            beaten = {name for name in fresh if _rivals(cls, name) & given.keys()}  # widths on the command line, depth in the file
+            given |= {name: value for name, value in fresh.items() if value is not None and name not in given.keys() | beaten}
         return cls(**given)
+
+
+def _rivals(cls: type[Config], name: str) -> set[str]:
+    """The settings that stand instead of one, or that it stands instead of."""
+    return set(options(cls)[name].declared.instead_of) | {other for other, o in options(cls).items() if name in o.declared.instead_of}
 
 
 def environment(cls: type[Config]) -> dict[str, str]:

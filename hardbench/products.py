@@ -44,9 +44,8 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     repeats, rows, inner = a.shape
     columns = b.shape[2]
     apart = any(size % ALIGNED for size in (rows * inner, inner * columns, rows * columns))
-    shared = (
-        min(rows, inner, columns) < ALIGNED and torch.get_num_threads() > 1
-    )  # threads share one small product in other ways than several
+    # threads share one product of odd sizes in other ways than several
+    shared = torch.get_num_threads() > 1 and any(size % ALIGNED for size in (rows, inner, columns))
     if repeats == 1 or not (apart or shared):
         return torch.bmm(a, b) if bias is None else torch.baddbmm(bias, a, b)
     left, right = _Apart.apply(a), _Apart.apply(b)

@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import: 
 import mlflow
 import numpy as np
 import torch
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -110,12 +110,13 @@ def _search(client: MlflowClient, words: str, most: int = 50_000) -> list[Mlflow
 class Run:
     """A run being written. Files go into `folder` and are made known by `publish`; metrics are buffered."""
 
-    def __init__(self, client: MlflowClient, run: MlflowRun):
+    def __init__(self, client: MlflowClient, run: MlflowRun, again: bool = False):
         self.client = client
         self.id: str = run.info.run_id
         self.experiment: str = run.info.experiment_id
         self._there = run.data.params
-        self._logged = {key: {m.step for m in client.get_metric_history(self.id, key)} for key in run.data.metrics}
+        keys = () if again else run.data.metrics  # a repeated evaluation is a new point
+        self._logged = {key: {m.step for m in client.get_metric_history(self.id, key)} for key in keys}
         self._nonfinite = set(filter(None, run.data.tags.get("nonfinite", "").split(",")))
         self._buffer: list[Metric] = []
         self._flushed = time.monotonic()
@@ -126,7 +127,7 @@ class Run:
 
     def describe(self, config: Config, study: str, title: str, note: str, extra: Mapping[str, str]) -> None:
         """Name, tags, headline params and config.yaml."""
-        tags = {"mlflow.runName": title, "mlflow.note.content": note, STUDY: study, **machine.identity(), **_VERSIONS, **extra}
+        tags = {**extra, "mlflow.runName": title, "mlflow.note.content": note, STUDY: study, **machine.identity(), **_VERSIONS}
         params = {name: "-" if value is None else str(value) for name, value in config.headline().items()}
         fresh = [Param(name, value) for name, value in params.items() if name not in self._there]
         self.client.log_batch(self.id, params=fresh, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -161,6 +162,10 @@ class Run:
                     self._buffer.append(Metric(key, number, now, step))
         if len(self._buffer) >= BATCH or time.monotonic() - self._flushed > SECONDS:
             self.flush()
+
+    def close(self) -> None:
+        """Nothing stays in the buffer."""
+        self.flush()
 
     def flush(self) -> None:
         """Send what is buffered."""
@@ -231,8 +236,8 @@ def start(study: str, config: Config, title: str, note: str, kind: str = "run", 
         stored = client.create_run(experiment.experiment_id if experiment else _create_experiment(client, name))
     with _ending(client, stored.info.run_id):
         run = Run(client, stored)
-        run.describe(config, study, title, note, {KIND: kind, **(tags or {})})
-        with _flushing(run):
+        run.describe(config, study, title, note, {**(tags or {}), KIND: kind})
+        with closing(run):
             yield run
 
 
@@ -256,7 +261,7 @@ def reopen(stored: "StoredRun") -> Iterator[Run]:
         for key, value in (machine.identity() | _VERSIONS).items():
             run.tag(key, value)
         client.delete_tag(stored.id, "error") if "error" in stored.tags else None
-        with _flushing(run):
+        with closing(run):
             yield run
 
 
@@ -267,18 +272,9 @@ def extend(stored: "StoredRun") -> Iterator[Run]:
     joined = os.environ.get("MLFLOW_RUN_ID")
     if joined and joined != stored.id:
         client.set_tag(joined, "hardbench.source_run", stored.id)
-    run = Run(client, client.get_run(stored.id))
-    run._logged = {}  # a repeated evaluation is a new point
-    with _flushing(run):
+    run = Run(client, client.get_run(stored.id), again=True)
+    with closing(run):
         yield run
-
-
-@contextmanager
-def _flushing(run: Run) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        run.flush()
 
 
 @contextmanager
@@ -324,7 +320,7 @@ class StoredRun:
     @property
     def status(self) -> str:
         """RUNNING, FINISHED, FAILED or KILLED."""
-        return str(RunStatus.to_string(RunStatus.from_string(self.run.info.status)))
+        return str(self.run.info.status)
 
     @property
     def tags(self) -> dict[str, str]:
@@ -357,16 +353,23 @@ class StoredRun:
         with np.load(self.file(ARRAYS), allow_pickle=False) as found:
             return {name: found[name] for name in found.files}
 
+    def has(self, name: str) -> bool:
+        """Whether the run has an artifact of that name."""
+        try:
+            return self.file(name).exists()
+        except TrackingError:
+            return False
+
     def file(self, name: str) -> Path:
         """Local path of an artifact; TrackingError if the run has none of that name."""
         local = _local(self.run.info.artifact_uri)
-        path = local / name if local else None
-        if local is None:
-            try:
-                path = Path(mlflow.artifacts.download_artifacts(run_id=self.id, artifact_path=name, tracking_uri=uri()))
-            except (MlflowException, OSError):
-                path = None
-        if path is None or not path.exists():
+        try:
+            path = (
+                local / name if local else Path(mlflow.artifacts.download_artifacts(run_id=self.id, artifact_path=name, tracking_uri=uri()))
+            )
+        except (MlflowException, OSError):
+            path = Path()
+        if path == Path() or not path.exists():
             raise TrackingError(f"run: {self.id}; it has no artifact {name}")
         return path
 
@@ -378,10 +381,11 @@ def find(word: str, studies: Sequence[str], finished: bool | None = True) -> Sto
     """
     client = connect()
     if word == "last":
-        for run in _search(client, f"tags.`{KIND}` != 'cell'"):
-            stored = StoredRun(client, run)
-            if stored.study in studies and finished in (None, stored.status == "FINISHED"):
-                return stored
+        newest = [StoredRun(client, run) for run in _search(client, f"tags.`{KIND}` != 'cell'")]
+        for wanted in (True, False) if finished is None else (finished,):  # a finished one, if any will do
+            for stored in newest:
+                if stored.study in studies and wanted == (stored.status == "FINISHED"):
+                    return stored
         state = {True: "finished ", False: "unfinished ", None: ""}[finished]
         raise TrackingError(f"run: last; there is no {state}run of {' or '.join(studies)} in {uri()}")
     matches = [run for run in _search(client, f"attributes.run_id LIKE '{word}%'") if STUDY in run.data.tags] if word.isalnum() else []

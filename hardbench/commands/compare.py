@@ -80,7 +80,9 @@ def _sorted(chosen: Sequence[tracking.StoredRun], word: str, known: Sequence[str
         except ValueError:
             return float("-inf"), str(value)
 
-    return sorted(chosen, key=key, reverse=not word.startswith("-"))
+    there = [one for one in chosen if name in one.metrics or name in one.params]
+    ordered = sorted(there, key=key, reverse=not word.startswith("-"))
+    return ordered + [one for one in chosen if one not in there]
 
 
 def _write(path: Path, chosen: Sequence[tracking.StoredRun], settings: Sequence[str], names: Sequence[str]) -> None:

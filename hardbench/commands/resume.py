@@ -27,4 +27,4 @@ def run(config: Config) -> None:
     changed: dict[str, object] = {"data_dir": config.data_dir}
     changed |= {"device": config.device} if config.device != "auto" else {}
     changed |= {"threads": config.threads} if config.threads else {}
-    STUDIES[stored.study](stored, changed)
+    STUDIES[stored.study](stored, changed, config.out)

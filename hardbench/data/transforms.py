@@ -77,7 +77,7 @@ def _given(name: str, values: tuple[float, ...] | None, measured: Tensor, per_in
         return measured
     allowed = {1, measured.numel()}
     if len(values) not in allowed:
-        raise ConfigError(f"{name}: {list(values)}; {' or '.join(map(str, sorted(allowed)))} numbers")
+        raise ConfigError(f"{name}: {list(values)}; as many numbers as {' or '.join(map(str, sorted(allowed)))}")
     return torch.tensor(values).expand(measured.numel()).reshape(per_input)
 
 

@@ -45,7 +45,7 @@ def draw(
         names += save(figures, folder, formats)
     if missing is not None and not names:
         raise missing
-    return names
+    return list(dict.fromkeys(names))
 
 
 def save(figures: "Mapping[str, Figure]", folder: Path, formats: Sequence[str] = ("png",)) -> list[str]:

@@ -212,8 +212,16 @@ def _confusion(values: Array, names: Sequence[str], label: str, top: float | Non
     return figure
 
 
+def confusion_matrix_normalized(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+    """The shares of confusion_matrix alone."""
+    return {stem: figure for stem, figure in confusion_matrix(runs, options).items() if "normalized" in stem}
+
+
 KINDS: dict[str, Callable[[Sequence[StoredRun], FigureOptions], dict[str, Figure]]] = (
-    {kind.__name__: kind for kind in (basic_training_curves, class_hardness, overlap_scatter, confusion_matrix)}
+    {
+        kind.__name__: kind
+        for kind in (basic_training_curves, class_hardness, overlap_scatter, confusion_matrix, confusion_matrix_normalized)
+    }
     | questions.KINDS
     | layers.KINDS
 )

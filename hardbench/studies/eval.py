@@ -55,8 +55,8 @@ def run(config: Config) -> None:
         samples = _corrupted(test, p, trained.seed)
         levels[p] = evaluate(student, samples, standardise, split.num_classes), layer_accuracies(student, samples, standardise)
     with tracking.extend(stored) as open_run:
-        _store(open_run, config, split, levels)
-    train.finish(open_run, target)
+        made = _store(open_run, config, split, levels)
+    train.finish(open_run, target, made)
 
 
 def _place(config: Config) -> dict[str, Any]:
@@ -99,9 +99,13 @@ def _corrupted(test: Samples, p: float, seed: int) -> Samples:
     return Samples(values, test.labels, test.index, test.clean)
 
 
-def _store(run: tracking.Run, config: Config, split: Split, levels: Mapping[float, Level]) -> None:
-    """Metrics under eval/, JSON, confusion and figures of every level; the first level gives report, confusion and figures."""
+def _store(run: tracking.Run, config: Config, split: Split, levels: Mapping[float, Level]) -> list[str]:
+    """Metrics under eval/ and JSON of every level; the clean one also gives report, confusion and figures. The files made.
+
+    Those of another data set go into a folder of its name, so that the run's own stay.
+    """
     prefix = "eval" if config.dataset is None else f"eval_{split_name(config.dataset)}"
+    folder = "" if config.dataset is None else f"{prefix}/"
     results: dict[str, Any] = {"checkpoint": config.checkpoint, "dataset": config.dataset or "own", "levels": []}
     rows = []
     for p, (level, layers) in levels.items():
@@ -115,17 +119,27 @@ def _store(run: tracking.Run, config: Config, split: Split, levels: Mapping[floa
             name = f"{prefix}_{level_of}layer_accuracy"
             run.log({f"{name}/{i:02d}": row for i, row in enumerate(arrays["layer_accuracy"].T)}, step)
         rows.append([p, *(_cell(entry[name]) for name in ("accuracy", "loss"))])
-    run.write_text("test_results.json", json.dumps(results, indent=1))
-    first = next(iter(levels.values()))[0].confusion.cpu()
-    run.write_arrays("confusion.npy", {"": first.numpy()})
+    made = [f"{folder}test_results.json"]
+    run.write_text(made[0], json.dumps(results, indent=1))
+    if 0.0 in levels:
+        made += _store_classes(run, folder, split, levels[0.0][0].confusion.cpu())
+    console.table(f"{results['dataset']} test set, {config.checkpoint} weights", ["corruption p", "accuracy", "loss"], rows)
+    return made
+
+
+def _store_classes(run: tracking.Run, folder: str, split: Split, first: torch.Tensor) -> list[str]:
+    """Confusion [R, K, K], report per class and confusion figures; the files made."""
+    run.write_arrays(f"{folder}confusion.npy", {"": first.numpy()})
     report = {name: value.numpy() for name, value in class_report(first).items()}
     classes = {str(name): {key: spread(value[:, c]) for key, value in report.items()} for c, name in enumerate(split.class_names)}
-    run.write_text("class_report.json", json.dumps(classes, indent=1))
+    run.write_text(f"{folder}class_report.json", json.dumps(classes, indent=1))
     from hardbench.figures.train import confusion_figures
 
-    for name in save(confusion_figures(first.numpy(), split.class_names), run.folder / "figures"):
-        run.publish(f"figures/{name}")
-    console.table(f"{results['dataset']} test set, {config.checkpoint} weights", ["corruption p", "accuracy", "loss"], rows)
+    drawn = save(confusion_figures(first.numpy(), split.class_names), run.folder / folder / "figures")
+    figures = [f"{folder}figures/{name}" for name in drawn]
+    for name in figures:
+        run.publish(name)
+    return [f"{folder}confusion.npy", f"{folder}class_report.json", *figures]
 
 
 def split_name(dataset: str) -> str:

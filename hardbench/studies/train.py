@@ -7,7 +7,8 @@ network; that takes a second or two per network on a laptop core, a ResNet an ho
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def set_up(config: Config) -> Course:
         raise ConfigError(f"batch_size: {config.batch_size}; one that leaves no batch of a single sample, which batch norm cannot train on")
     total = config.epochs * batches.per_epoch
     metrics = select(config.layer_metrics, isinstance(networks, GreedyStack))
+    if metrics and len(train) < 2:
+        raise ConfigError(f"layer_metrics: {','.join(config.layer_metrics)}; none for a single training sample")
     return Course(config, split, standardise, learner(networks, config, total), batches, total, metrics, static)
 
 
@@ -99,26 +102,43 @@ def run(config: Config, kinds: Sequence[str] | None = FIGURES) -> tracking.Store
         f"{config.repeats} {config.model} on {dataset} ({course.split.num_classes} classes, {len(course.split.train)} training samples)\n"
     )
     tags = {**(config.tag or {}), "hardbench.device": str(course.learner.device), "hardbench.precision": config.precision}
-    with tracking.start("train", config, title, note + f"{config.epochs} epochs, {config.optimizer} {config.lr:g}", tags=tags) as run:
+    note += f"{config.epochs} epochs, {config.optimizer} {config.lr:g}"
+    with _reported(target, kinds) as report, tracking.start("train", config, title, note, tags=tags) as run:
+        report.append(run)
         run.tag("hardbench.threads", str(torch.get_num_threads()))
         run.data(dataset, course.split.digest, config.dataset)
         _train(run, course, None)
-    return _report(run, target, kinds)
+    return tracking.find(run.id, ["train"])
 
 
-def resume(stored: tracking.StoredRun, changed: Mapping[str, Any]) -> tracking.StoredRun:
+@contextmanager
+def _reported(out: Path | None, kinds: Sequence[str] | None) -> Iterator[list[tracking.Run]]:
+    """Reports on the run put into the list when it has ended, also when networks diverged in it."""
+    runs: list[tracking.Run] = []
+    try:
+        yield runs
+    except TrainingError:
+        if runs and (runs[0].folder / tracking.ARRAYS).exists():
+            _report(runs[0], out, kinds)
+        raise
+    _report(runs[0], out, kinds)
+
+
+def resume(stored: tracking.StoredRun, changed: Mapping[str, Any], out: str | None = None) -> tracking.StoredRun:
     """Go on with an unfinished run where its newest readable checkpoint was written."""
+    target = out_folder(out)
     config = Config.read(changed, stored.config)
     course = set_up(config)
     if stored.tags.get("hardbench.data_digest", course.split.digest) != course.split.digest:
         raise TrainingError(f"run: {stored.id}; the data set is not the one it was started on")
-    with tracking.reopen(stored) as run:
-        state, note = checkpoints.newest(run.folder / "checkpoints")
-        if note:
-            console.warn(note)
+    with _reported(target, FIGURES) as report, tracking.reopen(stored) as run:
+        report.append(run)
+        state, note = checkpoints.newest(stored.file("checkpoints")) if stored.has("checkpoints") else (None, "")
+        if note or state is None:
+            console.warn(note or f"run {stored.id} had no checkpoint yet: it starts again from step 0")
         run.data(config.dataset.rpartition("/")[2], course.split.digest, config.dataset)
         _train(run, course, state)
-    return _report(run, None, FIGURES)
+    return tracking.find(run.id, ["train"])
 
 
 def out_folder(out: str | None) -> Path | None:
@@ -148,6 +168,8 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
     def write(moment: Moment) -> None:
         run.flush()  # what a checkpoint counts as measured must be in the store
         save(run.folder / "checkpoints", course, records, best)
+        for name in (checkpoints.LAST, checkpoints.BEST):
+            run.publish(f"checkpoints/{name}")
 
     began, first = time.monotonic(), student.steps
     with console.progress(run.id[:8], course.total) as show:
@@ -233,9 +255,9 @@ def _last(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     return np.where(there.any(1), values[np.arange(len(values)), position], np.nan)
 
 
-def _report(run: tracking.Run, out: Path | None, kinds: Sequence[str] | None) -> tracking.StoredRun:
+def _report(run: tracking.Run, out: Path | None, kinds: Sequence[str] | None) -> None:
     """Draw the figures, print the class table, the run id and the link; copy to `out`."""
-    stored = tracking.find(run.id, ["train"])
+    stored = tracking.find(run.id, ["train"], finished=None)
     with tracking.extend(stored) as open_run:
         for name in draw([stored], open_run.folder / "figures", kinds, strict=False):
             open_run.publish(f"figures/{name}")
@@ -249,13 +271,17 @@ def _report(run: tracking.Run, out: Path | None, kinds: Sequence[str] | None) ->
     if "last" in stored.tags.get("hardbench.best", ""):
         console.say("best.pt is last.pt: there is no validation split (val_size 0)")
     finish(run, out)
-    return stored
 
 
-def finish(run: tracking.Run, out: Path | None) -> None:
-    """The closing lines of every command that writes to a run: its id, where its files are, where the UI shows it."""
-    if out is not None:
-        shutil.copytree(run.folder, out, dirs_exist_ok=True)
+def finish(run: tracking.Run, out: Path | None, made: Sequence[str] = (".",)) -> None:
+    """The closing lines of every command that writes to a run: its id, where its files are, where the UI shows it.
+
+    `made` (files or folders of the run) is copied to `out`.
+    """
+    for name in made if out is not None else ():
+        source, copy = run.folder / name, Path(str(out)) / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, copy, dirs_exist_ok=True) if source.is_dir() else shutil.copy(source, copy)
     console.say(f"run {run.id}")
     console.say(f"files {out or run.folder}")
     console.say(f"hardbench ui shows it at {run.link}")
