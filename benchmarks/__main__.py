@@ -28,7 +28,7 @@ class Config(AnyConfig):
 
 
 def run(config: Config) -> None:
-    """Measure row by row, print the table."""
+    """Measure row by row, print the table; HardbenchError at the end if a row's forms did not compute the same."""
     chosen, described = rows.chosen(config.only), machine.describe()
     if config.json is not None:
         _write(Path(config.json))
@@ -43,6 +43,9 @@ def run(config: Config) -> None:
     if config.json is not None:
         _write(Path(config.json), report.as_json(described, config.quick, outcomes))
         console.say(config.json)
+    different = [outcome.name for outcome in outcomes if not (outcome.same or outcome.skipped)]
+    if different:
+        raise HardbenchError(f"rows: {', '.join(different)}; two forms that compute the same")
 
 
 def _write(path: Path, text: str = "") -> None:

@@ -91,20 +91,14 @@ def check_idle(stored: "StoredRun") -> None:
         )
 
 
-def _search(client: MlflowClient, words: str, most: int = 50_000) -> list[MlflowRun]:
+def _search(client: MlflowClient, words: str) -> Iterator[MlflowRun]:
     """Runs of all experiments that fit a filter, newest first."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found: list[MlflowRun] = []
-    token = None
-    while len(found) < most:
-        page = client.search_runs(
-            experiments, words, max_results=min(most, 1000), order_by=["attributes.start_time DESC"], page_token=token
-        )
-        found += page
-        token = page.token
-        if not token:
-            break
-    return found
+    token: str | None = ""
+    while token is not None:
+        page = client.search_runs(experiments, words, max_results=1000, order_by=["attributes.start_time DESC"], page_token=token or None)
+        yield from page
+        token = page.token or None
 
 
 class Run:
@@ -161,13 +155,9 @@ class Run:
                 elif step not in self._logged.get(key, ()):
                     self._buffer.append(Metric(key, number, now, step))
         if len(self._buffer) >= BATCH or time.monotonic() - self._flushed > SECONDS:
-            self.flush()
+            self.close()
 
     def close(self) -> None:
-        """Nothing stays in the buffer."""
-        self.flush()
-
-    def flush(self) -> None:
         """Send what is buffered."""
         while self._buffer:
             self.client.log_batch(self.id, metrics=self._buffer[:BATCH])
@@ -260,7 +250,8 @@ def reopen(stored: "StoredRun") -> Iterator[Run]:
         run = Run(client, client.get_run(stored.id))
         for key, value in (machine.identity() | _VERSIONS).items():
             run.tag(key, value)
-        client.delete_tag(stored.id, "error") if "error" in stored.tags else None
+        if "error" in stored.tags:
+            client.delete_tag(stored.id, "error")
         with closing(run):
             yield run
 
@@ -381,11 +372,10 @@ def find(word: str, studies: Sequence[str], finished: bool | None = True) -> Sto
     """
     client = connect()
     if word == "last":
-        newest = [StoredRun(client, run) for run in _search(client, f"tags.`{KIND}` != 'cell'")]
-        for wanted in (True, False) if finished is None else (finished,):  # a finished one, if any will do
-            for stored in newest:
-                if stored.study in studies and wanted == (stored.status == "FINISHED"):
-                    return stored
+        for run in _search(client, f"tags.`{KIND}` != 'cell'"):
+            stored = StoredRun(client, run)
+            if stored.study in studies and finished in (None, stored.status == "FINISHED"):
+                return stored
         state = {True: "finished ", False: "unfinished ", None: ""}[finished]
         raise TrackingError(f"run: last; there is no {state}run of {' or '.join(studies)} in {uri()}")
     matches = [run for run in _search(client, f"attributes.run_id LIKE '{word}%'") if STUDY in run.data.tags] if word.isalnum() else []

@@ -89,6 +89,8 @@ def _assert_same(again, whole):
         one, two = (torch.load(run.file(f"checkpoints/{name}.pt"), weights_only=True) for run in (again, whole))
         assert all(map(equal_weights, one["networks"], two["networks"]))
         assert (one.get("accuracy"), one.get("step")) == (two.get("accuracy"), two.get("step"))
+    for metric, points in history(again).items():
+        assert len({step for step, _ in points}) == len(points), f"{metric} has two values at one step"
 
 
 def test_a_killed_run_is_found_out(killed):
@@ -109,8 +111,6 @@ def test_resumed_after_sigkill(killed):
     assert len(all_runs()) == 1
     assert len(again.run.inputs.dataset_inputs) == 1
     resumed = history(again)
-    for metric, points in resumed.items():
-        assert len({step for step, _ in points}) == len(points), f"{metric} has two values at one step"
     os.environ["MLFLOW_TRACKING_URI"] = str(killed.whole.client.tracking_uri)
     undisturbed = history(killed.whole)
     os.environ["MLFLOW_TRACKING_URI"] = str(killed.run.client.tracking_uri)

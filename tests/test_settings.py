@@ -128,6 +128,18 @@ def test_precedence(tmp_path, monkeypatch):
     assert (given().lr, given().batch_size, given("--model", "mlp").model) == (0.5, 16, "mlp")
 
 
+def test_a_setting_beats_its_rival_of_a_lower_source(tmp_path):
+    """widths stands in place of depth and width: by the same source they exclude each other, else the higher one wins."""
+    (tmp_path / "deep.yaml").write_text("depth: 3\nwidth: 9\n")
+    (tmp_path / "wide.yaml").write_text("widths: [5, 6]\n")
+    found = given("--config", "deep.yaml", "--widths", "8,7")
+    assert (found.widths, found.depth, found.width) == ((8, 7), None, None)
+    found = given("--config", "wide.yaml", "--depth", "3")
+    assert (found.widths, found.depth, found.width) == (None, 3, 128)
+    with pytest.raises(ConfigError, match=r"widths: .*not both"):
+        given("--widths", "8,7", "--depth", "3")
+
+
 def test_environment(monkeypatch):
     monkeypatch.setenv("HARDBENCH_DATA", "/one")
     assert given().data_dir == "/one"

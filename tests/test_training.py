@@ -137,6 +137,15 @@ def test_a_setting_moves_no_stream_but_its_own(images, change):
         assert torch.equal(one.batches._rows, two.batches._rows)
 
 
+def test_the_order_of_the_samples_has_its_own_name(images):
+    ready = course(**images | {"model": "mlp", "width": 8, "seed": 4, "repeats": 2, "first_repeat": 3})
+    generators = [Seeds(4).child("repeat", r).child("order").generator() for r in (3, 4)]
+    for _ in range(2):
+        labels = torch.cat([ready.batches.draw()[1] for _ in range(ready.batches.per_epoch)], 1)
+        for own, generator in zip(labels, generators, strict=True):
+            assert torch.equal(own, ready.split.train.labels[torch.randperm(len(own), generator=generator)])
+
+
 def test_streams_are_named():
     seeds = Seeds(3)
     numbers = [seeds.child("repeat", r).child(word).integer for r in range(3) for word in ("init", "order", "corruption", "augment")]

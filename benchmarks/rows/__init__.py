@@ -17,7 +17,8 @@ def everything() -> list[Row]:
 def chosen(words: Sequence[str]) -> list[Row]:
     """The rows of these names, or whose names begin with one; all if there are none."""
     rows = everything()
-    for word in words:
-        if not any(row.name.startswith(word) for row in rows):
-            raise ConfigError(f"only: {word}; {nearest(word, [row.name for row in rows])}")
-    return [row for row in rows if not words or any(row.name.startswith(word) for word in words)]
+    starts = tuple(word.replace("-", "_") for word in words)
+    for start in starts:
+        if not any(row.name.startswith(start) for row in rows):
+            raise ConfigError(f"only: {start}; {nearest(start, [row.name for row in rows])}")
+    return [row for row in rows if not starts or row.name.startswith(starts)]

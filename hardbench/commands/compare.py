@@ -29,7 +29,7 @@ def run(config: Config) -> None:
     studies = sorted({one.study for one in tracking.runs()})
     if config.study is not None and config.study not in studies:
         raise ConfigError(f"study: {config.study}; {nearest(config.study, studies) if studies else 'there are no runs yet'}")
-    chosen = [tracking.find(word, studies, finished=None) for word in config.runs]
+    chosen = [tracking.find(word, studies, finished=True if word == "last" else None) for word in config.runs]
     chosen = chosen or [one for one in everything if one.status == "FINISHED"]
     if not chosen:
         raise TrackingError(f"runs: none; there is no finished run in {tracking.uri()}")

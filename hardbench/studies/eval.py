@@ -100,12 +100,8 @@ def _corrupted(test: Samples, p: float, seed: int) -> Samples:
 
 
 def _store(run: tracking.Run, config: Config, split: Split, levels: Mapping[float, Level]) -> list[str]:
-    """Metrics under eval/ and JSON of every level; the clean one also gives report, confusion and figures. The files made.
-
-    Those of another data set go into a folder of its name, so that the run's own stay.
-    """
+    """Metrics under eval/ and JSON of every level; the clean one also gives report, confusion and figures. The files made."""
     prefix = "eval" if config.dataset is None else f"eval_{split_name(config.dataset)}"
-    folder = "" if config.dataset is None else f"{prefix}/"
     results: dict[str, Any] = {"checkpoint": config.checkpoint, "dataset": config.dataset or "own", "levels": []}
     rows = []
     for p, (level, layers) in levels.items():
@@ -119,27 +115,27 @@ def _store(run: tracking.Run, config: Config, split: Split, levels: Mapping[floa
             name = f"{prefix}_{level_of}layer_accuracy"
             run.log({f"{name}/{i:02d}": row for i, row in enumerate(arrays["layer_accuracy"].T)}, step)
         rows.append([p, *(_cell(entry[name]) for name in ("accuracy", "loss"))])
-    made = [f"{folder}test_results.json"]
-    run.write_text(made[0], json.dumps(results, indent=1))
+    run.write_text("test_results.json", json.dumps(results, indent=1))
+    made = ["test_results.json"]
     if 0.0 in levels:
-        made += _store_classes(run, folder, split, levels[0.0][0].confusion.cpu())
+        made += _store_classes(run, split, levels[0.0][0].confusion.cpu())
     console.table(f"{results['dataset']} test set, {config.checkpoint} weights", ["corruption p", "accuracy", "loss"], rows)
     return made
 
 
-def _store_classes(run: tracking.Run, folder: str, split: Split, first: torch.Tensor) -> list[str]:
+def _store_classes(run: tracking.Run, split: Split, first: torch.Tensor) -> list[str]:
     """Confusion [R, K, K], report per class and confusion figures; the files made."""
-    run.write_arrays(f"{folder}confusion.npy", {"": first.numpy()})
+    run.write_arrays("confusion.npy", {"": first.numpy()})
     report = {name: value.numpy() for name, value in class_report(first).items()}
     classes = {str(name): {key: spread(value[:, c]) for key, value in report.items()} for c, name in enumerate(split.class_names)}
-    run.write_text(f"{folder}class_report.json", json.dumps(classes, indent=1))
+    run.write_text("class_report.json", json.dumps(classes, indent=1))
     from hardbench.figures.train import confusion_figures
 
-    drawn = save(confusion_figures(first.numpy(), split.class_names), run.folder / folder / "figures")
-    figures = [f"{folder}figures/{name}" for name in drawn]
+    drawn = save(confusion_figures(first.numpy(), split.class_names), run.folder / "figures")
+    figures = [f"figures/{name}" for name in drawn]
     for name in figures:
         run.publish(name)
-    return [f"{folder}confusion.npy", f"{folder}class_report.json", *figures]
+    return ["confusion.npy", "class_report.json", *figures]
 
 
 def split_name(dataset: str) -> str:

@@ -166,7 +166,7 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
     steps = evaluation_steps(config.eval_points, config.eval_steps, course.total)
 
     def write(moment: Moment) -> None:
-        run.flush()  # what a checkpoint counts as measured must be in the store
+        run.close()  # what a checkpoint counts as measured must be in the store
         save(run.folder / "checkpoints", course, records, best)
         for name in (checkpoints.LAST, checkpoints.BEST):
             run.publish(f"checkpoints/{name}")
