@@ -240,9 +240,10 @@ def test_joining_the_run_of_mlflow(project, monkeypatch):
 
 
 def _bare_run(store, study="train", status="FINISHED", kind="run"):
+    """The id of a run made a second after the one before."""
     names = {found.name: found.experiment_id for found in store.search_experiments()}
     home = names.get("x") or store.create_experiment("x")
-    run = store.create_run(home, tags={"hardbench.study": study, "hardbench.kind": kind})
+    run = store.create_run(home, start_time=1000 * (1 + len(all_runs())), tags={"hardbench.study": study, "hardbench.kind": kind})
     store.set_terminated(run.info.run_id, status)
     return run.info.run_id
 
