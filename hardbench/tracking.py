@@ -9,13 +9,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from types import FrameType
-from typing import Any
-from urllib.parse import unquote, urlparse
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import: nothing leaves the machine unasked
 
@@ -28,13 +24,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from hardbench import __version__
-from hardbench.config import Config, parse_yaml
+from hardbench.config import Config
 from hardbench.errors import Killed, TrackingError
 from hardbench.metrics.hardness import mean_stderr
+from hardbench.stored import SETTINGS, STUDY, StoredRun, local_path
 from hardbench.training import machine
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
-KIND, STUDY, ARRAYS, SETTINGS = "hardbench.kind", "hardbench.study", "metrics.npz", "config.yaml"
+KIND = "hardbench.kind"
 _VERSIONS = {"hardbench.version": __version__, "hardbench.torch": torch.__version__, "hardbench.mlflow": mlflow.__version__}
 BATCH = 1000  # metrics MLflow takes in one call
 SECONDS = 10.0  # longest a metric waits in the buffer: a call to MLflow costs 20 to 50 ms, however few it carries
@@ -83,7 +80,7 @@ def mark_dead(client: MlflowClient) -> None:
             client.set_terminated(run.info.run_id, "KILLED")
 
 
-def check_idle(stored: "StoredRun") -> None:
+def check_idle(stored: StoredRun) -> None:
     """TrackingError if another process is at work on the run (one of another host counts as at work while it is RUNNING)."""
     here = stored.tags.get("hardbench.host") == socket.gethostname()
     if stored.status == "RUNNING" and (not here or machine.alive(stored.tags)):
@@ -115,7 +112,7 @@ class Run:
         self._nonfinite = set(filter(None, run.data.tags.get("nonfinite", "").split(",")))
         self._buffer: list[Metric] = []
         self._flushed = time.monotonic()
-        local = _local(run.info.artifact_uri)
+        local = local_path(run.info.artifact_uri)
         self._remote = local is None
         self.folder = local or Path(tempfile.mkdtemp(prefix="hardbench-"))
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -207,11 +204,6 @@ class Run:
         return f"http://127.0.0.1:5000/#/experiments/{self.experiment}/runs/{self.id}"
 
 
-def _local(artifact_uri: str) -> Path | None:
-    parsed = urlparse(artifact_uri)
-    return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
-
-
 @contextmanager
 def start(study: str, config: Config, title: str, note: str, kind: str = "run", tags: Mapping[str, str] | None = None) -> Iterator[Run]:
     """A new run of a study (or the one `mlflow run` has opened), ended by what leaves the block.
@@ -244,7 +236,7 @@ def _create_experiment(client: MlflowClient, name: str) -> str:
 
 
 @contextmanager
-def reopen(stored: "StoredRun") -> Iterator[Run]:
+def reopen(stored: StoredRun) -> Iterator[Run]:
     """An unfinished run, to go on in."""
     client = connect()
     client.update_run(stored.id, status="RUNNING")
@@ -259,7 +251,7 @@ def reopen(stored: "StoredRun") -> Iterator[Run]:
 
 
 @contextmanager
-def extend(stored: "StoredRun") -> Iterator[Run]:
+def extend(stored: StoredRun) -> Iterator[Run]:
     """A run that has ended, to add results to; its status stays. Under `mlflow run` the run that it opened is tagged with it."""
     client = connect()
     joined = os.environ.get("MLFLOW_RUN_ID")
@@ -291,80 +283,6 @@ def _ending(client: MlflowClient, run_id: str) -> Iterator[None]:
             client.set_terminated(run_id, "KILLED" if killed else "FAILED")
             raise
         client.set_terminated(run_id, "FINISHED")
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """A run as the store has it: what figures, comparisons and other studies read."""
-
-    client: MlflowClient
-    run: MlflowRun
-
-    @property
-    def id(self) -> str:
-        """Run id."""
-        return str(self.run.info.run_id)
-
-    @property
-    def name(self) -> str:
-        """Run name."""
-        return str(self.run.info.run_name)
-
-    @property
-    def status(self) -> str:
-        """RUNNING, FINISHED, FAILED or KILLED."""
-        return str(self.run.info.status)
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """Tags."""
-        return dict(self.run.data.tags)
-
-    @property
-    def study(self) -> str:
-        """The study that made the run."""
-        return self.tags.get(STUDY, "")
-
-    @property
-    def params(self) -> dict[str, str]:
-        """Headline settings as text."""
-        return dict(self.run.data.params)
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Last value of every metric."""
-        return dict(self.run.data.metrics)
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """The resolved settings."""
-        return parse_yaml(self.file(SETTINGS).read_text(), SETTINGS)
-
-    @cached_property
-    def arrays(self) -> dict[str, np.ndarray]:
-        """metrics.npz."""
-        with np.load(self.file(ARRAYS), allow_pickle=False) as found:
-            return {name: found[name] for name in found.files}
-
-    def has(self, name: str) -> bool:
-        """Whether the run has an artifact of that name."""
-        try:
-            return self.file(name).exists()
-        except TrackingError:
-            return False
-
-    def file(self, name: str) -> Path:
-        """Local path of an artifact; TrackingError if the run has none of that name."""
-        local = _local(self.run.info.artifact_uri)
-        try:
-            path = (
-                local / name if local else Path(mlflow.artifacts.download_artifacts(run_id=self.id, artifact_path=name, tracking_uri=uri()))
-            )
-        except (MlflowException, OSError):
-            path = Path()
-        if path == Path() or not path.exists():
-            raise TrackingError(f"run: {self.id}; it has no artifact {name}")
-        return path
 
 
 def find(word: str, studies: Sequence[str], finished: bool | None = True) -> StoredRun:

@@ -19,6 +19,7 @@ from words import no_surroundings
 
 from hardbench import tracking
 from hardbench.cli import main
+from hardbench.stored import StoredRun
 from hardbench.studies import train
 
 FORK = multiprocessing.get_context("forkserver")  # one process imports everything, and is forked before it has computed anything
@@ -48,17 +49,17 @@ def client() -> MlflowClient:
     return MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
 
 
-def all_runs() -> list[tracking.StoredRun]:
+def all_runs() -> list[StoredRun]:
     """Every run of the store, whoever made it, newest first."""
     store = client()
-    return [tracking.StoredRun(store, run) for run in store.search_runs([found.experiment_id for found in store.search_experiments()])]
+    return [StoredRun(store, run) for run in store.search_runs([found.experiment_id for found in store.search_experiments()])]
 
 
-def last() -> tracking.StoredRun:
+def last() -> StoredRun:
     return all_runs()[0]
 
 
-def history(run: tracking.StoredRun) -> dict[str, list[tuple[int, float]]]:
+def history(run: StoredRun) -> dict[str, list[tuple[int, float]]]:
     """(step, value) of every point of every metric, as stored."""
     store = client()
     return {key: sorted((point.step, point.value) for point in store.get_metric_history(run.id, key)) for key in run.metrics}

@@ -23,6 +23,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from hardbench import tracking
 from hardbench.cli import main
+from hardbench.stored import STUDY
 
 SMALL = "--epochs 1 --batch-size 13 --val-size 0.2 --width 20 --depth 2 --threads 1 --eval-points 3 --layer-metrics"
 GMLP = f"--model gmlp --repeats 2 {SMALL} alignment,participation_ratio".split()
@@ -329,7 +330,7 @@ def test_a_store_without_runs(project, capsys):
 
 
 def test_a_prefix_of_several_runs(project, capsys):
-    store, tags = client(), {tracking.STUDY: "train", tracking.KIND: "run"}
+    store, tags = client(), {STUDY: "train", tracking.KIND: "run"}
     digits = [store.create_run("0", tags=tags).info.run_id[0] for _ in range(17)]  # two of them are the same
     prefix = max(digits, key=digits.count)
     for command in ("eval", "plot", "resume", "compare"):

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from courses import equal_weights, images_in_classes
 from projects import all_runs, client, empty_store, history, last, new_project, started, wait_for_step
 
 from hardbench import tracking
-from hardbench.errors import TrackingError, TrainingError
+from hardbench.errors import Killed, TrackingError, TrainingError
+from hardbench.stored import StoredRun
 from hardbench.studies import train
 from hardbench.training import checkpoints
 
@@ -35,13 +38,13 @@ def _config(folder, name, **more):
 class Interrupted:
     """A run that a signal ended, beside the same run undisturbed."""
 
-    whole: tracking.StoredRun
-    run: tracking.StoredRun
+    whole: StoredRun
+    run: StoredRun
     exitcode: int
     checkpoints: Path
     aside: Path  # a copy of them as the signal left them
 
-    def rewind(self) -> tracking.StoredRun:
+    def rewind(self) -> StoredRun:
         """The run as the signal left it."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         shutil.copytree(self.aside, self.checkpoints)
@@ -233,6 +236,31 @@ def test_a_flipped_bit_is_noticed_or_does_no_harm(tmp_path):
             assert torch.equal(state["networks"][0]["weight"], STATE["networks"][0]["weight"]), f"byte {position} of {len(whole)}"
             assert {name: state[name] for name in ("steps", "words")} == {name: STATE[name] for name in ("steps", "words")}
     assert noticed > 50
+
+
+def test_a_signal_while_a_checkpoint_is_written_stays_a_signal(tmp_path):
+    """Whenever it comes it is Killed that arrives, not an error of the writer it interrupted, and a whole checkpoint is there."""
+
+    def terminate(number, frame):
+        raise Killed
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    state = {"networks": [{"weight": torch.zeros(2_000_000)}]}
+    try:
+        checkpoints.save(tmp_path, "last.pt", state)
+        for delay in np.linspace(0, 0.02, 15):
+            timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGTERM))
+            with pytest.raises(Killed):
+                timer.start()
+                checkpoints.save(tmp_path, "last.pt", state)
+                timer.join()
+                time.sleep(0.01)
+            timer.join()
+            found, _ = checkpoints.newest(tmp_path)
+            assert found is not None
+            assert not found["networks"][0]["weight"].any()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Payload:

@@ -9,6 +9,7 @@ from hardbench import console, tracking
 from hardbench.config import Config as AnyConfig
 from hardbench.config import setting
 from hardbench.errors import ConfigError, TrackingError, nearest
+from hardbench.stored import StoredRun
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,13 @@ def _shown(name: str) -> bool:
     return name in ("final/test_accuracy", "final/test_loss", "final/val_accuracy", "eval/accuracy")
 
 
-def _differing(chosen: Sequence[tracking.StoredRun]) -> list[str]:
+def _differing(chosen: Sequence[StoredRun]) -> list[str]:
     """Headline settings that are not the same in all runs, in the order of the first run's."""
     names = list(dict.fromkeys(name for one in chosen for name in one.params))
     return sorted(name for name in names if len({one.params.get(name) for one in chosen}) > 1)
 
 
-def _cells(one: tracking.StoredRun, names: Sequence[str]) -> list[str]:
+def _cells(one: StoredRun, names: Sequence[str]) -> list[str]:
     cells = []
     for name in names:
         value, error = one.metrics.get(name), one.metrics.get(f"{name}_stderr")
@@ -67,13 +68,13 @@ def _cells(one: tracking.StoredRun, names: Sequence[str]) -> list[str]:
     return cells
 
 
-def _sorted(chosen: Sequence[tracking.StoredRun], word: str, known: Sequence[str]) -> list[tracking.StoredRun]:
+def _sorted(chosen: Sequence[StoredRun], word: str, known: Sequence[str]) -> list[StoredRun]:
     name = word.removeprefix("-")
     name = next((option for option in known if option in (name, f"final/{name}")), name)
     if name not in known and not any(name in one.metrics or name in one.params for one in chosen):
         raise ConfigError(f"sort: {word}; {nearest(name, known)}")
 
-    def key(one: tracking.StoredRun) -> tuple[float, str]:
+    def key(one: StoredRun) -> tuple[float, str]:
         value = one.metrics.get(name, one.params.get(name, ""))
         try:
             return float(value), ""
@@ -85,7 +86,7 @@ def _sorted(chosen: Sequence[tracking.StoredRun], word: str, known: Sequence[str
     return ordered + [one for one in chosen if one not in there]
 
 
-def _write(path: Path, chosen: Sequence[tracking.StoredRun], settings: Sequence[str], names: Sequence[str]) -> None:
+def _write(path: Path, chosen: Sequence[StoredRun], settings: Sequence[str], names: Sequence[str]) -> None:
     columns = [column for name in names for column in (name, f"{name}_stderr")]
     try:
         with path.open("w", newline="") as file:

@@ -14,6 +14,7 @@ from hardbench.figures.style import FigureOptions
 from hardbench.studies import train
 
 FORMATS = ("png", "svg", "pdf")
+STUDIES = ("train",)  # those with a file of figures
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,7 @@ class Config(AnyConfig):
 def run(config: Config) -> None:
     """Draw the kinds asked for and list the files."""
     target = train.out_folder(config.out)
-    studies = ["train"]
-    stored = [tracking.find(word, studies, finished=True if word == "last" else None) for word in dict.fromkeys(config.runs)]
+    stored = [tracking.find(word, STUDIES, finished=True if word == "last" else None) for word in dict.fromkeys(config.runs)]
     if len({one.study for one in stored}) > 1:
         raise ConfigError(f"runs: of {', '.join(one.study for one in stored)}; runs of one study")
     kinds = None if "all" in config.kind else [kind.replace("-", "_") for kind in config.kind]

@@ -21,6 +21,7 @@ from hardbench.metrics.classification import class_report
 from hardbench.metrics.hardness import mean_stderr
 from hardbench.registry import DATASETS, MODELS
 from hardbench.settings import MachineSettings, PlaceSettings
+from hardbench.stored import StoredRun
 from hardbench.studies import train
 from hardbench.training import checkpoints, machine
 from hardbench.training.evaluation import Evaluation, evaluate, layer_accuracies
@@ -79,7 +80,7 @@ def _split(config: Config, trained: train.Config, stored: Mapping[str, Any]) -> 
     return other
 
 
-def restore(stored: tracking.StoredRun, trained: train.Config, split: Split, checkpoint: str) -> tuple[Learner, Standardise]:
+def restore(stored: StoredRun, trained: train.Config, split: Split, checkpoint: str) -> tuple[Learner, Standardise]:
     """A trained run's networks on this machine's device, and the standardisation they were trained with."""
     device = machine.take(trained)
     state = checkpoints.load(stored.file(f"checkpoints/{checkpoint}.pt"))

@@ -11,6 +11,7 @@ from pathlib import Path
 from hardbench import console, tracking
 from hardbench.config import setting
 from hardbench.figures import draw, show
+from hardbench.stored import StoredRun
 from hardbench.studies import eval as evaluation
 from hardbench.studies import train
 
@@ -46,7 +47,7 @@ def run(config: Config) -> None:
         show(folder, sorted(path.name for path in folder.glob("*.png")))
 
 
-def _comparisons(runs: Sequence[tracking.StoredRun]) -> list[str]:
+def _comparisons(runs: Sequence[StoredRun]) -> list[str]:
     """The kinds that several runs allow: architectures are compared where there are several."""
     several = len({one.config["model"] for one in runs}) > 1
     return ["multi_run", *(["architecture_comparison"] if several else [])]

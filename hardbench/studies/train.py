@@ -28,6 +28,7 @@ from hardbench.metrics.view import select
 from hardbench.models.gmlp import GreedyStack
 from hardbench.registry import MODELS
 from hardbench.settings import TrainingSettings
+from hardbench.stored import ARRAYS, StoredRun
 from hardbench.training import checkpoints, machine, observers
 from hardbench.training.layers import Probe
 from hardbench.training.learners import Learner, learner
@@ -92,7 +93,7 @@ def static_overlaps(split: Split, standardise: Standardise) -> dict[str, np.ndar
 FIGURES = ("basic_training_curves", "class_hardness", "overlap_scatter", "confusion_matrix", "research_questions")
 
 
-def run(config: Config, kinds: Sequence[str] | None = FIGURES) -> tracking.StoredRun:
+def run(config: Config, kinds: Sequence[str] | None = FIGURES) -> StoredRun:
     """Train as the settings say, in a run of its own, and draw the kinds of figures that apply (None: all there are); the stored run."""
     target = out_folder(config.out)
     course = set_up(config)
@@ -118,13 +119,13 @@ def _reported(out: Path | None, kinds: Sequence[str] | None) -> Iterator[list[tr
     try:
         yield runs
     except TrainingError:
-        if runs and (runs[0].folder / tracking.ARRAYS).exists():
+        if runs and (runs[0].folder / ARRAYS).exists():
             _report(runs[0], out, kinds)
         raise
     _report(runs[0], out, kinds)
 
 
-def resume(stored: tracking.StoredRun, changed: Mapping[str, Any], out: str | None = None) -> tracking.StoredRun:
+def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> StoredRun:
     """Go on with an unfinished run where its newest readable checkpoint was written."""
     target = out_folder(out)
     config = Config.read(changed, stored.config)
@@ -218,7 +219,7 @@ def _finish(run: tracking.Run, course: Course, records: observers.Records) -> No
     arrays = records.arrays() | course.static
     arrays["stopped_step"] = np.array([student.stopped.get(r, -1) for r in range(config.repeats)])
     arrays["class_names"] = np.array(course.split.class_names)
-    run.write_arrays(tracking.ARRAYS, arrays)
+    run.write_arrays(ARRAYS, arrays)
     run.write_text("class_hardness.csv", hardness_table(arrays).to_csv(index=False))
     final = {f"final/{name}": _last(arrays, key) for name, key in _FINAL.items()}
     final["final/overlap_hardness_spearman"] = overlap_hardness_spearman(arrays)

@@ -7,7 +7,7 @@ from zipfile import BadZipFile, ZipFile
 
 import torch
 
-from hardbench.errors import TrainingError
+from hardbench.errors import Killed, TrainingError
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
@@ -17,7 +17,12 @@ def save(folder: Path, name: str, state: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path, aside = folder / name, folder / f".{name}.part"
     with aside.open("wb") as file:
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, Killed | KeyboardInterrupt):  # the archive's end fails after a signal, and hides it
+                raise error.__context__ from None
+            raise
         file.flush()
         os.fsync(file.fileno())
     if name == LAST and path.exists():
