@@ -3,9 +3,11 @@
 import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn import functional
 
 from hardbench.errors import ConfigError
@@ -60,13 +62,40 @@ class Anchors(nn.Module):
 
 def similarity_scores(activations: Tensor, anchors: Tensor, similarity: str) -> Tensor:
     """G [..., B, K] of activations [..., B, D] and anchors [..., K, D]: cosine in [-1, 1] or minus the squared distance."""
-    turned = anchors.transpose(-1, -2)
-    products = product(activations, turned) if anchors.ndim == 3 else activations @ turned
-    lengths = torch.linalg.vector_norm(anchors, dim=-1).unsqueeze(-2)
     if similarity == "cosine":
-        norms = torch.linalg.vector_norm(activations, dim=-1, keepdim=True)
-        return products / (norms.clamp_min(1e-12) * lengths)
-    return 2 * products - activations.square().sum(-1, keepdim=True) - lengths.square()
+        return _Cosine.apply(activations, anchors)
+    return (
+        2 * _times(activations, anchors.transpose(-1, -2))
+        - activations.square().sum(-1, keepdim=True)
+        - anchors.square().sum(-1).unsqueeze(-2)
+    )
+
+
+def _times(a: Tensor, b: Tensor) -> Tensor:
+    return product(a, b) if b.ndim == 3 else a @ b
+
+
+class _Cosine(Function):
+    """Cosines in float32 of activations with anchors, whose own gradient is never asked for.
+
+    With G = h.e / (|h||e|) the gradient is dG e / (|h||e|) - h (dG.G) / |h|^2: two passes over the activations, where the
+    graph of norm and quotient takes seven.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, activations: Tensor, anchors: Tensor) -> Tensor:
+        norms = torch.linalg.vector_norm(activations.float(), dim=-1, keepdim=True).clamp_min(1e-12)
+        scale = norms * torch.linalg.vector_norm(anchors, dim=-1).unsqueeze(-2)
+        cosines = _times(activations, anchors.transpose(-1, -2).to(activations.dtype)).float() / scale
+        ctx.save_for_backward(activations, anchors, norms, scale, cosines)
+        return cosines
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        activations, anchors, norms, scale, cosines = ctx.saved_tensors
+        along = -(grad * cosines).sum(-1, keepdim=True) / norms.square()
+        across = _times((grad / scale).to(activations.dtype), anchors.to(activations.dtype))
+        return across.addcmul_(activations, along.to(activations.dtype)), None
 
 
 class Residual(nn.Module):

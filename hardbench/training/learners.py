@@ -1,6 +1,5 @@
 """Learners: backpropagation and greedy layer-wise training behind two verbs, update and predict."""
 
-import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from math import inf
@@ -137,16 +136,16 @@ class Greedy(Learner):
         networks = cast(GreedyStack, self.networks)
         with self.arithmetic():
             activations = networks.detached_activations(inputs)
-            logits = [logit.float() for logit in networks.layer_logits(activations)]
-        entropies = torch.stack([row_means(cross_entropy(logit, labels)) for logit in logits])
+            logits = torch.stack(networks.layer_logits(activations)).float()  # [L, R, B, K]
+        layers = len(logits)
+        entropies = row_means(cross_entropy(logits.flatten(0, 1), labels.repeat(layers, 1))).view(layers, -1)
         losses = entropies
-        if self.settings.lambda_ace and len(logits) > 1:
-            distance = ACE[self.settings.ace_variant]
-            q = [functional.softmax(logit, -1) for logit in logits]
-            apart = torch.stack([row_means(distance(own, after.detach())) for own, after in itertools.pairwise(q)])
+        if self.settings.lambda_ace and layers > 1:
+            q = functional.softmax(logits, -1)
+            apart = row_means(ACE[self.settings.ace_variant](q[:-1], q[1:].detach()).flatten(0, 1)).view(layers - 1, -1)
             losses = entropies - self.settings.lambda_ace * functional.pad(apart, (0, 0, 0, 1))
         losses.sum().backward()
-        right = torch.stack([hits(logit, labels) for logit in logits], -1)
+        right = hits(logits.flatten(0, 1), labels.repeat(layers, 1)).view(layers, -1).t()
         return {"loss": entropies[-1].detach(), "accuracy": right[:, -1], "layer_loss": losses.detach().t(), "layer_accuracy": right}
 
 
