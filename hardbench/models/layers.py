@@ -118,6 +118,32 @@ class UnitScale(nn.Module):
         return inputs * inputs.square().mean(-1, keepdim=True).clamp_min(1e-12).rsqrt()
 
 
+class Dropout(nn.Module):
+    """Sets values to 0 with probability p in training, and scales the others by 1 / (1 - p); draws from a stream of its own.
+
+    nn.Dropout draws from the global generator, which networks would share. `seeds` is set by `grow`.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+        self.seeds = Seeds(0)
+        self._generator: torch.Generator | None = None
+
+    def stream(self, device: torch.device) -> torch.Generator:
+        """The generator on the device where the values are."""
+        if self._generator is None or self._generator.device != device:
+            self._generator = self.seeds.generator(device)
+        return self._generator
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Shape as the inputs."""
+        if not self.training or self.p == 0:
+            return inputs
+        keep = torch.rand(inputs.shape, generator=self.stream(inputs.device), device=inputs.device) >= self.p
+        return inputs * keep / max(1 - self.p, 1e-9)
+
+
 class StackedLinear(nn.Module):
     """R linear layers as one batched product: [R, B, in] -> [R, B, out].
 
@@ -219,6 +245,19 @@ class Networks(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits [R, B, K]."""
         return self.logits(self.features(inputs))
+
+    def _dropouts(self) -> list[tuple[Dropout, torch.device]]:
+        device = next(self.parameters()).device
+        return [(module, device) for module in self.modules() if isinstance(module, Dropout)]
+
+    def streams(self) -> list[Tensor]:
+        """Where the random streams inside the networks (dropout) stand."""
+        return [module.stream(device).get_state() for module, device in self._dropouts()]
+
+    def load_streams(self, states: Sequence[Tensor]) -> None:
+        """Put the random streams where `streams` found them."""
+        for (module, device), state in zip(self._dropouts(), states, strict=True):
+            module.stream(device).set_state(state.clone())
 
     def states(self) -> list[dict[str, Tensor]]:
         """state_dict of every network as plain PyTorch, in the order of the repeats."""
@@ -375,6 +414,8 @@ def grow(make: Callable[[], Chain], streams: Sequence[Seeds], init: str | None) 
         with seeds.child("init").as_global():
             chain = make()
             initialise(chain, init)
+        for i, module in enumerate(module for module in chain.modules() if isinstance(module, Dropout)):
+            module.seeds = seeds.child("dropout", i)
         members.append(chain)
     return members
 

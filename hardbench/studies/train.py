@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from hardbench import console, seeding, tracking
+from hardbench.config import options
 from hardbench.data.batches import Batches
 from hardbench.data.samples import Split, prepare
 from hardbench.data.transforms import Standardise, check_fits, standardise_for, unit_of
@@ -175,8 +176,8 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
     began, first = time.monotonic(), student.steps
     with console.progress(run.id[:8], course.total) as show:
         watching: list[Observer] = [observers.divergence()]
-        if config.stop_at_target:
-            watching.append(observers.target(course.batches.train, eye, config.target_accuracy))
+        if aims(config):
+            watching.append(observers.target(course.batches.train, eye, config.target_accuracy, config.stop_at_target))
         watching += [
             every(config.log_every, observers.curves(records, run.log)),
             at(steps, observers.evaluation(records, run.log, eye, best)),
@@ -190,6 +191,21 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
     if done:
         run.log({"samples_per_second": done * course.batches.size * config.repeats / seconds}, student.steps)
     _finish(run, course, records)
+
+
+def aims(config: Config) -> bool:
+    """Whether the training accuracy is watched: where the run is to stop by it, or the recipe (or the user) names a target of its own."""
+    named = config.target_accuracy != options(Config)["target_accuracy"].declared.default
+    return config.stop_at_target or named or "target_accuracy" in MODELS[config.model].defaults
+
+
+def _aim(config: Config, student: Learner, per_epoch: int) -> dict[str, np.ndarray]:
+    """Whether each repeat reached the target accuracy (0 or 1) and in which epoch (nan: in none), [R]; a warning for those that did not."""
+    steps = [student.reached.get(r, np.nan) for r in range(config.repeats)]
+    missed = [str(config.first_repeat + r) for r, step in enumerate(steps) if np.isnan(step)]
+    if missed:
+        console.warn(f"target_accuracy: {config.target_accuracy:g} of the training set was not reached by repeat {', '.join(missed)}")
+    return {"train/target_reached": np.isfinite(steps).astype(float), "train/target_epoch": np.array(steps) / per_epoch}
 
 
 def _probe(course: Course, eye: observers.Eye) -> Probe:
@@ -227,6 +243,8 @@ def _finish(run: tracking.Run, course: Course, records: observers.Records) -> No
         del final["final/val_loss"], final["final/val_accuracy"]
     if course.split.bayes_accuracy is not None:
         final["bayes_accuracy"] = np.array([course.split.bayes_accuracy])
+    if aims(config):
+        final |= _aim(config, student, course.batches.per_epoch)
     run.log(final, student.steps)
     run.tag("hardbench.best", "last (val_size 0)" if course.split.val is None else "validation accuracy")
     folder = run.folder / "checkpoints"

@@ -30,6 +30,7 @@ class Learner:
         self.factor = SCHEDULERS[settings.scheduler].call
         self.frozen: dict[int, dict[str, Tensor]] = {}
         self.stopped: dict[int, int] = {}  # repeat -> the step it stopped at
+        self.reached: dict[int, int] = {}  # repeat -> the step, the end of an epoch, at which it first met the target accuracy
         self.diverged: dict[int, int] = {}  # repeat -> the step whose loss was not finite
 
     @property
@@ -108,19 +109,22 @@ class Learner:
         self.settle()
         return {
             "networks": self.networks.states(),
+            "streams": self.networks.streams(),
             "optimizer": self.optimizer.state_dict(),
             "steps": self.steps,
             "frozen": self.frozen,
             "stopped": self.stopped,
+            "reached": self.reached,
             "diverged": self.diverged,
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
         self.networks.load_states(state["networks"])
+        self.networks.load_streams(state["streams"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps, self.frozen = state["steps"], state["frozen"]
-        self.stopped, self.diverged = state["stopped"], state["diverged"]
+        self.stopped, self.diverged, self.reached = state["stopped"], state["diverged"], state["reached"]
 
 
 class Greedy(Learner):

@@ -194,16 +194,20 @@ def validation(eye: Eye, best: Best, but_not: Sequence[int]) -> Observer:
     return look
 
 
-def target(train: Samples, eye: Eye, accuracy: float) -> Observer:
-    """At the end of an epoch: freezes repeats whose accuracy on the clean training set has reached the target."""
+def target(train: Samples, eye: Eye, accuracy: float, stop: bool = True) -> Observer:
+    """At the end of an epoch: notes which repeats' accuracy on the clean training set has first reached the target, and freezes them."""
 
-    def stop(moment: Moment) -> None:
-        if moment.epoch_ends:
-            for r in reaches(moment.learner, train, eye.standardise, accuracy).nonzero().flatten().tolist():
-                if r not in moment.learner.stopped:
-                    moment.learner.freeze(r, moment.step)
+    def look(moment: Moment) -> None:
+        learner = moment.learner
+        waiting = [r for r in range(learner.networks.repeats) if r not in learner.reached and r not in learner.stopped]
+        if moment.epoch_ends and waiting:
+            met = reaches(learner, train, eye.standardise, accuracy)
+            for r in [r for r in waiting if met[r]]:
+                learner.reached[r] = moment.step
+                if stop:
+                    learner.freeze(r, moment.step)
 
-    return stop
+    return look
 
 
 def checkpoint(seconds: float, write: Callable[[Moment], None]) -> Observer:
