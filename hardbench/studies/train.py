@@ -16,79 +16,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from hardbench import console, seeding, tracking
-from hardbench.config import options
-from hardbench.data.batches import Batches
-from hardbench.data.samples import Split, prepare
-from hardbench.data.transforms import Standardise, check_fits, standardise_for, unit_of
+from hardbench import console, tracking
+from hardbench.data.transforms import unit_of
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.figures import draw
 from hardbench.metrics.hardness import hardness_table, mean_stderr, overlap_hardness_spearman
-from hardbench.metrics.overlap import class_sums, overlap
-from hardbench.metrics.view import select
-from hardbench.models.gmlp import GreedyStack
-from hardbench.registry import MODELS
 from hardbench.settings import TrainingSettings
 from hardbench.stored import ARRAYS, StoredRun
-from hardbench.training import checkpoints, machine, observers
-from hardbench.training.layers import Probe
-from hardbench.training.learners import Learner, learner
-from hardbench.training.loop import Moment, Observer, at, evaluation_steps, every, fit
+from hardbench.training import checkpoints, observers
+from hardbench.training.course import Course, Outcome, aims, outcome, set_up, watch
+from hardbench.training.loop import Moment, fit
 
 
 @dataclass(frozen=True)
 class Config(TrainingSettings):
     """Settings of a training run."""
-
-
-@dataclass
-class Course:
-    """A training that is ready to start: everything a bad setting could spoil has been built."""
-
-    config: Config
-    split: Split
-    standardise: Standardise
-    learner: Learner
-    batches: Batches
-    total: int
-    layer_metrics: list[str]
-    static: dict[str, np.ndarray]
-
-
-def set_up(config: Config) -> Course:
-    """Data on the device, networks, learner and batches; raises before a run exists if anything does not fit."""
-    device = machine.take(config)
-    split = prepare(config, config.seed)
-    check_fits(config, split.train)
-    standardise = standardise_for(config, split.train)
-    streams = seeding.networks(config.seed, config.first_repeat, config.repeats)
-    networks = MODELS[config.model].call(split.train.shape, split.num_classes, config, streams).to(device)
-    static = static_overlaps(split, standardise)
-    train = split.train.to(device)
-    batches = Batches(train, standardise.to(device), config.batch_size, streams, [config.corruption_p] * config.repeats, config.augment)
-    alone = len(train) % batches.size == 1 or batches.size == 1
-    if alone and any(isinstance(module, torch.nn.BatchNorm2d) for module in networks.modules()):
-        raise ConfigError(f"batch_size: {config.batch_size}; one that leaves no batch of a single sample, which batch norm cannot train on")
-    total = config.epochs * batches.per_epoch
-    metrics = select(config.layer_metrics, isinstance(networks, GreedyStack))
-    if metrics and len(train) < 2:
-        raise ConfigError(f"layer_metrics: {','.join(config.layer_metrics)}; none for a single training sample")
-    return Course(config, split, standardise, learner(networks, config, total), batches, total, metrics, static)
-
-
-def static_overlaps(split: Split, standardise: Standardise) -> dict[str, np.ndarray]:
-    """Overlaps [K, K] of the class means of the standardised training inputs, uncentred and centred."""
-    train, classes = split.train, split.num_classes
-    sums = torch.zeros(classes, *train.shape, dtype=torch.float64)
-    for start in range(0, len(train), 4096):
-        raw = train.inputs[start : start + 4096]
-        rows = raw.flatten(1).double().unsqueeze(0)
-        sums += class_sums(rows, train.labels[start : start + 4096], classes).view_as(sums)
-    counts = torch.bincount(train.labels, minlength=classes).double().view(-1, *(1,) * len(train.shape))
-    unit = unit_of(train.inputs)
-    shifted = [(part / unit - standardise.mean) / standardise.std + standardise.shift for part in (sums / counts, sums.sum(0) / len(train))]
-    means, centre = shifted[0].flatten(1), shifted[1].flatten()
-    return {"overlap_static": overlap(means).numpy(), "overlap_static_centred": overlap(means, centre).numpy()}
 
 
 FIGURES = ("basic_training_curves", "class_hardness", "overlap_scatter", "confusion_matrix", "research_questions")
@@ -98,14 +40,9 @@ def run(config: Config, kinds: Sequence[str] | None = FIGURES) -> StoredRun:
     """Train as the settings say, in a run of its own, and draw the kinds of figures that apply (None: all there are); the stored run."""
     target = out_folder(config.out)
     course = set_up(config)
-    dataset = config.dataset.rpartition("/")[2]
-    title = config.name or f"{config.model} {dataset} s{config.seed}"
-    note = (
-        f"{config.repeats} {config.model} on {dataset} ({course.split.num_classes} classes, {len(course.split.train)} training samples)\n"
-    )
-    tags = {**(config.tag or {}), "hardbench.device": str(course.learner.device), "hardbench.precision": config.precision}
-    note += f"{config.epochs} epochs, {config.optimizer} {config.lr:g}"
-    with _reported(target, kinds) as report, tracking.start("train", config, title, note, tags=tags) as run:
+    note = note_of(config, course.split.num_classes, len(course.split.train))
+    tags, dataset = tags_of(config, str(course.learner.device)), config.dataset.rpartition("/")[2]
+    with _reported(target, kinds) as report, tracking.start("train", config, title_of(config), note, tags=tags) as run:
         report.append(run)
         run.tag("hardbench.threads", str(torch.get_num_threads()))
         run.data(dataset, course.split.digest, config.dataset)
@@ -162,10 +99,6 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
         student.load(state)
         for part, name in ((course.batches, "batches"), (records, "records"), (best, "best")):
             part.load(state[name])
-    device = student.device
-    val = None if split.val is None else split.val.to(device)
-    eye = observers.Eye(split.test.to(device), val, course.standardise.to(device), split.num_classes)
-    steps = evaluation_steps(config.eval_points, config.eval_steps, course.total)
 
     def write(moment: Moment) -> None:
         run.close()  # what a checkpoint counts as measured must be in the store
@@ -175,46 +108,18 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
 
     began, first = time.monotonic(), student.steps
     with console.progress(run.id[:8], course.total) as show:
-        watching: list[Observer] = [observers.divergence()]
-        if aims(config):
-            watching.append(observers.target(course.batches.train, eye, config.target_accuracy, config.stop_at_target))
-        watching += [
-            every(config.log_every, observers.curves(records, run.log)),
-            at(steps, observers.evaluation(records, run.log, eye, best)),
-            *([at(steps, observers.layers(records, run.log, _probe(course, eye)))] if course.layer_metrics else []),
-            observers.validation(eye, best, steps),
-            console.training_progress(show),
-            observers.checkpoint(config.checkpoint_every, write),
-        ]
+        watching = watch(course, records, best, run.log)
+        watching += [console.training_progress(show), observers.checkpoint(config.checkpoint_every, write)]
         done = fit(student, course.batches, course.total, watching) - first
     seconds = time.monotonic() - began
     if done:
         run.log({"samples_per_second": done * course.batches.size * config.repeats / seconds}, student.steps)
-    _finish(run, course, records)
-
-
-def aims(config: Config) -> bool:
-    """Whether the training accuracy is watched: where the run is to stop by it, or the recipe (or the user) names a target of its own."""
-    named = config.target_accuracy != options(Config)["target_accuracy"].declared.default
-    return config.stop_at_target or named or "target_accuracy" in MODELS[config.model].defaults
-
-
-def _aim(config: Config, student: Learner, per_epoch: int) -> dict[str, np.ndarray]:
-    """Whether each repeat reached the target accuracy (0 or 1) and in which epoch (nan: in none), [R]; a warning for those that did not."""
-    steps = [student.reached.get(r, np.nan) for r in range(config.repeats)]
-    missed = [str(config.first_repeat + r) for r, step in enumerate(steps) if np.isnan(step)]
-    if missed:
-        console.warn(f"target_accuracy: {config.target_accuracy:g} of the training set was not reached by repeat {', '.join(missed)}")
-    return {"train/target_reached": np.isfinite(steps).astype(float), "train/target_epoch": np.array(steps) / per_epoch}
-
-
-def _probe(course: Course, eye: observers.Eye) -> Probe:
-    """What measures the layers: on the validation split, or the test set where there is none."""
-    config, train = course.config, course.batches.train
-    seeds = seeding.Seeds(config.seed).child("data", "layers")
-    batch = course.batches.size if config.layer_estimator == "published" else 0
-    more = {"standardise": eye.standardise, "num_classes": eye.num_classes, "null_repeats": config.null_repeats, "published_batch": batch}
-    return Probe.of(course.layer_metrics, train, eye.val or eye.test, eye.test, seeds, **more)
+    found = outcome(course, records)
+    _finish(run, config, found)
+    if config.log_model:
+        raw = split.test.inputs[:2]
+        run.log_model(student.networks.member(0).cpu(), course.standardise(raw, unit_of(raw)))
+    _diverged(run, config, found)
 
 
 def save(folder: Path, course: Course, records: observers.Records, best: observers.Best) -> None:
@@ -229,44 +134,78 @@ def save(folder: Path, course: Course, records: observers.Records, best: observe
     checkpoints.save(folder, checkpoints.LAST, last)
 
 
-def _finish(run: tracking.Run, course: Course, records: observers.Records) -> None:
-    """metrics.npz, the hardness table, final metrics."""
-    config, student = course.config, course.learner
-    arrays = records.arrays() | course.static
-    arrays["stopped_step"] = np.array([student.stopped.get(r, -1) for r in range(config.repeats)])
-    arrays["class_names"] = np.array(course.split.class_names)
-    run.write_arrays(ARRAYS, arrays)
-    run.write_text("class_hardness.csv", hardness_table(arrays).to_csv(index=False))
-    final = {f"final/{name}": _last(arrays, key) for name, key in _FINAL.items()}
-    final["final/overlap_hardness_spearman"] = overlap_hardness_spearman(arrays)
-    if course.split.val is None:
+def _finish(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None:
+    """metrics.npz, the hardness table, final metrics, checkpoints made known or removed."""
+    run.write_arrays(ARRAYS, found.arrays)
+    run.write_text("class_hardness.csv", hardness_table(found.arrays).to_csv(index=False))
+    final = {f"final/{name}": last_measured(found.arrays, key) for name, key in _FINAL.items()}
+    final["final/overlap_hardness_spearman"] = overlap_hardness_spearman(found.arrays)
+    if not found.validated:
         del final["final/val_loss"], final["final/val_accuracy"]
-    if course.split.bayes_accuracy is not None:
-        final["bayes_accuracy"] = np.array([course.split.bayes_accuracy])
+    if found.bayes_accuracy is not None:
+        final["bayes_accuracy"] = np.array([found.bayes_accuracy])
     if aims(config):
-        final |= _aim(config, student, course.batches.per_epoch)
-    run.log(final, student.steps)
-    run.tag("hardbench.best", "last (val_size 0)" if course.split.val is None else "validation accuracy")
+        final |= _aim(config, found)
+    run.log(final, found.step)
+    run.tag("hardbench.best", "validation accuracy" if found.validated else "last (val_size 0)")
     folder = run.folder / "checkpoints"
     if not config.keep_checkpoints:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     for path in folder.glob("*.pt") if folder.exists() else ():
         run.publish(f"checkpoints/{path.name}")
-    if config.log_model:
-        raw = course.split.test.inputs[:2]
-        run.log_model(student.networks.member(0).cpu(), course.standardise(raw, unit_of(raw)))
-    if student.diverged:
-        where = ", ".join(f"step {step} of repeat {config.first_repeat + r}" for r, step in sorted(student.diverged.items()))
-        others = [str(config.first_repeat + r) for r in range(config.repeats) if r not in student.diverged]
+
+
+def _aim(config: TrainingSettings, found: Outcome) -> dict[str, np.ndarray]:
+    """Whether each repeat reached the target accuracy (0 or 1) and in which epoch (nan: in none), [R]; a warning for those that did not."""
+    epochs = np.array([found.reached.get(r, np.nan) for r in range(config.repeats)])
+    missed = [str(config.first_repeat + r) for r in np.isnan(epochs).nonzero()[0]]
+    if missed:
+        console.warn(f"target_accuracy: {config.target_accuracy:g} of the training set was not reached by repeat {', '.join(missed)}")
+    return {"train/target_reached": np.isfinite(epochs).astype(float), "train/target_epoch": epochs}
+
+
+def _diverged(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None:
+    """TrainingError if a repeat diverged."""
+    if found.diverged:
+        where = ", ".join(f"step {step} of repeat {config.first_repeat + r}" for r, step in sorted(found.diverged.items()))
+        others = [str(config.first_repeat + r) for r in range(config.repeats) if r not in found.diverged]
         ended = f"; repeats {', '.join(others)} went on to the end" if others else ""
         raise TrainingError(f"loss: not finite at {where}; what was measured until then is kept{ended} (run {run.id})")
+
+
+def title_of(config: TrainingSettings) -> str:
+    """The run's name."""
+    return config.name or f"{config.model} {config.dataset.rpartition('/')[2]} s{config.seed}"
+
+
+def note_of(config: TrainingSettings, classes: int, samples: int) -> str:
+    """Two lines on a run for its reader."""
+    head = f"{config.repeats} {config.model} on {config.dataset.rpartition('/')[2]} ({classes} classes, {samples} training samples)"
+    return f"{head}\n{config.epochs} epochs, {config.optimizer} {config.lr:g}"
+
+
+def tags_of(config: TrainingSettings, device: str) -> dict[str, str]:
+    """The run's own tags, and how it was computed."""
+    return {**(config.tag or {}), "hardbench.device": device, "hardbench.precision": config.precision}
+
+
+def write_cell(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None:
+    """Everything a run keeps of a training that was made elsewhere."""
+    dataset = config.dataset.rpartition("/")[2]
+    run.data(dataset, found.digest, config.dataset)
+    for row, step in found.journal:
+        run.log(row, step)
+    for name, state in found.checkpoints.items():
+        checkpoints.save(run.folder / "checkpoints", f"{name}.pt", state)
+    _finish(run, config, found)
+    _diverged(run, config, found)
 
 
 _FINAL = {"test_loss": "loss", "test_accuracy": "accuracy", "val_loss": "val_loss", "val_accuracy": "val_accuracy"}
 _FINAL |= {"train_loss": "train_loss", "train_accuracy": "train_accuracy"}
 
 
-def _last(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+def last_measured(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     """The last measured value of every repeat [R]; nan where there is none."""
     values = arrays[name]
     there = np.isfinite(values)
@@ -284,7 +223,7 @@ def _report(run: tracking.Run, out: Path | None, kinds: Sequence[str] | None) ->
     columns = ["name", "accuracy", "accuracy_stderr", "loss", "step_90", "confused_with", "overlap"]
     rows = [[_short(value) for value in row] for row in table[columns].itertuples(index=False)]
     console.table("Class hardness (test set)", [column.replace("_", " ") for column in columns], rows)
-    mean, stderr = mean_stderr(_last(stored.arrays, "accuracy"))
+    mean, stderr = mean_stderr(last_measured(stored.arrays, "accuracy"))
     spread = "" if np.isnan(stderr) else f" +- {stderr:.4f}"
     console.say(f"test accuracy {mean:.4f}{spread}")
     if "last" in stored.tags.get("hardbench.best", ""):

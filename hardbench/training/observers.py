@@ -17,7 +17,7 @@ from hardbench.training.layers import Probe, defined
 from hardbench.training.loop import Moment, Observer
 
 Sink = Callable[[Mapping[str, np.ndarray], int], None]
-"""Takes metrics by name, each [R], and their step, as they are measured."""
+"""Takes metrics by name, each [R] (or one number for all networks), and their step, as they are measured."""
 
 
 class Records:
@@ -100,7 +100,7 @@ def curves(records: Records, sink: Sink) -> Observer:
             else:
                 metrics |= {f"{phase}_{metric}/{layer:02d}": row for layer, row in enumerate(value.T)}
         lr = moment.learner.settings.lr * moment.learner.factor(moment.step - 1, moment.total, moment.learner.settings)
-        sink(metrics | {"train/lr": np.array([lr])}, moment.step)
+        sink(metrics | {"train/lr": np.array(lr)}, moment.step)
 
     return log
 
