@@ -3,14 +3,13 @@
 import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 from torch.nn import functional
 
 from hardbench.errors import ConfigError
+from hardbench.models.anchors import Anchors, StackedAnchors
 from hardbench.products import ALIGNED, product
 from hardbench.seeding import Seeds
 
@@ -42,60 +41,6 @@ class Chain(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits [B, K]."""
         return self.head(self.blocks(inputs))
-
-
-class Anchors(nn.Module):
-    """Fixed class anchors E [K, D] as a head: logits = G(h, e_c) / tau."""
-
-    vectors: Tensor
-
-    def __init__(self, vectors: Tensor, similarity: str, tau: float):
-        super().__init__()
-        self.register_buffer("vectors", vectors)
-        self.similarity = similarity
-        self.tau = tau
-
-    def forward(self, activations: Tensor) -> Tensor:
-        """Scores over the temperature, [..., B, K]."""
-        return similarity_scores(activations, self.vectors, self.similarity) / self.tau
-
-
-def similarity_scores(activations: Tensor, anchors: Tensor, similarity: str) -> Tensor:
-    """G [..., B, K] of activations [..., B, D] and anchors [..., K, D]: cosine in [-1, 1] or minus the squared distance."""
-    if similarity == "cosine":
-        return _Cosine.apply(activations, anchors)
-    return (
-        2 * _times(activations, anchors.transpose(-1, -2))
-        - activations.square().sum(-1, keepdim=True)
-        - anchors.square().sum(-1).unsqueeze(-2)
-    )
-
-
-def _times(a: Tensor, b: Tensor) -> Tensor:
-    return product(a, b) if b.ndim == 3 else a @ b
-
-
-class _Cosine(Function):
-    """Cosines in float32 of activations with anchors, whose own gradient is never asked for.
-
-    With G = h.e / (|h||e|) the gradient is dG e / (|h||e|) - h (dG.G) / |h|^2: two passes over the activations, where the
-    graph of norm and quotient takes seven.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, activations: Tensor, anchors: Tensor) -> Tensor:
-        norms = torch.linalg.vector_norm(activations.float(), dim=-1, keepdim=True).clamp_min(1e-12)
-        scale = norms * torch.linalg.vector_norm(anchors, dim=-1).unsqueeze(-2)
-        cosines = _times(activations, anchors.transpose(-1, -2).to(activations.dtype)).float() / scale
-        ctx.save_for_backward(activations, anchors, norms, scale, cosines)
-        return cosines
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        activations, anchors, norms, scale, cosines = ctx.saved_tensors
-        along = -(grad * cosines).sum(-1, keepdim=True) / norms.square()
-        across = _times((grad / scale).to(activations.dtype), anchors.to(activations.dtype))
-        return across.addcmul_(activations, along.to(activations.dtype)), None
 
 
 class Residual(nn.Module):
@@ -188,17 +133,6 @@ class StackedLinear(nn.Module):
             "weight": (self.weight[r, :count], lambda flat: flat.view(self.inputs, self.outputs).t()),
             "bias": (self.bias[r, : self.outputs], lambda flat: flat),
         }
-
-
-class StackedAnchors(Anchors):
-    """Anchors [R, K, D] of R networks."""
-
-    def __init__(self, members: Sequence[Anchors]):
-        super().__init__(torch.stack([m.vectors for m in members]), members[0].similarity, members[0].tau)
-
-    def tensors(self, r: int) -> dict[str, tuple[Tensor, Callable[[Tensor], Tensor]]]:
-        """View of member r's anchors."""
-        return {"vectors": (self.vectors[r], lambda rows: rows)}
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:
