@@ -5,6 +5,7 @@ channels share (`prepare`), then adds the share of some channels to a start (`in
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -12,10 +13,36 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 LEAST = 16  # channels from which the transforms of a Bilinear map cost less than they save
-_G4 = ((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24))  # / 24
-_B4 = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))
-_A4 = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
-_G2, _B2, _A2 = ((0, 1, 0), (1, -1, 0), (0, -1, 1)), ((1, 1), (1, 0), (0, 1)), ((1, 0, 1), (1, 1, 0))
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A convolution of a row with three weights as products: outputs = back @ ((kernel @ weights) * (forth @ inputs)).
+
+    `tile` outputs come of tile + 2 inputs, or of `tile` inputs where those at both ends are the zeros of the padding (`whole`).
+    """
+
+    tile: int
+    whole: bool
+    kernel: tuple[tuple[float, ...], ...]
+    forth: tuple[tuple[float, ...], ...]
+    back: tuple[tuple[float, ...], ...]
+
+
+_FOUR = Scheme(  # F(4, 3): 6 products in place of 12; its factors up to 8 cost digits that bf16 does not have
+    4,
+    False,
+    tuple(tuple(x / 24 for x in row) for row in ((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24))),
+    ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1)),
+    ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
+)
+_PAIR = Scheme(2, True, ((0, 1, 0), (1, -1, 0), (0, -1, 1)), ((1, 1), (1, 0), (0, 1)), ((1, 0, 1), (1, 1, 0)))  # 3 products in place of 4
+
+def scheme(height: int, width: int, dtype: torch.dtype) -> Scheme | None:
+    """What suits images of that size; None if nothing does."""
+    if (height, width) == (2, 2):
+        return _PAIR
+    return _FOUR if height % 4 == width % 4 == 0 and dtype == torch.float32 else None
 
 
 class Map(Protocol):
@@ -73,34 +100,33 @@ class Direct:
 class Bilinear:
     """A convolution 3x3, stride 1, padding 1, tile by tile: a linear map of the tile, products channel by channel, a linear map back.
 
-    Tiles of 4x4 outputs take 36 products instead of 144 (Winograd's F(4x4, 3x3); Lavin & Gray 2016), images of 2x2 take 9 instead of 16
-    (their border is known to be zero). In memory images are [H, W, C, N], so that every one of the three steps is a matrix product.
+    Tiles of 4x4 outputs take 36 products instead of 144 (Winograd's; Lavin & Gray 2016, arXiv:1509.09308), images of 2x2, whose border is
+    known to be zero, 9 instead of 16. In memory images are [H, W, C, N], so that every one of the three steps is a matrix product.
     """
 
-    def __init__(self, weight: Tensor, height: int, width: int):
+    def __init__(self, weight: Tensor, height: int, width: int, how: Scheme):
         outputs, inputs = weight.shape[:2]
-        self.tile = 2 if (height, width) == (2, 2) else 4
-        g, b, a = ((_G2, _B2, _A2) if self.tile == 2 else (_G4, _B4, _A4))
-        kernel = torch.tensor(g, dtype=torch.float64) / (24 if self.tile == 4 else 1)
-        forth, back = torch.tensor(b, dtype=torch.float64), torch.tensor(a, dtype=torch.float64)
-        self.whole = (height, width) == (self.tile, self.tile)
-        if self.whole and self.tile == 4:
-            forth = forth[:, 1:5]  # the border of the only tile is zero
+        kernel, forth, back = (torch.tensor(rows, dtype=torch.float64) for rows in (how.kernel, how.forth, how.back))
+        if how.tile == height == width and not how.whole:
+            forth = forth[:, 1:-1]  # the border of the only tile is zero
+        self.tile, self.whole = how.tile, how.tile == height == width
         weights = torch.einsum("pi,ocij,qj->pqco", kernel, weight.double().cpu(), kernel)
         like = {"dtype": weight.dtype, "device": weight.device}
         self.weight = weights.reshape(-1, inputs, outputs).to(**like).contiguous()
         self.forth, self.back = torch.kron(forth, forth).to(**like), torch.kron(back, back).to(**like)
         self.shape, self.points = (height, width, inputs, outputs), len(self.weight)
-        tile = height * width if self.whole else 36
-        self.room = 2 * inputs * (height + 2) * (width + 2) + outputs * height * width + (inputs + outputs) * (self.points + tile)
+        tiles = 1 if self.whole else (height // how.tile) * (width // how.tile)
+        self.room = inputs * (height + 2) * (width + 2) + outputs * height * width + self.points * (inputs * tiles + outputs)
 
     @staticmethod
-    def takes(conv: nn.Conv2d, inputs: Tensor) -> bool:
-        """Whether a convolution of such inputs is one of these, and gains by it. In bf16 only sums keep enough digits: tiles of 2x2."""
+    def of(conv: nn.Conv2d, weight: Tensor, inputs: Tensor) -> "Bilinear | None":
+        """The map of a convolution (with this weight) of such inputs; None if it is of another kind, or would not gain."""
         height, width = inputs.shape[2:]
         plain = (conv.kernel_size, conv.stride, conv.padding, conv.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
-        fine = (height, width) == (2, 2) or (height % 4 == width % 4 == 0 and inputs.dtype == torch.float32)
-        return plain and fine and inputs.device.type == "cpu" and min(conv.in_channels, conv.out_channels) >= LEAST
+        how = scheme(height, width, weight.dtype)
+        if not plain or how is None or inputs.device.type != "cpu" or min(weight.shape[:2]) < LEAST:
+            return None
+        return Bilinear(weight, height, width, how)
 
     def prepare(self, inputs: Tensor) -> list[Tensor]:
         """The transformed tiles [points, C, N]."""
@@ -142,7 +168,7 @@ class Bilinear:
         padded[1:-1, 1:-1] = images
         for rows, columns in self._places():
             tile = padded[rows.start : rows.stop + 2, columns.start : columns.stop + 2]
-            yield (self.forth @ tile.reshape(36, -1)).view(self.points, channels, -1)
+            yield (self.forth @ tile.reshape(self.forth.shape[1], -1)).view(self.points, channels, -1)
 
 
 class Dense:
@@ -173,19 +199,17 @@ class Dense:
 
 
 def pool(module: nn.MaxPool2d | nn.AvgPool2d) -> Callable[[Tensor], Tensor]:
-    """The pooling for any order of memory: 2x2 on [H, W, C, N] by whole rows of memory, else torch's own."""
+    """The pooling for any order of memory; 2x2 on a CPU as three elementwise steps, many times faster than torch's own by channels."""
     plain = all(value in (2, (2, 2)) for value in (module.kernel_size, module.stride)) and module.padding in (0, (0, 0))
 
     def pooled(images: Tensor) -> Tensor:
-        if not plain or images.stride(0) != 1 or len(images) == 1:
-            return module(images)
-        rows = images.permute(2, 3, 1, 0)
-        height, width = rows.shape[0] // 2 * 2, rows.shape[1] // 2 * 2
-        corners = [rows[top:height:2, left:width:2] for top in (0, 1) for left in (0, 1)]
+        if not plain or images.device.type != "cpu":
+            found: Tensor = module(images)
+            return found
+        height, width = images.shape[2] // 2 * 2, images.shape[3] // 2 * 2
+        corners = [images[:, :, top:height:2, left:width:2] for top in (0, 1) for left in (0, 1)]
         if isinstance(module, nn.MaxPool2d):
-            found = torch.maximum(torch.maximum(corners[0], corners[1]), torch.maximum(corners[2], corners[3]))
-        else:
-            found = (corners[0] + corners[1] + corners[2] + corners[3]) / 4
-        return found.permute(3, 2, 0, 1)
+            return torch.maximum(torch.maximum(corners[0], corners[1]), torch.maximum(corners[2], corners[3]))
+        return (corners[0] + corners[1] + corners[2] + corners[3]) / 4
 
     return pooled

@@ -108,10 +108,10 @@ def steps(chain: Chain, input_shape: Sequence[int], dtype: torch.dtype = torch.f
     for place, (path, module) in enumerate(modules):
         if isinstance(module, nn.Conv2d | nn.Linear):
             behind = modules[place + 1][1] if place + 1 < len(modules) else None
-            weight, bias = _folded(module, behind if isinstance(behind, nn.BatchNorm2d) else None)
-            made = _map(module, weight.to(dtype), values, channels)
+            weight, bias = (part.to(dtype) for part in _folded(module, behind if isinstance(behind, nn.BatchNorm2d) else None))
+            made = _map(module, weight, values, channels)
             channels = len(weight)
-            bias = bias.to(dtype).view(1, -1, *(1, 1) * isinstance(module, nn.Conv2d))
+            bias = bias.view(1, -1, *(1, 1) * isinstance(module, nn.Conv2d))
             values = made.full(values, bias)
             found.append(Step(f"features.{place}", path, channels, made, bias, None, [], tuple(values.shape[1:])))
         elif isinstance(module, _POINTWISE):
@@ -131,14 +131,15 @@ def _folded(module: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None) -> tuple
         scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
         weight = weight * scale.view(-1, 1, 1, 1)
         bias = norm.bias.detach().double() + scale * (bias - norm.running_mean.double())
-    return weight.float(), bias.float()
+    return weight, bias
 
 
 def _map(module: nn.Conv2d | nn.Linear, weight: Tensor, values: Tensor, channels: int) -> Map:
     if isinstance(module, nn.Linear):
         return Dense(weight, channels if values.ndim == 4 else values.shape[1])
-    if Bilinear.takes(module, values):
-        return Bilinear(weight, *values.shape[2:])
+    fast = Bilinear.of(module, weight, values)
+    if fast is not None:
+        return fast
     shape = nn.functional.conv2d(values, weight, None, module.stride, module.padding, module.dilation).shape[1:]  # type: ignore[arg-type]
     return Direct(module, weight, tuple(shape), prod(values.shape[1:]))
 
