@@ -12,6 +12,7 @@ from hardbench.config import parse_yaml
 from hardbench.errors import TrackingError
 
 STUDY, ARRAYS, SETTINGS = "hardbench.study", "metrics.npz", "config.yaml"
+ARRAYS_OF = {"mask-mi": "masking.npz"}  # where a study's arrays are, if not in metrics.npz
 
 
 def local_path(artifact_uri: str) -> Path | None:
@@ -69,8 +70,8 @@ class StoredRun:
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
-        """metrics.npz."""
-        with np.load(self.file(ARRAYS), allow_pickle=False) as found:
+        """metrics.npz, or the archive that the study has in its place."""
+        with np.load(self.file(ARRAYS_OF.get(self.study, ARRAYS)), allow_pickle=False) as found:
             return {name: found[name] for name in found.files}
 
     def has(self, name: str) -> bool:

@@ -38,6 +38,7 @@ _FOUR = Scheme(  # F(4, 3): 6 products in place of 12; its factors up to 8 cost 
 )
 _PAIR = Scheme(2, True, ((0, 1, 0), (1, -1, 0), (0, -1, 1)), ((1, 1), (1, 0), (0, 1)), ((1, 0, 1), (1, 1, 0)))  # 3 products in place of 4
 
+
 def scheme(height: int, width: int, dtype: torch.dtype) -> Scheme | None:
     """What suits images of that size; None if nothing does."""
     if (height, width) == (2, 2):

@@ -38,6 +38,7 @@ class Step:
     activation: nn.Module | None
     after: list[Callable[[Tensor], Tensor]]
     shape: tuple[int, ...]  # of what the next product gets
+    work: int  # multiplications of one image, by the plain formula
 
     def active(self, values: Tensor) -> Tensor:
         """The activation of what the product gave; in place where torch can."""
@@ -113,7 +114,8 @@ def steps(chain: Chain, input_shape: Sequence[int], dtype: torch.dtype = torch.f
             channels = len(weight)
             bias = bias.view(1, -1, *(1, 1) * isinstance(module, nn.Conv2d))
             values = made.full(values, bias)
-            found.append(Step(f"features.{place}", path, channels, made, bias, None, [], tuple(values.shape[1:])))
+            work = weight.numel() * prod(values.shape[2:])
+            found.append(Step(f"features.{place}", path, channels, made, bias, None, [], tuple(values.shape[1:]), work))
         elif isinstance(module, _POINTWISE):
             found[-1].activation = module
         elif isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
@@ -142,6 +144,11 @@ def _map(module: nn.Conv2d | nn.Linear, weight: Tensor, values: Tensor, channels
         return fast
     shape = nn.functional.conv2d(values, weight, None, module.stride, module.padding, module.dilation).shape[1:]  # type: ignore[arg-type]
     return Direct(module, weight, tuple(shape), prod(values.shape[1:]))
+
+
+def work(products: Sequence[Step], layer: int) -> int:
+    """Multiplications that one mask of a layer takes for one image, about."""
+    return products[layer + 1].work // 4 + sum(step.work for step in products[layer + 2 :])
 
 
 def masked_layers(chain: Chain) -> list[int]:
