@@ -57,7 +57,7 @@ def eye_of(ready: train.Course) -> observers.Eye:
 
 def run(ready: train.Course, state: Mapping[str, object] | None = None, until: int | None = None) -> tuple[Trained, dict[str, object]]:
     """Train, from a state on and up to a step if asked: what came out, and the state there."""
-    config, records, best = ready.config, observers.Records(), observers.Best(ready.config.repeats)
+    records, best = observers.Records(), observers.Best(ready.config.repeats)
     if state is not None:
         ready.learner.load(state["learner"])
         ready.batches.load(state["batches"])
