@@ -1,5 +1,6 @@
 """Executors: the same jobs in local processes or on a Ray cluster; who dies takes down its own jobs only, and they are tried again."""
 
+import logging
 import multiprocessing
 import os
 from collections import deque
@@ -153,7 +154,7 @@ class Ray:
             raise ConfigError("executor: ray; the extra is not installed: pip install 'hardbench[ray]'") from None
         self.ray, self.tries, self.resources = ray, tries, {"num_cpus": cpus, "num_gpus": gpus}
         try:
-            ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # whatever Ray raises where there is no cluster
             why = " ".join(str(error).split())[:150]
             raise ConfigError(f"ray_address: {address}; a running cluster (ray start --head), as HOST:PORT or auto ({why})") from None
