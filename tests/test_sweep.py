@@ -206,7 +206,8 @@ def test_checkpoints_on_request(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("settings", [
-    {"model": "mlp", "widths": (9, 5), "precision": "bf16"}, {"model": "simple_cnn", "batch_size": 500}, {"model": "mlp", "batch_size": "full"},
+    {"model": "mlp", "widths": (9, 5), "precision": "bf16"}, {"model": "simple_cnn", "batch_size": 500},
+    {"model": "mlp", "batch_size": "full"},
 ])  # fmt: skip
 def test_a_stack_is_its_members_alone(settings):
     """Seeds, levels and label noise of their own; also where clean networks take the full batch as it is."""

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -154,6 +155,9 @@ class Ray:
             raise ConfigError("executor: ray; the extra is not installed: pip install 'hardbench[ray]'") from None
         self.ray, self.tries, self.resources = ray, tries, {"num_cpus": cpus, "num_gpus": gpus}
         try:
+            if ":" in address:  # Ray itself would wait for minutes
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # whatever Ray raises where there is no cluster
             why = " ".join(str(error).split())[:150]
