@@ -98,7 +98,7 @@ def ours(repeats: int, precision: str, quick: bool) -> Piece:
         search = Search(pool, settings(epochs), range(repeats), precision=precision)
         watching = [console.training_progress(lambda done, text: None)]
         fit(search.learner, search.batches, epochs, [search.watch, *watching])
-        return torch.stack(search.watch.rows["radii"], 1)
+        return search.watch.rows["radii"].transpose(0, 1)
 
     layers = [a * b for a, b in itertools.pairwise(SIZES)]
     return Piece(call, epochs * repeats, 2.0 * COUNT * (2 * sum(layers) + sum(layers[1:])))
