@@ -272,7 +272,7 @@ def _accuracy(confusion: Tensor) -> Tensor:
 
 
 def summary(config: Config, subject: Subject, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """One model's part of the JSON: the published structure, and beside it what this study adds. Means over repeats; per_repeat has each."""
+    """One model's part of the JSON: the published structure and what this study adds. Means over repeats; per_repeat has each."""
     per_repeat: list[dict[str, Any]] = [
         {"repeat": r, "i_full": float(full), "accuracy_full": float(arrays["accuracy_full"][r]), "layers": []}
         for r, full in enumerate(arrays["mi_full"])
