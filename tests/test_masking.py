@@ -150,7 +150,9 @@ def test_predictions_are_those_of_the_straightforward_loop(trained, mode):
 @pytest.mark.parametrize("mode", masking.MODES)
 @pytest.mark.parametrize("model", ["cnn", "simple_cnn", "mlp"])
 def test_every_model_in_sequence_is_masked_rightly(model, mode):
-    more = {"activation": "tanh", "pooling": "avg"} if "cnn" in model else {"widths": (30, 20), "activation": "gelu"} if model == "mlp" else {}
+    more = (
+        {"activation": "tanh", "pooling": "avg"} if "cnn" in model else {"widths": (30, 20), "activation": "gelu"} if model == "mlp" else {}
+    )
     chain = MODELS[model].call((2, 12, 12), 5, train.Config(model=model, **more), seeding.networks(0, 0, 1)).member(0).eval()
     assert_same(chain, torch.randn(20, 2, 12, 12, generator=generator()), 5, mode)
 
@@ -259,7 +261,12 @@ def test_tiles_are_the_convolution(size):
 
 def test_other_convolutions_are_torchs():
     inputs = torch.randn(2, 16, 8, 8)
-    for conv in (nn.Conv2d(16, 16, 5, padding=2), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3, padding=1, stride=2), nn.Conv2d(16, 8, 3, padding=1)):
+    for conv in (
+        nn.Conv2d(16, 16, 5, padding=2),
+        nn.Conv2d(16, 16, 3),
+        nn.Conv2d(16, 16, 3, padding=1, stride=2),
+        nn.Conv2d(16, 8, 3, padding=1),
+    ):
         assert Bilinear.of(conv, conv.weight.detach(), inputs) is None
     assert Bilinear.of(nn.Conv2d(16, 16, 3, padding=1), torch.randn(16, 16, 3, 3), torch.randn(2, 16, 7, 7)) is None
 
