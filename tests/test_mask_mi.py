@@ -1,6 +1,8 @@
 """hardbench mask-mi through its command line: what a run stores, resumes, draws and refuses."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from hardbench.studies import mask_mi
 TRAIN = ["train", "--threads", "1", "--layer-metrics", "none", "--eval-points", "2", "--epochs", "1"]
 CNN = [*TRAIN, "--model", "cnn", "--width", "8", "--subset-size", "600"]
 MASK = ["mask-mi", "--threads", "1", "--n-subsets", "12", "--images", "150", "--batch-size", "60"]
+REAL = Path(os.environ.get("HARDBENCH_DATA", "")).absolute() / "cifar10-20k.npz"
 KINDS = {"mi_per_layer", "delta_mi", "mi_vs_kept", "class_information", "top_channels"}
 
 
@@ -186,14 +189,11 @@ def test_networks_that_are_no_sequence_are_told(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.real
+@pytest.mark.skipif(not REAL.is_file(), reason="no cifar10-20k.npz in HARDBENCH_DATA")
 def test_early_layers_of_vgg11_lose_more_than_late_ones(monkeypatch, tmp_path):
     """On 10 000 real images for up to 30 epochs (half an hour on a core), then 20 sets per layer on 2 000 test images."""
-    import os
-    from pathlib import Path
-
-    data = f"npz:{Path(os.environ['HARDBENCH_DATA']).absolute()}/cifar10-20k.npz"
     new_project(monkeypatch, tmp_path)
-    recipe = ["--config", "vgg11_cifar10", "--dataset", data, "--subset-size", "10000", "--epochs", "30", "--stop-at-target"]
+    recipe = ["--config", "vgg11_cifar10", "--dataset", f"npz:{REAL}", "--subset-size", "10000", "--epochs", "30", "--stop-at-target"]
     assert main(["train", *recipe, "--precision", "bf16", "--eval-points", "3"]) == 0
     assert last().metrics["final/test_accuracy"] > 0.74
     assert main(["mask-mi", "--model", "vgg11", "--n-subsets", "20", "--images", "2000"]) == 0

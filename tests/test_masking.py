@@ -1,4 +1,4 @@
-"""The masking engine: its predictions are those of a straightforward loop, for every layer, mode and set; sets of channels are what they say."""
+"""The masking engine predicts what a straightforward loop does, for every layer, mode and set; sets of channels are what they say."""
 
 import copy
 import itertools
@@ -58,7 +58,7 @@ def digits(count):
 
 @pytest.fixture(scope="module")
 def trained():
-    """A small VGG that tells the digits apart, with batch norm's statistics far from 0 and 1: scaled and shifted, with the same function."""
+    """A small VGG that tells the digits apart, batch norm's statistics far from 0 and 1 (rescaled, the same function)."""
     with Seeds(3).as_global():
         chain = small_vgg()
         inputs, labels = digits(400)
