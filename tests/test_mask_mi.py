@@ -14,7 +14,7 @@ from hardbench import tracking
 from hardbench.cli import main
 from hardbench.errors import Killed
 from hardbench.metrics.mutual import ESTIMATORS
-from hardbench.studies import mask_mi
+from hardbench.studies import mask_mi, train
 
 TRAIN = ["train", "--threads", "1", "--layer-metrics", "none", "--eval-points", "2", "--epochs", "1"]
 CNN = [*TRAIN, "--model", "cnn", "--width", "8", "--subset-size", "600"]
@@ -166,7 +166,7 @@ def test_runs_are_drawn_together_and_layers_alone(project, capsys):
         (["--layers", "0,5"], "layers: 5; from 0 to 1 (mlp)", 2),
         (["--layers", "all,1"], "layers: all,1; all, or numbers", 2),
         (["--images", "100000"], "images: 100000; at most the 360 test images", 2),
-        (["--model", "vgg16"], "model: vgg16; there is no finished run of vgg16", 5),
+        (["--model", "vgg16"], "model: vgg16; a finished run of vgg16 with its weights, and there is none", 5),
         (["--model", "vg16"], "model: vg16; nearest: vgg16", 2),
         (["last", "--model", "cnn"], "model: cnn; either model or run, not both", 2),
         (["--mask-mode", "zero"], "mask_mode: zero", 2),
@@ -177,6 +177,18 @@ def test_what_does_not_fit_is_told_before_a_run_exists(project, capsys, words, t
     assert main(["mask-mi", "--threads", "1", *words]) == code
     assert told in capsys.readouterr().err
     assert len(all_runs()) == count
+
+
+def test_a_model_is_found_among_the_cells_of_a_sweep_but_not_without_weights(project):
+    """As `sweep train` leaves them; `last` never means a cell."""
+    config = train.Config(model="cnn", width=8, epochs=1, subset_size=200, eval_points=1, threads=1)
+    course = train.set_up(config)
+    with tracking.start("train", config, "cell", "note", kind="cell") as run:
+        train._train(run, course, None)
+    cell = last()
+    assert main([*TRAIN, "--model", "cnn", "--width", "8", "--keep-checkpoints", "false"]) == 0
+    assert mask_mi.sources(mask_mi.Config(model="cnn"))[0].id == cell.id
+    assert mask_mi.sources(mask_mi.Config())[0].id == of("train").id != cell.id
 
 
 def test_networks_that_are_no_sequence_are_told(monkeypatch, tmp_path, capsys):
