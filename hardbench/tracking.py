@@ -395,8 +395,8 @@ def find(word: str, studies: Sequence[str], finished: bool | None = True) -> Sto
     return stored
 
 
-def runs(study: str | None = None) -> list[StoredRun]:
-    """All runs of a study (or of any), newest first, sweep cells left out."""
+def runs(study: str | None = None, cells: bool = False) -> list[StoredRun]:
+    """All runs of a study (or of any), newest first; sweep cells only if asked for."""
     client = connect()
-    words = f"tags.`{KIND}` != 'cell'" + (f" and tags.`{STUDY}` = '{study}'" if study else "")
+    words = f"tags.`{KIND}` != '{'-' if cells else 'cell'}'" + (f" and tags.`{STUDY}` = '{study}'" if study else "")
     return [StoredRun(client, run) for run in _search(client, words)]

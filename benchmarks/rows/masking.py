@@ -103,7 +103,7 @@ def plain(model: str, quick: bool) -> Piece:
                 masked = copy.deepcopy(chain)
                 weight = masked.get_submodule(names[layer]).weight
                 with torch.no_grad():
-                    weight[~keep] = 0  # type: ignore[index,operator]
+                    weight[~keep] = 0  # type: ignore[operator]
                 found.append(information(masked))
         return np.array(found)
 

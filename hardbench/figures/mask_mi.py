@@ -179,9 +179,9 @@ def class_information(runs: Sequence[StoredRun], options: FigureOptions) -> dict
 
 
 def top_channels(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
-    """The channels that add most, layer by layer, with the bootstrap's 95 % intervals; a figure per model, up to eight layers unless one is asked for.
+    """The channels that add most, layer by layer, with the bootstrap's 95 % intervals; a figure per model, of eight layers at the most.
 
-    With several networks: each is ranked by itself and the ranks' means are drawn, since channels of different networks do not correspond.
+    Several networks are ranked each by itself and the ranks' means are drawn, since channels of different networks do not correspond.
     """
     figures = {}
     found = parts(runs)

@@ -102,7 +102,7 @@ def _ridge(kept: Tensor, values: Tensor, penalty: float) -> Tensor:
 
 
 def synergies(masks: Tensor, values: Tensor, channels: Tensor, generator: torch.Generator) -> Tensor:
-    """What two channels tell together beyond what each adds, (estimate, low, high) [3, P, P] nats, for the channels [P]; nan on the diagonal.
+    """What two channels tell together beyond what each adds, (estimate, low, high) [3, P, P] nats, for channels [P]; nan on the diagonal.
 
     Above 0 they need each other, below 0 they tell the same. The slope of what the ridge regression leaves on the product of both centred
     indicators, with its 95 % interval over subsets drawn anew.

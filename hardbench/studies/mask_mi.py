@@ -146,16 +146,18 @@ def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None
 
 
 def sources(config: Config) -> list[StoredRun]:
-    """The trained runs: the one named, or the newest finished one of the model, of each VGG for `all`."""
+    """The trained runs: the one named, or the newest finished one of a model (or of each VGG) that kept its weights, sweep cells too."""
     if config.model is None:
         return [tracking.find(config.run or "last", ["train"])]
     wanted = VGGS if config.model == "all" else (MODELS[config.model].name,)
     newest: dict[str, StoredRun] = {}
-    for one in tracking.runs("train"):
-        if one.status == "FINISHED" and one.params.get("model") in wanted:
-            newest.setdefault(one.params["model"], one)
+    for one in tracking.runs("train", cells=True):
+        model = one.params.get("model", "")
+        if model in wanted and model not in newest and one.status == "FINISHED" and one.has(f"checkpoints/{config.checkpoint}.pt"):
+            newest[model] = one
     if not newest:
-        raise TrackingError(f"model: {config.model}; there is no finished run of {' or '.join(wanted)} in {tracking.uri()}")
+        where = f"a finished run of {' or '.join(wanted)} with its weights, and there is none in {tracking.uri()}"
+        raise TrackingError(f"model: {config.model}; {where} (sweeps keep them with --keep-checkpoints)")
     return [newest[name] for name in wanted if name in newest]
 
 
@@ -272,7 +274,7 @@ def _accuracy(confusion: Tensor) -> Tensor:
 
 
 def summary(config: Config, subject: Subject, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """One model's part of the JSON: the published structure, and beside it what this study adds. Means over repeats; per_repeat has each."""
+    """One model's part of the JSON: the published structure and what this study adds. Means over repeats; per_repeat has each."""
     per_repeat: list[dict[str, Any]] = [
         {"repeat": r, "i_full": float(full), "accuracy_full": float(arrays["accuracy_full"][r]), "layers": []}
         for r, full in enumerate(arrays["mi_full"])

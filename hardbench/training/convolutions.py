@@ -71,7 +71,7 @@ class Direct:
 
     def __init__(self, conv: nn.Conv2d, weight: Tensor, out_shape: tuple[int, ...], in_size: int):
         self.weight, self.out_shape = weight, out_shape
-        self.how = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation}
+        self.conv = conv
         self.room = in_size + out_shape[0] * out_shape[1] * out_shape[2]
 
     def prepare(self, inputs: Tensor) -> Tensor:
@@ -94,8 +94,7 @@ class Direct:
         return self._convolve(inputs, self.weight, bias.flatten())
 
     def _convolve(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        found: Tensor = functional.conv2d(inputs, weight, bias, **self.how)  # type: ignore[arg-type]
-        return found
+        return functional.conv2d(inputs, weight, bias, self.conv.stride, self.conv.padding, self.conv.dilation)
 
 
 class Bilinear:
@@ -112,9 +111,8 @@ class Bilinear:
             forth = forth[:, 1:-1]  # the border of the only tile is zero
         self.tile, self.whole = how.tile, how.tile == height == width
         weights = torch.einsum("pi,ocij,qj->pqco", kernel, weight.double().cpu(), kernel)
-        like = {"dtype": weight.dtype, "device": weight.device}
-        self.weight = weights.reshape(-1, inputs, outputs).to(**like).contiguous()
-        self.forth, self.back = torch.kron(forth, forth).to(**like), torch.kron(back, back).to(**like)
+        self.weight = weights.reshape(-1, inputs, outputs).to(weight).contiguous()
+        self.forth, self.back = torch.kron(forth, forth).to(weight), torch.kron(back, back).to(weight)
         self.shape, self.points = (height, width, inputs, outputs), len(self.weight)
         tiles = 1 if self.whole else (height // how.tile) * (width // how.tile)
         self.room = inputs * (height + 2) * (width + 2) + outputs * height * width + self.points * (inputs * tiles + outputs)

@@ -100,7 +100,7 @@ def check(chain: Chain, model: str) -> None:
 
 
 def steps(chain: Chain, input_shape: Sequence[int], dtype: torch.dtype = torch.float32) -> list[Step]:
-    """A network in eval mode as products with their tails, batch norm folded into the products. The first has index 0, the last the logits."""
+    """A network in eval mode as products with their tails, batch norm folded into the products; the last gives the logits."""
     found: list[Step] = []
     modules = list(_leaves(chain))
     device = next(chain.parameters()).device
@@ -142,7 +142,7 @@ def _map(module: nn.Conv2d | nn.Linear, weight: Tensor, values: Tensor, channels
     fast = Bilinear.of(module, weight, values)
     if fast is not None:
         return fast
-    shape = nn.functional.conv2d(values, weight, None, module.stride, module.padding, module.dilation).shape[1:]  # type: ignore[arg-type]
+    shape = nn.functional.conv2d(values, weight, None, module.stride, module.padding, module.dilation).shape[1:]
     return Direct(module, weight, tuple(shape), prod(values.shape[1:]))
 
 
@@ -152,7 +152,7 @@ def work(products: Sequence[Step], layer: int) -> int:
 
 
 def masked_layers(chain: Chain) -> list[int]:
-    """Positions among the products of the layers whose channels are masked: the convolutions, or hidden linear layers where there is none."""
+    """Positions among the products of the layers whose channels are masked: convolutions, or hidden linear layers without any."""
     products = [module for _, module in _leaves(chain) if isinstance(module, nn.Conv2d | nn.Linear)]
     convolutions = [place for place, module in enumerate(products) if isinstance(module, nn.Conv2d)]
     return convolutions or list(range(len(products) - 1))
