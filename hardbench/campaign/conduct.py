@@ -180,11 +180,6 @@ class Campaign:
 
     # at the end
 
-    @property
-    def drawable(self) -> bool:
-        """Whether any cell has numbers."""
-        return bool(self.table.cells)
-
     def close(self) -> list[str]:
         """Write the tables and the arrays of the figures; the names of the files."""
         self._tables(now=True)

@@ -154,7 +154,8 @@ def cells_of(config: CampaignSettings) -> tuple[list[AnyConfig], list[str]]:
     study, words = config_class(config.study), words_of(config)
     found = grid.points(study, words.given, words.fixed, words.grids)
     shared: dict[str, Any] = {"data_dir": config.data_dir, "device": config.device, "threads": config.threads or 1, "tag": config.tag}
-    return grid.configurations(study, found, shared | {"keep_checkpoints": False}), words.swept
+    shared |= {"keep_checkpoints": False} if config.study == "train" else {}  # others may read their own
+    return grid.configurations(study, found, shared), words.swept
 
 
 def _named(config: CampaignSettings, word: str) -> Any:
@@ -190,9 +191,7 @@ def run(config: CampaignSettings) -> None:
         campaign.known(todo)
         _conduct(campaign, executor, work, made)
         made_files = campaign.close()
-        for name in draw([campaign.stored()], parent_run.folder / "figures", strict=False) if campaign.drawable else ():
-            parent_run.publish(f"figures/{name}")
-            made_files.append(f"figures/{name}")
+        made_files += _draw(campaign, parent_run)
         failed = campaign.failed()
         parent_run.tag("hardbench.cells", ", ".join(f"{count} {state}" for state, count in counts(made.states).items() if count))
     console.say(f"cells: {', '.join(f'{count} {state}' for state, count in counts(made.states).items())}")
@@ -267,6 +266,15 @@ def run_cell(payload: Mapping[str, Any]) -> str:
     module = importlib.import_module(f"hardbench.studies.{payload['study']}")
     module.run(module.Config(**payload["settings"]))
     return str(payload["run"])
+
+
+def _draw(campaign: Campaign, parent: tracking.Run) -> list[str]:
+    """The figures that apply to what was swept."""
+    try:
+        names = draw([campaign.stored()], parent.folder / "figures", strict=False)
+    except ConfigError:  # none does
+        return []
+    return [str(parent.publish(f"figures/{name}").relative_to(parent.folder)) for name in names]
 
 
 def _lines(work: Sequence[Job]) -> str:
