@@ -202,6 +202,16 @@ def test_another_study(monkeypatch, tmp_path):
     assert main(["sweep", "simulate", *SMALL, "--seed", "0,1"]) == 0 and len(of_kind("cell")) == 2
 
 
+def test_a_study_that_writes_into_the_run_it_reads(project):
+    """Each cell has the numbers it found; the evaluated run is named in it."""
+    cell = next(cell for cell in of_kind("cell") if cell.name == "p0 noise0")
+    assert main(["sweep", "eval", "--run", cell.id, "--corruption-p", "0;1", "--workers", "1"]) == 0
+    found = [run for run in of_kind("cell") if "hardbench.source_run" in run.tags]
+    assert {run.tags["hardbench.source_run"] for run in found} == {cell.id} and len(found) == 2
+    assert all(run.status == "FINISHED" and any(name.startswith("eval/") for name in run.metrics) for run in found)
+    assert len(table("results/results_per_run.csv")) == 2
+
+
 @pytest.mark.parametrize("settings", [
     {"model": "mlp", "widths": (9, 5), "precision": "bf16"}, {"model": "simple_cnn", "batch_size": 500},
     {"model": "mlp", "batch_size": "full"},
