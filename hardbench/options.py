@@ -117,7 +117,9 @@ class _Command(click.Command):
             if sign:
                 continue
             following = args[position + 1] if position + 1 < len(args) else None
-            if known[name].kind is bool and (following or "").lower() not in TRUE + FALSE + known[name].declared.words:
+            option = known[name].declared.each or known[name]
+            booleans = TRUE + FALSE + option.declared.words
+            if option.kind is bool and not all(part.lower() in booleans for part in (following or "").split(",")):
                 ready.append("true")
             elif following is None:
                 raise ConfigError(f"{name}: no value; {known[name].declared.help}")

@@ -117,10 +117,11 @@ class Run:
         self.folder = local or Path(tempfile.mkdtemp(prefix="hardbench-"))
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def describe(self, config: Config, study: str, title: str, note: str, extra: Mapping[str, str]) -> None:
-        """Name, tags, headline params and config.yaml."""
+    def describe(self, config: Config, study: str, title: str, note: str, extra: Mapping[str, str], further: Sequence[str] = ()) -> None:
+        """Name, tags, headline params (and those of `further` settings) and config.yaml."""
         tags = {**extra, "mlflow.runName": title, "mlflow.note.content": note, STUDY: study, **machine.identity(), **_VERSIONS}
-        params = {name: "-" if value is None else str(value) for name, value in config.headline().items()}
+        headline = config.headline() | {name: getattr(config, name) for name in further}
+        params = {name: "-" if value is None else str(value) for name, value in headline.items()}
         fresh = [Param(name, value) for name, value in params.items() if name not in self._there]
         self.client.log_batch(self.id, params=fresh, tags=[RunTag(key, value) for key, value in tags.items()])
         self.write_text(SETTINGS, config.to_yaml())
@@ -316,29 +317,25 @@ def parent_of(study: str, key: str) -> StoredRun | None:
     return next((StoredRun(client, run) for run in found), None)
 
 
-def cells(study: str) -> list[StoredRun]:
-    """All cells of sweeps over a study, newest first."""
+def cells() -> list[StoredRun]:
+    """All cells of sweeps, newest first."""
     client = connect()
-    return [StoredRun(client, run) for run in _search(client, f"tags.`{KIND}` = 'cell' and tags.`{STUDY}` = '{study}'")]
+    return [StoredRun(client, run) for run in _search(client, f"tags.`{KIND}` = 'cell'")]
 
 
-def open_cell(parent: Run, study: str, title: str, tags: Mapping[str, str]) -> str:
-    """A new run for a cell, beside its parent; its id."""
+def open_cell(parent: Run, study: str, config: Config, title: str, note: str, tags: Mapping[str, str], swept: Sequence[str]) -> Run:
+    """A new run for a cell, beside its parent."""
     own = {STUDY: study, KIND: "cell", PARENT: parent.id, **machine.identity(), **tags}
-    return str(parent.client.create_run(parent.experiment, tags=own, run_name=title).info.run_id)
+    run = Run(parent.client, parent.client.create_run(parent.experiment, tags=own, run_name=title))
+    run.describe(config, study, title, note, tags, swept)
+    return run
 
 
 @contextmanager
-def cell(parent: Run, study: str, config: Config, title: str, note: str, tags: Mapping[str, str]) -> Iterator[Run]:
-    """The run of a cell that was computed elsewhere, to be written at one go: Ctrl-C and SIGTERM wait until it has ended."""
-    client = parent.client
-    with _patient():
-        run_id = open_cell(parent, study, title, tags)
-        with _closing(client, run_id):
-            run = Run(client, client.get_run(run_id))
-            run.describe(config, study, title, note, tags)
-            with closing(run):
-                yield run
+def closing_cell(run: Run) -> Iterator[Run]:
+    """A cell's run, written at one go and ended by what leaves the block."""
+    with _closing(run.client, run.id), closing(run):
+        yield run
 
 
 def end_cell(parent: Run, run_id: str, error: str | None) -> None:
@@ -353,20 +350,6 @@ def discard(parent: Run, run_ids: Sequence[str]) -> None:
     """Move runs that a newer one has replaced to the store's trash."""
     for run_id in run_ids:
         parent.client.delete_run(run_id)
-
-
-@contextmanager
-def _patient() -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM wait."""
-    waiting: list[int] = []
-    before = {number: signal.signal(number, lambda n, frame: waiting.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if waiting:
-            signal.raise_signal(waiting[0])
 
 
 def find(word: str, studies: Sequence[str], finished: bool | None = True) -> StoredRun:

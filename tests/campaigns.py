@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -97,10 +98,10 @@ def same(left: dict[str, dict[str, np.ndarray]], right: dict[str, dict[str, np.n
     return wrong
 
 
-def wait_for_cells(folder: Path, count: int, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+def wait_for_cells(folder: Path, count: int, process: subprocess.Popen[bytes] | BaseProcess, seconds: float = 120) -> None:
     """Until so many cells are finished, or the process has ended."""
     until = time.monotonic() + seconds
-    while process.poll() is None and time.monotonic() < until:
+    while (process.is_alive() if isinstance(process, BaseProcess) else process.poll() is None) and time.monotonic() < until:
         if (folder / "mlflow.db").exists() and len(list(folder.glob("mlruns/*/*/artifacts/seconds.npy"))) >= count:
             return
         time.sleep(0.05)

@@ -10,7 +10,7 @@ from pathlib import Path
 import campaigns
 import numpy as np
 import pytest
-from projects import all_runs, new_project
+from projects import all_runs, new_project, started
 
 from hardbench.cli import main
 from hardbench.training import course
@@ -33,7 +33,7 @@ SMALL = [
     "--workers",
     "1",
 ]
-GRID = ["sweep", "train", *SMALL, "--corruption-p", "0,0.5", "--noise-ratio", "0,0.2", "--repeats", "2"]
+GRID = ["sweep", "train", *SMALL, "--corruption-p", "0,0.5", "--noise-ratio", "0,0.2", "--repeats", "2", "--keep-checkpoints"]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_cell_is_the_run_that_train_would_have_made(project):
     (alone,) = of_kind("run")
     assert campaigns.same({"": cell.arrays}, {"": alone.arrays}) == []
     assert cell.metrics == {name: value for name, value in alone.metrics.items() if name != "samples_per_second"}
-    assert cell.config | {"keep_checkpoints": True} == alone.config
+    assert cell.config == alone.config
     assert cell.tags["hardbench.data_digest"] == alone.tags["hardbench.data_digest"]
 
 
@@ -114,12 +114,20 @@ def test_tables(project):
     assert {float(row["test_accuracy"]) for row in rows} == {x for cell in of_kind("cell") for x in cell.arrays["accuracy"][:, -1]}
 
 
+def test_a_cell_can_be_evaluated(project):
+    cell = next(cell for cell in of_kind("cell") if cell.name == "p0.5 noise0")
+    assert main(["eval", cell.id, "--threads", "1"]) == 0
+    values = json.loads(cell.file("test_results.json").read_text())["levels"][0]["accuracy"]["values"]
+    np.testing.assert_array_equal(values, cell.arrays["accuracy"][:, -1])
+
+
 def test_figures_are_drawn_from_the_store(project):
+    (parent,) = of_kind("sweep")
     assert {path.name for path in Path("results/figures").iterdir()} == {"accuracy_vs_p_mlp.png", "grid_noise_ratio_corruption_p.png"}
-    assert main(["plot", "last", "--kind", "grid", "--by", "noise-ratio,corruption-p", "--out", "drawn"]) == 0
+    assert main(["plot", parent.id, "--kind", "grid", "--by", "noise-ratio,corruption-p", "--out", "drawn"]) == 0
     assert Path("drawn/grid_corruption_p_noise_ratio.png").stat().st_size > 10_000
-    assert main(["plot", "last", "--kind", "grid", "--by", "noise-ratio"]) == 2
-    assert main(["plot", "last", "--kind", "grid", "--metric", "speed"]) == 2
+    assert main(["plot", parent.id, "--kind", "grid", "--by", "noise-ratio"]) == 2
+    assert main(["plot", parent.id, "--kind", "grid", "--metric", "speed"]) == 2
 
 
 def test_the_plan_is_shown_and_nothing_done(project, capsys):
@@ -166,26 +174,24 @@ def test_a_cell_that_fails_fails_alone(monkeypatch, tmp_path, capsys):
     assert states["p0.5"][0] == "FAILED" and "inputs outside [0, 1]" in states["p0.5"][1]
     first = {cell.id for cell in of_kind("cell")}
     assert main(line) == 4 and {cell.id for cell in of_kind("cell")} == first  # not tried again unasked
-    np.savez(
-        "set.npz", **{name: np.abs(values) / 10 for name, values in arrays.items()}, y_train=np.arange(40) % 2, y_test=np.arange(40) % 2
-    )
-    assert main([*line, "--retry-failed"]) == 0  # other data: other cells
-    assert sorted(cell.status for cell in of_kind("cell")) == ["FAILED", "FINISHED", "FINISHED", "FINISHED"]
 
 
 def test_networks_that_diverge_are_failed_cells(monkeypatch, tmp_path):
     new_project(monkeypatch, tmp_path)
-    assert main(["sweep", "train", *SMALL, "--optimizer", "sgd", "--lr", "0.01,1e30", "--repeats", "2"]) == 4
+    line = ["sweep", "train", *SMALL, "--optimizer", "sgd", "--lr", "0.01,1e30", "--repeats", "2"]
+    assert main(line) == 4
     states = {cell.name: cell for cell in of_kind("cell")}
     assert (states["lr0.01"].status, states["lr1e+30"].status) == ("FINISHED", "FAILED")
     assert "not finite" in states["lr1e+30"].tags["error"] and states["lr1e+30"].arrays["accuracy"].shape[0] == 2
     assert [row["lr"] for row in table("results/results_per_run.csv")] == ["0.01", "0.01"]
+    assert main([*line, "--retry-failed"]) == 4
+    again = {cell.name: cell for cell in of_kind("cell")}
+    assert len(of_kind("cell")) == 2 and again["lr0.01"].id == states["lr0.01"].id and again["lr1e+30"].id != states["lr1e+30"].id
 
 
 def test_another_study(monkeypatch, tmp_path):
     """A study that makes runs of its own: each cell is such a run."""
     new_project(monkeypatch, tmp_path)
-    assert main(["sweep", "simulate", *SMALL, "--seed", "0,1", "--research-only"]) == 2  # not a setting of its runs
     assert main(["sweep", "simulate", *SMALL, "--seed", "0,1"]) == 0
     (parent,) = of_kind("sweep")
     found = of_kind("cell")
@@ -196,13 +202,14 @@ def test_another_study(monkeypatch, tmp_path):
     assert main(["sweep", "simulate", *SMALL, "--seed", "0,1"]) == 0 and len(of_kind("cell")) == 2
 
 
-def test_checkpoints_on_request(monkeypatch, tmp_path):
-    new_project(monkeypatch, tmp_path)
-    assert main(["sweep", "train", *SMALL, "--corruption-p", "0,1", "--repeats", "2", "--keep-checkpoints", "true"]) == 0
-    cell = next(cell for cell in of_kind("cell") if cell.name == "p0")
-    assert main(["eval", cell.id, "--threads", "1"]) == 0
-    values = json.loads(cell.file("test_results.json").read_text())["levels"][0]["accuracy"]["values"]
-    np.testing.assert_array_equal(values, cell.arrays["accuracy"][:, -1])
+def test_a_study_that_writes_into_the_run_it_reads(project):
+    """Each cell has the numbers it found; the evaluated run is named in it."""
+    cell = next(cell for cell in of_kind("cell") if cell.name == "p0 noise0")
+    assert main(["sweep", "eval", "--run", cell.id, "--corruption-p", "0;1", "--workers", "1"]) == 0
+    found = [run for run in of_kind("cell") if "hardbench.source_run" in run.tags]
+    assert {run.tags["hardbench.source_run"] for run in found} == {cell.id} and len(found) == 2
+    assert all(run.status == "FINISHED" and any(name.startswith("eval/") for name in run.metrics) for run in found)
+    assert len(table("results/results_per_run.csv")) == 2
 
 
 @pytest.mark.parametrize("settings", [
@@ -242,21 +249,21 @@ def test_parts_of_a_cell_are_the_cell():
     assert [len(joined.checkpoints[name]["networks"]) for name in ("last", "best")] == [3, 3]
 
 
-def test_killed_in_every_way_and_taken_up_again(tmp_path):
+def test_killed_and_taken_up_again(monkeypatch, tmp_path):
     """A worker and then the parent by SIGKILL: each cell is finished once, with the numbers of an undisturbed campaign."""
-    words = [*campaigns.TINY, "--width", "4", "--depth", "1", "--corruption-p", "0,0.25,0.5,0.75", "--activation", "relu,tanh,gelu"]
-    calm, wild = tmp_path / "calm", tmp_path / "wild"
-    calm.mkdir()
-    wild.mkdir()
-    assert campaigns.end(calm, [*words, "--workers", "1"]) == 0
-    process = campaigns.sweep(wild, *words, "--workers", "2")
+    words = [*campaigns.TINY, "--width", "4", "--depth", "1", "--corruption-p", "0,0.25,0.5,0.75", "--activation", "relu,tanh"]
+    calm = new_project(monkeypatch, tmp_path / "calm")
+    assert main([*words, "--workers", "1"]) == 0
+    wild = new_project(monkeypatch, tmp_path / "wild")
+    process = started(wild, *words, "--workers", "2")
     campaigns.wait_for_cells(wild, 1, process)
+    assert process.pid is not None
     for pid in campaigns.workers(process.pid):
         os.kill(pid, signal.SIGKILL)
     process.kill()
-    process.wait()
-    assert campaigns.end(wild, [*words, "--workers", "2"]) == 0
-    assert sorted(campaigns.finished(wild).values()) == [1] * 12
+    process.join()
+    assert main([*words, "--workers", "1"]) == 0
+    assert sorted(campaigns.finished(wild).values()) == [1] * 8
     assert campaigns.same(campaigns.arrays(calm), campaigns.arrays(wild)) == []
     assert campaigns.metrics(calm) == campaigns.metrics(wild)
 

@@ -1,8 +1,10 @@
 """Conduct a campaign: results become runs as they come, by one writer; what failed is known by its run."""
 
 import dataclasses
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,26 @@ from hardbench.campaign.executors import Result
 from hardbench.campaign.jobs import Job
 from hardbench.campaign.plan import CELL, IN_FLIGHT, Plan
 from hardbench.campaign.results import SECONDS, Table
-from hardbench.errors import HardbenchError, TrainingError
+from hardbench.errors import TrainingError
 from hardbench.stored import ARRAYS, StoredRun
 from hardbench.training.course import Outcome, joined
 
 EVERY = 2.0  # seconds between two writings of the tables
 ALSO = "hardbench.also"  # tag of a cell that a further sweep counts as its own, with that sweep's id
+
+
+@contextmanager
+def _patient() -> Iterator[None]:
+    """Within the block SIGINT and SIGTERM wait: what is finished gets stored whole."""
+    waiting: list[int] = []
+    before = {number: signal.signal(number, lambda n, frame: waiting.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if waiting:
+            signal.raise_signal(waiting[0])
 
 
 class Campaign:
@@ -63,10 +79,14 @@ class Campaign:
         return dataclasses.replace(job, payload={**job.payload, "run": self._open(job.parts[0].cell)})
 
     def _open(self, index: int) -> str:
-        cell = self.plan.cells[index]
         if index not in self._opened:
-            self._opened[index] = tracking.open_cell(self.parent, self.plan.study, cell.label, self._tags(index))
+            self._opened[index] = self._new(index, "a cell of a sweep").id
         return self._opened[index]
+
+    def _new(self, index: int, note: str) -> tracking.Run:
+        cell = self.plan.cells[index]
+        note = f"{cell.label}\n{note}"
+        return tracking.open_cell(self.parent, self.plan.study, cell.config, cell.label, note, self._tags(index), self.table.swept)
 
     def _tags(self, index: int) -> dict[str, str]:
         tags = dict(getattr(self.plan.cells[index].config, "tag", None) or {})
@@ -110,18 +130,19 @@ class Campaign:
         seconds = np.concatenate([np.full(len(one.arrays["stopped_step"]), one.seconds) for one in ordered])
         whole = joined(ordered)
         del self._parts[index]
-        note = f"{cell.networks} networks of a sweep, {whole.about[1]} training samples\n{cell.label}"
-        try:
-            with tracking.cell(self.parent, self.plan.study, cell.config, cell.label, note, self._tags(index)) as run:
-                run.write_arrays(SECONDS, {"": seconds})
-                self.write(run, cell.config, whole)
-        except TrainingError as error:  # networks diverged: what they measured is kept
-            self._failed[index] = str(error)
-            self.plan.states[index] = "failed"
-            console.warn(f"{cell.label}: {error}")
-            self._replaced(index, run.id)
-            return
-        self._finished(index, run.id)
+        with _patient():
+            run = self._new(index, f"{cell.networks} networks of a sweep, {whole.about[1]} training samples")
+            try:
+                with tracking.closing_cell(run):
+                    run.write_arrays(SECONDS, {"": seconds})
+                    self.write(run, cell.config, whole)
+            except TrainingError as error:  # networks diverged: what they measured is kept
+                self._failed[index] = f"{cell.label}: {error}"
+                self.plan.states[index] = "failed"
+                console.warn(self._failed[index])
+                self._replaced(index, run.id)
+                return
+            self._finished(index, run.id)
 
     def _finished(self, index: int, run_id: str) -> None:
         cell = self.plan.cells[index]
@@ -149,11 +170,10 @@ class Campaign:
         if index in self._opened:
             self._end(index, error)
             return
-        try:
-            with tracking.cell(self.parent, self.plan.study, cell.config, cell.label, line, self._tags(index)) as run:
-                run.write_text("error.txt", error)
-                raise HardbenchError(line)
-        except HardbenchError:
+        with _patient():
+            run = self._new(index, line)
+            run.write_text("error.txt", error)
+            tracking.end_cell(self.parent, run.id, line)
             self._replaced(index, run.id)
 
     def _end(self, index: int, error: str | None) -> None:
@@ -179,11 +199,6 @@ class Campaign:
             self._written = time.monotonic()
 
     # at the end
-
-    @property
-    def drawable(self) -> bool:
-        """Whether any cell has numbers."""
-        return bool(self.table.cells)
 
     def close(self) -> list[str]:
         """Write the tables and the arrays of the figures; the names of the files."""

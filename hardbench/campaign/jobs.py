@@ -12,7 +12,7 @@ from hardbench.settings import TrainingSettings
 
 OWN = ("seed", "corruption_p", "noise_ratio", "repeats", "first_repeat")  # what a network of a stack may have of its own
 CHUNKS = ((256, 20), (512, 10))  # widest layer up to -> networks in a stack that still fits a core's cache
-WIDE, LOOPED, GPU = 5, 5, 400  # wider layers; networks that do not stack; stacks on a GPU
+WIDE, LOOPED, GPU = 2, 5, 400  # wider layers; networks that do not stack; stacks on a GPU
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import resource
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hardbench import tracking
@@ -63,8 +63,6 @@ def make(study: str, version: int, configs: Sequence[Config], swept: Sequence[st
 
 def _samples(config: TrainingSettings) -> tuple[str, float]:
     """Digest, and accuracy of the nearest class mean."""
-    from dataclasses import replace
-
     split = remembered(replace(config, noise_ratio=0.0), config.seed)
     sets = (split.train.inputs, split.train.labels, split.test.inputs, split.test.labels)
     return split.digest, nearest_mean_accuracy(*sets, split.num_classes)
@@ -73,7 +71,7 @@ def _samples(config: TrainingSettings) -> tuple[str, float]:
 def look(plan: Plan, in_flight: Sequence[str]) -> None:
     """Ask the store for the runs of the cells; `in_flight` are hashes that a living sweep works on."""
     plan.runs = {}
-    for stored in tracking.cells(plan.study):
+    for stored in tracking.cells():
         plan.runs.setdefault(stored.tags.get(CELL, ""), []).append(stored)
     for index, cell in enumerate(plan.cells):
         statuses = [run.status for run in plan.runs.get(cell.key, [])]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from hardbench import tracking
 from hardbench.config import setting
 from hardbench.settings import MachineSettings, PlaceSettings
-from hardbench.studies import invert, mask_mi, train
+from hardbench.studies import invert, mask_mi, sweep, train
 
-STUDIES = {"train": train.resume, "mask-mi": mask_mi.resume, "invert": invert.resume}
+STUDIES = {"train": train.resume, "sweep": sweep.resume, "mask-mi": mask_mi.resume, "invert": invert.resume}
 
 
 @dataclass(frozen=True)

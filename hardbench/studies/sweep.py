@@ -29,6 +29,7 @@ from hardbench.config import named, options, parse_yaml, read_file, setting
 from hardbench.errors import ConfigError, HardbenchError, TrainingError, nearest
 from hardbench.figures import draw
 from hardbench.settings import MachineSettings, PlaceSettings
+from hardbench.stored import StoredRun
 from hardbench.studies import train
 
 STUDIES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem != "sweep")
@@ -153,8 +154,11 @@ def cells_of(config: CampaignSettings) -> tuple[list[AnyConfig], list[str]]:
     """The configurations of all cells, and the names of the swept settings."""
     study, words = config_class(config.study), words_of(config)
     found = grid.points(study, words.given, words.fixed, words.grids)
+    if "run" in options(study):  # `last` is another run tomorrow
+        found = [{**point, "run": tracking.find(point.get("run") or "last", STUDIES).id} for point in found]
     shared: dict[str, Any] = {"data_dir": config.data_dir, "device": config.device, "threads": config.threads or 1, "tag": config.tag}
-    return grid.configurations(study, found, shared | {"keep_checkpoints": False}), words.swept
+    shared |= {"keep_checkpoints": False} if config.study == "train" else {}  # others may read their own
+    return grid.configurations(study, found, shared), words.swept
 
 
 def _named(config: CampaignSettings, word: str) -> Any:
@@ -188,11 +192,11 @@ def run(config: CampaignSettings) -> None:
         campaign = Campaign(parent_run, made, swept, target, train.write_cell, train.title_of)
         parent_run.write_text("plan.txt", _lines(work))
         campaign.known(todo)
-        _conduct(campaign, executor, work, made)
-        made_files = campaign.close()
-        for name in draw([campaign.stored()], parent_run.folder / "figures", strict=False) if campaign.drawable else ():
-            parent_run.publish(f"figures/{name}")
-            made_files.append(f"figures/{name}")
+        try:
+            _conduct(campaign, executor, work, made)
+        finally:
+            made_files = campaign.close()
+        made_files += _draw(campaign, parent_run)
         failed = campaign.failed()
         parent_run.tag("hardbench.cells", ", ".join(f"{count} {state}" for state, count in counts(made.states).items() if count))
     console.say(f"cells: {', '.join(f'{count} {state}' for state, count in counts(made.states).items())}")
@@ -264,9 +268,30 @@ def run_cell(payload: Mapping[str, Any]) -> str:
     """In a worker: run a study in the run that was opened for it; that run's id."""
     os.chdir(payload["store"])
     os.environ["MLFLOW_TRACKING_URI"], os.environ["MLFLOW_RUN_ID"] = payload["uri"], payload["run"]
-    module = importlib.import_module(f"hardbench.studies.{payload['study']}")
+    study = payload["study"]
+    module = importlib.import_module(f"hardbench.studies.{study}")
     module.run(module.Config(**payload["settings"]))
-    return str(payload["run"])
+    own = tracking.find(payload["run"], STUDIES, finished=None)
+    source = own.tags.get("hardbench.source_run")
+    if source and not own.metrics:  # a study that writes into the run it reads
+        measured = tracking.find(source, STUDIES, finished=None).metrics
+        with tracking.extend(own) as cell:
+            cell.log({name: value for name, value in measured.items() if name.startswith(study)})
+    return own.id
+
+
+def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> None:
+    """Go on with a campaign from what its run has stored, on this machine."""
+    run(sweep_class(str(stored.config["study"])).read({**changed, "out": out}, {}, stored.config))
+
+
+def _draw(campaign: Campaign, parent: tracking.Run) -> list[str]:
+    """The figures that apply to what was swept."""
+    try:
+        names = draw([campaign.stored()], parent.folder / "figures", strict=False)
+    except ConfigError:  # none does
+        return []
+    return [str(parent.publish(f"figures/{name}").relative_to(parent.folder)) for name in names]
 
 
 def _lines(work: Sequence[Job]) -> str:

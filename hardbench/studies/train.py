@@ -27,7 +27,6 @@ from hardbench.training import checkpoints, observers
 from hardbench.training.course import Course, Outcome, aims, outcome, set_up, watch
 from hardbench.training.loop import Moment, fit
 
-
 NUMBERS = 2  # raised when the same settings give other numbers: finished cells of sweeps are then computed again
 
 
@@ -211,6 +210,8 @@ _FINAL |= {"train_loss": "train_loss", "train_accuracy": "train_accuracy"}
 def last_measured(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     """The last measured value of every repeat [R]; nan where there is none."""
     values = arrays[name]
+    if not values.shape[1]:
+        return np.full(len(values), np.nan)
     there = np.isfinite(values)
     position = values.shape[1] - 1 - there[:, ::-1].argmax(1)
     return np.where(there.any(1), values[np.arange(len(values)), position], np.nan)
