@@ -9,16 +9,16 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from hardbench import console, seeding, tracking
+from hardbench import console, handover, seeding, tracking
 from hardbench.data.batches import Batches
-from hardbench.data.samples import Split, prepare
+from hardbench.data.samples import Samples, Split, prepare
 from hardbench.data.transforms import Standardise, check_fits, standardise_for, unit_of
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.figures import draw
@@ -29,7 +29,7 @@ from hardbench.models.gmlp import GreedyStack
 from hardbench.registry import MODELS
 from hardbench.settings import TrainingSettings
 from hardbench.stored import ARRAYS, StoredRun
-from hardbench.training import checkpoints, machine, observers
+from hardbench.training import checkpoints, dynamics, machine, observers
 from hardbench.training.layers import Probe
 from hardbench.training.learners import Learner, learner
 from hardbench.training.loop import Moment, Observer, at, evaluation_steps, every, fit
@@ -52,6 +52,7 @@ class Course:
     total: int
     layer_metrics: list[str]
     static: dict[str, np.ndarray]
+    groups: dict[tuple[str, str], Samples] = field(default_factory=dict)  # by phase and group: the samples metrics are split into
 
 
 def set_up(config: Config) -> Course:
@@ -72,7 +73,22 @@ def set_up(config: Config) -> Course:
     metrics = select(config.layer_metrics, isinstance(networks, GreedyStack))
     if metrics and len(train) < 2:
         raise ConfigError(f"layer_metrics: {','.join(config.layer_metrics)}; none for a single training sample")
-    return Course(config, split, standardise, learner(networks, config, total), batches, total, metrics, static)
+    groups = {} if config.hardness is None else hardness(config.hardness).groups(split)
+    return Course(config, split, standardise, learner(networks, config, total), batches, total, metrics, static, groups)
+
+
+def hardness(word: str) -> handover.Hardness:
+    """The hardness that RUN or RUN:STRATEGY hands on."""
+    run, strategy = handover.words(word)
+    return handover.read(tracking.find(run, list(handover.SOURCES)), strategy)
+
+
+def named(config: Config) -> Config:
+    """The settings with the run whose hardness is read by its id, which goes on to mean the same run."""
+    if config.hardness is None:
+        return config
+    run, strategy = handover.words(config.hardness)
+    return replace(config, hardness=":".join(filter(None, (tracking.find(run, list(handover.SOURCES)).id, strategy))))
 
 
 def static_overlaps(split: Split, standardise: Standardise) -> dict[str, np.ndarray]:
@@ -96,6 +112,7 @@ FIGURES = ("basic_training_curves", "class_hardness", "overlap_scatter", "confus
 def run(config: Config, kinds: Sequence[str] | None = FIGURES) -> StoredRun:
     """Train as the settings say, in a run of its own, and draw the kinds of figures that apply (None: all there are); the stored run."""
     target = out_folder(config.out)
+    config = named(config)
     course = set_up(config)
     dataset = config.dataset.rpartition("/")[2]
     title = config.name or f"{config.model} {dataset} s{config.seed}"
@@ -104,6 +121,8 @@ def run(config: Config, kinds: Sequence[str] | None = FIGURES) -> StoredRun:
     )
     tags = {**(config.tag or {}), "hardbench.device": str(course.learner.device), "hardbench.precision": config.precision}
     note += f"{config.epochs} epochs, {config.optimizer} {config.lr:g}"
+    if config.hardness is not None:
+        tags["hardbench.source_run"] = handover.words(config.hardness)[0]
     with _reported(target, kinds) as report, tracking.start("train", config, title, note, tags=tags) as run:
         report.append(run)
         run.tag("hardbench.threads", str(torch.get_num_threads()))
@@ -165,6 +184,7 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
     val = None if split.val is None else split.val.to(device)
     eye = observers.Eye(split.test.to(device), val, course.standardise.to(device), split.num_classes)
     steps = evaluation_steps(config.eval_points, config.eval_steps, course.total)
+    tape = _tape(run, course, len(steps)) if config.record_dynamics else None
 
     def write(moment: Moment) -> None:
         run.close()  # what a checkpoint counts as measured must be in the store
@@ -181,6 +201,8 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
             every(config.log_every, observers.curves(records, run.log)),
             at(steps, observers.evaluation(records, run.log, eye, best)),
             *([at(steps, observers.layers(records, run.log, _probe(course, eye)))] if course.layer_metrics else []),
+            *([at(steps, observers.groups(records, run.log, eye, _on(device, course.groups)))] if course.groups else []),
+            *([at(steps, tape)] if tape else []),
             observers.validation(eye, best, steps),
             console.training_progress(show),
             observers.checkpoint(config.checkpoint_every, write),
@@ -189,7 +211,23 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
     seconds = time.monotonic() - began
     if done:
         run.log({"samples_per_second": done * course.batches.size * config.repeats / seconds}, student.steps)
+    if tape is not None:
+        run.write_arrays(dynamics.ARTIFACT, tape.arrays(records.arrays()["steps"]), compressed=False)
+        shutil.rmtree(tape.folder)
     _finish(run, course, records)
+
+
+def _on(device: torch.device, groups: Mapping[tuple[str, str], Samples]) -> dict[tuple[str, str], Samples]:
+    return {key: samples.to(device) for key, samples in groups.items()}
+
+
+def _tape(run: tracking.Run, course: Course, points: int) -> dynamics.Tape:
+    """What records the logits of the training samples; a warning where that is a lot."""
+    train = course.batches.train
+    needed = dynamics.size(course.config.repeats, points, len(train), course.split.num_classes)
+    if needed > dynamics.LARGE:
+        console.warn(f"record_dynamics: {needed / 1e9:.1f} GB for {points} points; fewer with eval_steps")
+    return dynamics.Tape(train, course.standardise.to(course.learner.device), run.fetch(dynamics.FOLDER), run.publish)
 
 
 def _probe(course: Course, eye: observers.Eye) -> Probe:
@@ -222,6 +260,7 @@ def _finish(run: tracking.Run, course: Course, records: observers.Records) -> No
     run.write_arrays(ARRAYS, arrays)
     run.write_text("class_hardness.csv", hardness_table(arrays).to_csv(index=False))
     final = {f"final/{name}": _last(arrays, key) for name, key in _FINAL.items()}
+    final |= {f"final/{phase}_accuracy_{group}": _last(arrays, f"accuracy_{phase}_{group}") for phase, group in course.groups}
     final["final/overlap_hardness_spearman"] = overlap_hardness_spearman(arrays)
     if course.split.val is None:
         del final["final/val_loss"], final["final/val_accuracy"]
