@@ -51,7 +51,7 @@ class Hardness:
         return torch.from_numpy(rows), torch.from_numpy(self.hard[found[rows]])
 
     def groups(self, split: Split) -> dict[tuple[str, str], Samples]:
-        """The hard and the easy samples by (phase, group); phases and groups without one are left out. DataError if there is none at all."""
+        """The hard and the easy samples by (phase, group), without empty ones. DataError if no hard one is there."""
         found: dict[tuple[str, str], Samples] = {}
         for phase, samples in (("train", split.train), ("val", split.val), ("test", split.test)):
             if samples is not None:

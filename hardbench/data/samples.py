@@ -49,8 +49,9 @@ class Samples:
     @property
     def fingerprints(self) -> Tensor:
         """64 bits of the BLAKE2 of every input, int64 [N]: by these samples of one run are known again in another."""
-        rows = self.inputs.contiguous().cpu().numpy().reshape(len(self), -1)
-        return torch.frombuffer(bytearray(b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)), dtype=torch.int64)
+        rows = self.inputs.flatten(1).contiguous().cpu().numpy()
+        digests = bytearray(b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows))
+        return torch.frombuffer(digests, dtype=torch.int64) if len(rows) else torch.empty(0, dtype=torch.int64)
 
     def to(self, device: torch.device | str) -> "Samples":
         """The same samples on a device."""

@@ -80,7 +80,16 @@ def set_up(config: Config) -> Course:
 def hardness(word: str) -> handover.Hardness:
     """The hardness that RUN or RUN:STRATEGY hands on."""
     run, strategy = handover.words(word)
-    return handover.read(tracking.find(run, list(handover.SOURCES)), strategy)
+    return handover.read(_source(run), strategy)
+
+
+def _source(word: str) -> StoredRun:
+    """The run of an id or a prefix of one; of `last` the newest finished one that has samples' hardness to hand on."""
+    if word == "last":
+        for stored in tracking.runs():
+            if stored.status == "FINISHED" and stored.study in handover.SOURCES and stored.has(handover.SOURCES[stored.study][0]):
+                return stored
+    return tracking.find(word, list(handover.SOURCES))
 
 
 def named(config: Config) -> Config:
@@ -88,7 +97,7 @@ def named(config: Config) -> Config:
     if config.hardness is None:
         return config
     run, strategy = handover.words(config.hardness)
-    return replace(config, hardness=":".join(filter(None, (tracking.find(run, list(handover.SOURCES)).id, strategy))))
+    return replace(config, hardness=":".join(filter(None, (_source(run).id, strategy))))
 
 
 def static_overlaps(split: Split, standardise: Standardise) -> dict[str, np.ndarray]:
