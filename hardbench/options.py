@@ -39,7 +39,7 @@ def options_of_group(option: Option) -> list[Option]:
     """All settings of the class that declares an option's chooser."""
     from hardbench import settings
 
-    classes = (settings.DataSettings, settings.ModelSettings, settings.TrainSettings)
+    classes = (settings.DataSettings, settings.ModelSettings, settings.TrainSettings, settings.InversionSettings)
     return [found for cls in classes for found in options(cls).values()]
 
 

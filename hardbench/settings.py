@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hardbench.config import Config, setting
 from hardbench.errors import ConfigError
-from hardbench.registry import DATASETS, MODELS, OPTIMIZERS, SCHEDULERS
+from hardbench.registry import DATASETS, DETECTORS, MODELS, OPTIMIZERS, SCHEDULERS, TASKS
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,39 @@ class PlaceSettings(Config):
 
 
 @dataclass(frozen=True)
-class DataSettings(PlaceSettings):
-    """Which samples, and what is done to them."""
+class SourceSettings(PlaceSettings):
+    """Which data set, and which of its classes."""
 
     dataset: str = setting("digits", "Data set by name; emnist:SPLIT, npz:PATH.", choices=DATASETS, was=("dataset_name",), headline=True)
     class_map: dict[int, int] | None = setting(None, "Keep and relabel classes, original:new, e.g. 0:0,2:1.", headline=True)
+    gaussian_mode: str = setting(
+        "null", "Same distribution for all classes, or prescribed overlap.", choices=("null", "overlap"), read_by="dataset"
+    )
+    gaussian_shape: tuple[int, ...] = setting((1, 8, 8), "Shape of one Gaussian sample.", low=1, read_by="dataset")
+    gaussian_classes: int = setting(3, "Gaussian classes.", low=2, read_by="dataset")
+    gaussian_train: int = setting(20, "Gaussian training samples per class.", low=1, read_by="dataset")
+    gaussian_test: int = setting(10, "Gaussian test samples per class.", low=1, read_by="dataset")
+    gaussian_mean: float = setting(0.0, "Mean of every Gaussian feature (mode null).", read_by="dataset")
+    gaussian_std: float = setting(1.0, "Standard deviation of every Gaussian feature.", above=0, read_by="dataset")
+    gaussian_cosine: float | None = setting(None, "Cosine between the means of any two classes (mode overlap).", low=-1, read_by="dataset")
+    gaussian_separation: float | None = setting(None, "Length of the class means (mode overlap).", above=0, read_by="dataset")
+
+    def check(self) -> None:
+        """Rules that join two settings."""
+        if self.class_map is not None:
+            new = sorted(set(self.class_map.values()))
+            if new != list(range(len(new))) or len(new) < 2:
+                raise ConfigError(f"class_map: {self.class_map}; new labels 0, 1, ... without a gap, at least two")
+        if self.gaussian_mode is not None:
+            for name in ("gaussian_cosine", "gaussian_separation"):
+                if (getattr(self, name) is not None) != (self.gaussian_mode == "overlap"):
+                    raise ConfigError(f"{name}: {getattr(self, name)}; given with gaussian_mode overlap, and only then")
+
+
+@dataclass(frozen=True)
+class DataSettings(SourceSettings):
+    """Which samples, and what is done to them."""
+
     subset_size: int | str = setting(
         "all", "Training samples drawn before the validation split.", low=1, words=("all",), was=("max_train_samples",)
     )
@@ -66,33 +94,14 @@ class DataSettings(PlaceSettings):
         headline=True,
     )
     noise_ratio: float = setting(0.0, "Share of training labels made wrong.", low=0, high=1)
-    gaussian_mode: str = setting(
-        "null", "Same distribution for all classes, or prescribed overlap.", choices=("null", "overlap"), read_by="dataset"
-    )
-    gaussian_shape: tuple[int, ...] = setting((1, 8, 8), "Shape of one Gaussian sample.", low=1, read_by="dataset")
-    gaussian_classes: int = setting(3, "Gaussian classes.", low=2, read_by="dataset")
-    gaussian_train: int = setting(20, "Gaussian training samples per class.", low=1, read_by="dataset")
-    gaussian_test: int = setting(10, "Gaussian test samples per class.", low=1, read_by="dataset")
-    gaussian_mean: float = setting(0.0, "Mean of every Gaussian feature (mode null).", read_by="dataset")
-    gaussian_std: float = setting(1.0, "Standard deviation of every Gaussian feature.", above=0, read_by="dataset")
-    gaussian_cosine: float | None = setting(None, "Cosine between the means of any two classes (mode overlap).", low=-1, read_by="dataset")
-    gaussian_separation: float | None = setting(None, "Length of the class means (mode overlap).", above=0, read_by="dataset")
 
     def check(self) -> None:
         """Rules that join two settings."""
         if self.val_size >= 1 and self.val_size != int(self.val_size):
             raise ConfigError(f"val_size: {self.val_size}; a share below 1 or a whole number of samples")
-        if self.class_map is not None:
-            new = sorted(set(self.class_map.values()))
-            if new != list(range(len(new))) or len(new) < 2:
-                raise ConfigError(f"class_map: {self.class_map}; new labels 0, 1, ... without a gap, at least two")
         for name in ("mean", "std"):
             if getattr(self, name) is not None and self.normalize not in ("scalar", "channel"):
                 raise ConfigError(f"{name}: {list(getattr(self, name))}; normalize scalar or channel, not {self.normalize}")
-        if self.gaussian_mode is not None:
-            for name in ("gaussian_cosine", "gaussian_separation"):
-                if (getattr(self, name) is not None) != (self.gaussian_mode == "overlap"):
-                    raise ConfigError(f"{name}: {getattr(self, name)}; given with gaussian_mode overlap, and only then")
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,15 @@ class ModelSettings(Config):
 
 
 @dataclass(frozen=True)
-class TrainSettings(Config):
+class CheckpointSettings(Config):
+    """When a run is saved, and for how long."""
+
+    checkpoint_every: float = setting(60.0, "Seconds between checkpoints.", low=0)
+    keep_checkpoints: bool = setting(True, "Keep the checkpoints when the run has ended.")
+
+
+@dataclass(frozen=True)
+class TrainSettings(CheckpointSettings):
     """How networks are trained."""
 
     epochs: int = setting(10, "Passes over the training set.", low=1, varies=True, headline=True)
@@ -141,8 +158,6 @@ class TrainSettings(Config):
         0.9999, "Training accuracy to reach, in eval mode on clean inputs.", low=0, high=1, was=("target_acc",)
     )
     stop_at_target: bool = setting(False, "Stop a network at the end of the epoch in which it reaches the target.")
-    checkpoint_every: float = setting(60.0, "Seconds between checkpoints.", low=0)
-    keep_checkpoints: bool = setting(True, "Keep the checkpoints when the run has ended.")
 
 
 @dataclass(frozen=True)
@@ -169,3 +184,56 @@ class MeasureSettings(Config):
 @dataclass(frozen=True)
 class TrainingSettings(RunSettings, MeasureSettings, TrainSettings, ModelSettings, DataSettings):
     """All that a training reads."""
+
+
+@dataclass(frozen=True)
+class PoolSettings(SourceSettings):
+    """Which samples the inversion study trains on."""
+
+    task: str = setting("classes", "What is learned: one class per label, or even against odd.", choices=TASKS, headline=True)
+    subset_size: int | str = setting(
+        20000,
+        "Samples: drawn from train and test (classes), the first of train (parity), or all.",
+        low=1, words=("all",), was=("max_train_samples",), varies=True, headline=True,
+    )  # fmt: skip
+    noise_ratio: float = setting(0.0, "Share of labels made wrong.", low=0, high=1, headline=True)
+
+
+@dataclass(frozen=True)
+class InversionSettings(PoolSettings):
+    """The networks of the inversion study, their training, and what an inversion is."""
+
+    dataset: str = setting("mnist", "Data set by name; emnist:SPLIT, npz:PATH.", choices=DATASETS, was=("dataset_name",), headline=True)
+    depth: int | None = setting(2, "Hidden layers.", low=1, was=("layers",), varies=True)
+    width: int | None = setting(20, "Units per hidden layer.", low=1, varies=True)
+    widths: tuple[int, ...] | None = setting(None, "Units layer by layer, 20,20.", low=1, instead_of=("depth", "width"), headline=True)
+    activation: str = setting("tanh", "Nonlinearity.", choices=("relu", "tanh", "sigmoid", "leaky_relu", "gelu"))
+    init: str = setting("default", "Initial weights; default is PyTorch's.", choices=("default", "kaiming_normal", "kaiming_uniform"))
+    epochs: int = setting(500, "Passes over the samples, one full-batch step each.", low=1, headline=True)
+    lr: float = setting(0.1, "Learning rate of plain gradient descent.", above=0, was=("learning_rate",), headline=True)
+    latent_layer: int = setting(0, "Hidden layer whose radii are measured, counted from 0 at the input side.", low=0)
+    detector: str = setting("smooth", "Rule that finds the inversion in a radius curve.", choices=DETECTORS, headline=True)
+    window: int = setting(11, "Epochs over which the radius is averaged.", low=1, read_by="detector")
+    patience: int = setting(20, "Later epochs that have to be higher than the minimum.", low=1, read_by="detector")
+    guard: int = setting(20, "First epoch that can be an inversion.", low=0, read_by="detector")
+    snapshot: str = setting(
+        "per_class",
+        "Weights that judge a class: of its own inversion, or of the last class's.",
+        choices=("per_class", "last"),
+        headline=True,
+    )
+    if_no_inversion: str = setting(
+        "end", "A class without inversion: judge it at the end, leave it out, or draw another network.", choices=("end", "exclude", "retry")
+    )
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Units of every hidden layer."""
+        return self.widths or (self.width or 0,) * (self.depth or 0)
+
+    def check(self) -> None:
+        """Rules that join two settings."""
+        if self.latent_layer >= len(self.layers):
+            raise ConfigError(
+                f"latent_layer: {self.latent_layer}; at most {len(self.layers) - 1}, the last of {len(self.layers)} hidden layers"
+            )

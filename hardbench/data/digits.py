@@ -7,13 +7,13 @@ import torch
 from hardbench.data.samples import Samples, Split
 from hardbench.registry import DATASETS
 from hardbench.seeding import Seeds
-from hardbench.settings import DataSettings
+from hardbench.settings import SourceSettings
 
 TEST = 360
 
 
 @DATASETS.add("digits")
-def load(settings: DataSettings, root: Path, seeds: Seeds) -> Split:
+def load(settings: SourceSettings, root: Path, seeds: Seeds) -> Split:
     """The split of 1437 training and 360 test digits, float32 [N, 1, 8, 8] in [0, 1] (grey levels 0 to 16, divided by 16).
 
     The test set is the last 360 of one fixed shuffle, the same for every seed: scikit-learn keeps the digits in the order of

@@ -10,13 +10,13 @@ from hardbench.data.samples import Samples, Split
 from hardbench.errors import ConfigError
 from hardbench.registry import DATASETS
 from hardbench.seeding import Seeds
-from hardbench.settings import DataSettings
+from hardbench.settings import SourceSettings
 
 READS = ("mode", "shape", "classes", "train", "test", "mean", "std", "cosine", "separation")
 
 
 @DATASETS.add("gaussian", reads=tuple(f"gaussian_{name}" for name in READS))
-def load(settings: DataSettings, root: Path, seeds: Seeds) -> Split:
+def load(settings: SourceSettings, root: Path, seeds: Seeds) -> Split:
     """The split of `gaussian_train` and `gaussian_test` samples per class, float32 [N, *gaussian_shape], the classes taking turns.
 
     Mode null: N(gaussian_mean, gaussian_std) in every feature of every class. Mode overlap: gaussian_separation mu_c + gaussian_std N(0, 1)

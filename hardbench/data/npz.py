@@ -14,7 +14,7 @@ from hardbench.data.samples import Samples, Split
 from hardbench.errors import ConfigError, DataError
 from hardbench.registry import DATASETS
 from hardbench.seeding import Seeds
-from hardbench.settings import DataSettings
+from hardbench.settings import SourceSettings
 
 KNOWN: dict[str, None] = {"npz:PATH": None}
 NEEDED = ("x_train", "y_train", "x_test", "y_test")
@@ -22,7 +22,7 @@ MOST_CLASSES = 100_000  # above it labels are identifiers, not classes
 
 
 @DATASETS.add("npz", variants=True)
-def load(settings: DataSettings, root: Path, seeds: Seeds) -> Split:
+def load(settings: SourceSettings, root: Path, seeds: Seeds) -> Split:
     """The split an archive holds; PATH counts from the working directory.
 
     Inputs [N, H, W], [N, H, W, C] or [N, D]: uint8 images stay pixels, uint8 vectors become float32 in [0, 1], floats are taken
@@ -37,7 +37,7 @@ def load(settings: DataSettings, root: Path, seeds: Seeds) -> Split:
         raise DataError(f"dataset: {settings.dataset}; {error}") from None
 
 
-def peek(settings: DataSettings, root: Path) -> Split | None:
+def peek(settings: SourceSettings, root: Path) -> Split | None:
     """The split, or None where there is no such file."""
     there = Path(settings.dataset.partition(":")[2]).expanduser().is_file()
     return load(settings, root, Seeds(0)) if there else None

@@ -12,7 +12,7 @@ from torch import Tensor
 from hardbench.errors import DataError
 from hardbench.registry import DATASETS
 from hardbench.seeding import Seeds
-from hardbench.settings import DataSettings, PlaceSettings
+from hardbench.settings import DataSettings, PlaceSettings, SourceSettings
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,17 @@ def data_root(settings: PlaceSettings) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "hardbench"
 
 
+def load(settings: SourceSettings, seed: int) -> Split:
+    """A data set as it is, all classes; `index` counts train and test each on its own."""
+    split = DATASETS[settings.dataset].call(settings, data_root(settings), Seeds(seed).child("data", "gaussian"))
+    _check_labels(split)
+    return split
+
+
 def prepare(settings: DataSettings, seed: int) -> Split:
     """The split a run trains on: load, keep and relabel classes, draw the subset, cut off validation, make labels wrong."""
     seeds = Seeds(seed).child("data")
-    split = DATASETS[settings.dataset].call(settings, data_root(settings), seeds.child("gaussian"))
-    _check_labels(split)
+    split = load(settings, seed)
     if settings.class_map is not None:
         split = map_classes(split, settings.class_map)
     train, val = split.train, None

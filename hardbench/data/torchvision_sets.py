@@ -20,7 +20,7 @@ from hardbench.data.samples import Samples, Split
 from hardbench.errors import ConfigError, DataError
 from hardbench.registry import DATASETS
 from hardbench.seeding import Seeds
-from hardbench.settings import DataSettings
+from hardbench.settings import SourceSettings
 
 DIGITS = tuple("0123456789")
 USPS = ("usps.bz2", "usps.t.bz2")
@@ -149,7 +149,7 @@ def _known(word: str) -> Known:
 
 @DATASETS.add("emnist", variants=True)
 @DATASETS.add(*sorted(name for name in KNOWN if ":" not in name))
-def load(settings: DataSettings, root: Path, seeds: Seeds) -> Split:
+def load(settings: SourceSettings, root: Path, seeds: Seeds) -> Split:
     """The published split, uint8 [N, C, H, W]; files that are missing below `root` are downloaded first.
 
     Images, labels and class names are torchvision's: EMNIST's images are transposed, and its letters count from 1 (class 0, N/A, is empty).
@@ -160,7 +160,7 @@ def load(settings: DataSettings, root: Path, seeds: Seeds) -> Split:
     return _read(settings.dataset, known, root)
 
 
-def peek(settings: DataSettings, root: Path) -> Split | None:
+def peek(settings: SourceSettings, root: Path) -> Split | None:
     """The split with its labels, IDX pixels left unread (zeros of the right shape); None where files are missing."""
     known = _known(settings.dataset)
     return None if known.missing(root) else _read(settings.dataset, known, root, pixels=False)

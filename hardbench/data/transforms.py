@@ -47,14 +47,14 @@ def standardise_for(settings: DataSettings, train: Samples) -> Standardise:
     if settings.normalize == "none":
         mean, std = torch.zeros(per_input), torch.ones(per_input)
     else:
-        mean, std = _measured(train.inputs, settings.normalize)
+        mean, std = moments(train.inputs, settings.normalize)
         mean = _given("mean", settings.mean, mean, per_input)
         std = _given("std", settings.std, std, per_input)
     return Standardise(mean, std, settings.shift)
 
 
-def _measured(inputs: Tensor, how: str) -> tuple[Tensor, Tensor]:
-    """Mean and population standard deviation in float64 sums, chunk by chunk."""
+def moments(inputs: Tensor, how: str) -> tuple[Tensor, Tensor]:
+    """Mean and population standard deviation (1 for what never varies) in float64 sums, chunk by chunk; `how` as `normalize`."""
     shape = inputs.shape[1:]
     if how == "pixel":
         dims: tuple[int, ...] = (0,)

@@ -105,10 +105,26 @@ class StackedLinear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[R, B, out]."""
+        weight, bias = self._own()
+        return product(inputs, weight, bias.unsqueeze(1))
+
+    def columns(self, inputs: Tensor) -> Tensor:
+        """[R, out, N] from samples as columns: [in, N] that all networks share, by ONE product R * out rows high, or [R, in, N].
+
+        A wide product rounds in other ways than R narrow ones: a network here equals itself alone within rounding, not bit for bit.
+        """
+        weight, bias = self._own()
+        turned = weight.transpose(1, 2)
+        if inputs.ndim == 2:
+            return (turned.flatten(0, 1) @ inputs).unflatten(0, (-1, self.outputs)) + bias.unsqueeze(2)
+        return turned @ inputs + bias.unsqueeze(2)
+
+    def _own(self) -> tuple[Tensor, Tensor]:
+        """Weights [R, in, out] and biases [R, out] without their padding."""
         count = self.inputs * self.outputs
         weight = self.weight if self.weight.shape[1] == count else self.weight[:, :count]
         bias = self.bias if self.bias.shape[1] == self.outputs else self.bias[:, : self.outputs]
-        return product(inputs, weight.view(-1, self.inputs, self.outputs), bias.unsqueeze(1))
+        return weight.view(-1, self.inputs, self.outputs), bias
 
     def tensors(self, r: int) -> dict[str, tuple[Tensor, Callable[[Tensor], Tensor]]]:
         """Views of member r's block by name, each with the rule from its flat form to nn.Linear's."""
@@ -219,6 +235,20 @@ class Stacked(Networks):
     def logits(self, features: Tensor) -> Tensor:
         """[R, B, K]."""
         return self.head(features)
+
+    def columns(self, inputs: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Activations of every hidden layer [R, D, N] and logits [R, K, N] of N samples that all networks share, as columns [D, N].
+
+        The form of full batches: what is narrow stays the slow axis, so that everything elementwise runs along the samples. For chains
+        of linear layers and elementwise functions.
+        """
+        found = []
+        for block in self.blocks:
+            for module in block.children():
+                inputs = module.columns(inputs) if isinstance(module, StackedLinear) else module(inputs)
+            found.append(inputs)
+        assert isinstance(self.head, StackedLinear)
+        return found, self.head.columns(inputs)
 
     def _tensors(self, r: int) -> Iterator[tuple[str, Tensor, Callable[[Tensor], Tensor]]]:
         for path, module in self.named_modules():
