@@ -1,0 +1,3 @@
+"""Figures of the study of hard samples."""
+
+KINDS: dict = {}
