@@ -12,6 +12,9 @@ from hardbench.config import parse_yaml
 from hardbench.errors import TrackingError
 
 STUDY, ARRAYS, SETTINGS = "hardbench.study", "metrics.npz", "config.yaml"
+INVERSION = ("radii.npz", "stragglers.npz", "stability.npz", "prune_curve.npz")  # what there is of them
+FILES: dict[str, tuple[str, ...]] = {"invert": INVERSION}
+"""The .npz artifacts of a study's runs, where these are not ARRAYS."""
 
 
 def local_path(artifact_uri: str) -> Path | None:
@@ -69,9 +72,13 @@ class StoredRun:
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
-        """metrics.npz."""
-        with np.load(self.file(ARRAYS), allow_pickle=False) as found:
-            return {name: found[name] for name in found.files}
+        """metrics.npz, or what the study has in its place, all files as one."""
+        first, *more = FILES.get(self.study, (ARRAYS,))
+        arrays: dict[str, np.ndarray] = {}
+        for file in [first, *filter(self.has, more)]:
+            with np.load(self.file(file), allow_pickle=False) as found:
+                arrays |= {name: found[name] for name in found.files}
+        return arrays
 
     def has(self, name: str) -> bool:
         """Whether the run has an artifact of that name."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from hardbench import tracking
 from hardbench.config import setting
 from hardbench.settings import MachineSettings, PlaceSettings
-from hardbench.studies import train
+from hardbench.studies import invert, train
 
-STUDIES = {"train": train.resume}
+STUDIES = {"train": train.resume, "invert": invert.resume}
 
 
 @dataclass(frozen=True)

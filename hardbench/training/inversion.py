@@ -199,7 +199,7 @@ class Search:
         looks: Iterable[int] = (),
         sink: observers.Sink | None = None,
     ):
-        self.data, self.settings, self.repeats = data, settings, list(repeats)
+        self.data, self.settings, self.repeats, self.seed = data, settings, list(repeats), seed
         streams = [seeding.Seeds(seed).child("repeat", r) for r in repeats]
         training = training_settings(settings, precision)
         networks = MODELS["mlp"].call(data.train.shape, data.num_classes, training, streams).to(data.train.labels.device)
@@ -274,16 +274,16 @@ def find_inversions(
     data: Data,
     settings: InversionSettings,
     repeats: Sequence[int],
-    more: Callable[[Sequence[int]], Inversions] | None = None,
+    train: Callable[[Sequence[int]], Inversions] | None = None,
     **options: Any,
 ) -> Inversions:
     """Train the networks of these repeat indices together and find their inversions and stragglers.
 
     With if_no_inversion retry, networks that miss a class are replaced by those of the next indices, as many as are missing at a time,
     until there are len(repeats) complete ones or ten times as many were drawn; only complete ones come back, in the order drawn.
-    `options` are those of Search (weights, seed, precision, looks); `more` trains further networks in its place (a resumable study's way).
+    `options` are those of Search (seed, precision, weights, looks); `train` does the training in its place (a resumable study's way).
     """
-    train = more or (lambda indices: Search(data, settings, indices, **options).run())
+    train = train or (lambda indices: Search(data, settings, indices, **options).run())
     parts = [train(list(repeats))]
     if settings.if_no_inversion != "retry":
         return parts[0]

@@ -1,0 +1,216 @@
+"""Figures of inversion searches: radii class by class, distances and error, agreement of networks, prune curve, hardest stragglers."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from hardbench.errors import ConfigError
+from hardbench.figures import style
+from hardbench.figures.style import FigureOptions, StoredRun, class_names, look, measured, run_labels
+
+Array = np.ndarray[Any, Any]
+APART = 7  # networks up to which each has a line of its own
+SHOWN = 40  # stragglers in a gallery, at most
+
+
+def _each(runs: Sequence[StoredRun], stem: str, draw: Callable[[StoredRun], Figure]) -> dict[str, Figure]:
+    """One figure per run."""
+    labels = run_labels(runs)
+    return {stem if len(runs) == 1 else f"{stem}_{style.slug(name)}": draw(run) for name, run in zip(labels, runs, strict=True)}
+
+
+def radii(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+    """Radius of every class against the epoch, one panel per class; a line per network with its inversion, or mean +- std for many.
+
+    `radii_retrained` has the same networks trained again without their stragglers, where that was done.
+    """
+    figures = _each(runs, "radii", lambda run: _radii(run, ""))
+    again = [run for run in runs if "retrained_radii" in run.arrays]
+    return figures | (_each(again, "radii_retrained", lambda run: _radii(run, "retrained_")) if again else {})
+
+
+def _radii(run: StoredRun, prefix: str) -> Figure:
+    values, epochs = measured(run, f"{prefix}radii"), run.arrays[f"{prefix}inversion_epoch"]
+    names = class_names(run)
+    columns = min(len(names), 5 if len(names) <= 15 else 10)
+    rows = -(-len(names) // columns)
+    figure, axes = style.sheet(rows, columns, width=2.5, height=2.1, sharex=True)
+    x = np.arange(values.shape[1])
+    for c, axis in enumerate(axes.flat):
+        if c >= len(names):
+            axis.set_visible(False)
+            continue
+        (_lines if len(values) <= APART else _bands)(axis, x, values[:, :, c], epochs[:, c])
+        found = np.isfinite(epochs[:, c]).sum()
+        axis.set_title(f"class {names[c]}: {found} of {len(values)} invert", fontsize=style.SMALL + 1, parse_math=False)
+        low, high = np.nanpercentile(values[:, :, c], [0, 98])
+        axis.set_ylim(low - 0.08 * (high - low), high + 0.1 * (high - low))  # the first epochs fall from far above
+    figure.supxlabel("epoch", fontsize=style.SMALL + 2)
+    figure.supylabel("radius" + (" without stragglers" if prefix else ""), fontsize=style.SMALL + 2)
+    figure.legend(
+        handles=_radius_handles(run, len(values)), loc="outside lower center", ncols=APART + 1, frameon=False, fontsize=style.SMALL
+    )
+    return figure
+
+
+def _lines(axis: Axes, x: Array, values: Array, epochs: Array) -> None:
+    for r, (curve, epoch) in enumerate(zip(values, epochs, strict=True)):
+        axis.plot(x, curve, linewidth=1, **look(r))
+        if np.isfinite(epoch):
+            axis.plot(
+                epoch, curve[int(epoch)], marker="o", markersize=5, color=look(r)["color"], markeredgecolor="white", markeredgewidth=0.7
+            )
+
+
+def _bands(axis: Axes, x: Array, values: Array, epochs: Array) -> None:
+    mean, std = np.nanmean(values, axis=0), np.nanstd(values, axis=0, ddof=1)
+    axis.plot(x, mean, linewidth=1.5, color=style.COLOURS[0])
+    axis.fill_between(x, mean - std, mean + std, color=style.COLOURS[0], alpha=0.2, linewidth=0)
+    known = epochs[np.isfinite(epochs)]
+    for epoch in known:
+        axis.axvline(epoch, ymax=0.06, color=style.COLOURS[1], linewidth=0.8)
+    if len(known):
+        axis.axvline(np.median(known), color=style.COLOURS[1], linewidth=1, linestyle="--")
+
+
+def _radius_handles(run: StoredRun, count: int) -> list[Any]:
+    if count > APART:
+        line = Line2D([], [], color=style.COLOURS[0], label=f"mean ± std, {count} networks")
+        marks: dict[str, Any] = {"color": style.COLOURS[1], "linewidth": 1}
+        return [line, Line2D([], [], **marks, label="inversions"), Line2D([], [], **marks, linestyle="--", label="their median")]
+    numbers = run.arrays["repeats"]
+    lines = [Line2D([], [], label=f"network {number}", **look(r)) for r, number in enumerate(numbers)]
+    return [*lines, Line2D([], [], linestyle="", marker="o", markersize=5, color=style.INK, label="inversion")]
+
+
+def distance_error(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+    """Distance of the class centres (mean over all pairs) and training error against the epoch; mean and standard error over networks.
+
+    Vertical lines: the median inversion epoch, its quartiles shaded.
+    """
+    figure, axes = style.sheet(1, 2, width=4.4)
+    handles: list[Any] = []
+    for number, (run, label) in enumerate(zip(runs, run_labels(runs), strict=True)):
+        values, error = measured(run, "distances"), measured(run, "error")
+        pairs = np.triu_indices(values.shape[-1], 1)
+        x = run.arrays["epochs"]
+        line = style.band(axes[0, 0], x, np.nanmean(values[:, :, *pairs], axis=-1), **look(number))
+        style.band(axes[0, 1], x, error, **look(number))
+        known = run.arrays["inversion_epoch"][np.isfinite(run.arrays["inversion_epoch"])]
+        for axis in axes.flat if len(known) else ():
+            low, middle, high = np.percentile(known, [25, 50, 75])
+            axis.axvspan(low, high, color=line.get_color(), alpha=0.08, linewidth=0)
+            axis.axvline(middle, color=line.get_color(), linewidth=0.9, linestyle="--")
+        names = f"{len(pairs[0])} pair{'s' * (len(pairs[0]) > 1)} of classes"
+        head = f"{label}\n" if len(runs) > 1 else ""
+        count = style.networks(len(values)).replace(", ", ",\n")
+        handles.append(Line2D([], [], label=f"{head}{names}\n{count}", **look(number)))
+    axes[0, 0].set(xlabel="epoch", ylabel="distance of class centres")
+    axes[0, 1].set(xlabel="epoch", ylabel="training error", yscale="log")
+    handles.append(Line2D([], [], color=style.INK, linewidth=0.9, linestyle="--", label="median inversion"))
+    handles.append(Patch(color=style.INK, alpha=0.12, linewidth=0, label="its quartiles"))
+    style.legend(axes[0, 1], handles)
+    return {"distance_error": figure}
+
+
+def stability(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+    """How much more than chance the misclassified sets of two networks overlap (z-score), against the epoch; and how large the sets are.
+
+    Faint: pairs of networks; line: their mean; dashed: the mean of the straggler sets. Pairs share networks: no error is given.
+    """
+    figure, axes = style.sheet(1, 2, width=4.4)
+    handles: list[Any] = []
+    for number, (run, label) in enumerate(zip(runs, run_labels(runs), strict=True)):
+        z, x = measured(run, "stability_z"), run.arrays["stability_epochs"] + 1
+        colour = look(number)["color"]
+        for pair in z:
+            axes[0, 0].plot(x, pair, color=colour, linewidth=0.5, alpha=0.3)
+        known = np.isfinite(z).any(axis=0)
+        axes[0, 0].plot(x[known], np.nanmean(z[:, known], axis=0), color=colour, linewidth=1.8)
+        axes[0, 0].axhline(np.nanmean(run.arrays["straggler_z"]), color=colour, linewidth=1, linestyle="--")
+        style.band(axes[0, 1], x, run.arrays["misclassified"], color=colour)
+        axes[0, 1].axhline(run.arrays["stragglers"].mean(), color=colour, linewidth=1, linestyle="--")
+        head = f"{label}\n" if len(runs) > 1 else ""
+        handles.append(
+            Line2D([], [], color=colour, linewidth=1.8, label=f"{head}misclassified:\nmean of {len(z)} pair{'s' * (len(z) > 1)}")
+        )
+    handles.append(Line2D([], [], color=style.INK, linewidth=0.5, alpha=0.5, label="one pair"))
+    handles.append(Line2D([], [], color=style.INK, linewidth=1, linestyle="--", label="straggler sets"))
+    for axis in axes.flat:
+        style.log_steps(axis, "epoch + 1")
+    axes[0, 0].set(ylabel="overlap above chance / standard deviations")
+    axes[0, 1].set(ylabel="share of the samples")
+    axes[0, 1].set_ylim(bottom=0)
+    style.legend(axes[0, 1], handles)
+    return {"stability": figure}
+
+
+def prune_curve(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+    """Test error after training without the samples misclassified at an epoch, against that epoch, one line per test noise.
+
+    Mean and standard error over networks; dashed: trained on everything. Right: how many samples were removed.
+    """
+
+    def draw(run: StoredRun) -> Figure:
+        errors, x = measured(run, "prune_error"), run.arrays["prune_epochs"]
+        figure, axes = style.sheet(1, 2, width=4.4)
+        handles = []
+        for s, strength in enumerate(run.arrays["test_noise"]):
+            line = style.band(axes[0, 0], x, errors[:, s], marker="o", markersize=3.5, **look(s))
+            axes[0, 0].axhline(np.nanmean(run.arrays["prune_baseline"][:, s]), color=line.get_color(), linewidth=1, linestyle="--")
+            handles.append(Line2D([], [], label="clean test inputs" if not strength else f"test noise {strength:g}", **look(s)))
+        style.band(axes[0, 1], x, run.arrays["prune_removed"], marker="o", markersize=3.5, color=style.INK)
+        handles.append(Line2D([], [], color=style.INK, linewidth=1, linestyle="--", label="nothing removed"))
+        handles.append(Line2D([], [], linestyle="", label=style.networks(len(errors)).replace(", ", ",\n")))
+        for axis in axes.flat:
+            style.log_steps(axis, "epoch whose misclassified samples are removed")
+        axes[0, 0].set(ylabel="test error")
+        axes[0, 1].set(ylabel="share of the samples removed")
+        axes[0, 1].set_ylim(bottom=0)
+        style.legend(axes[0, 1], handles)
+        return figure
+
+    return _each(runs, "prune_curve", draw)
+
+
+def gallery(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+    """The hardest stragglers as images: those most networks call stragglers, of equals those with the largest loss at the end."""
+    return _each(runs, "gallery", _gallery)
+
+
+def _gallery(run: StoredRun) -> Figure:
+    arrays = run.arrays
+    inputs = arrays["gallery_inputs"][:SHOWN]
+    if inputs.ndim != 4 or not len(inputs):
+        raise ConfigError(f"gallery: run {run.name} has {'no stragglers' if not len(inputs) else 'vectors'}; stragglers among images")
+    names, count = class_names(run), len(arrays["stragglers"])
+    figure, axes = style.sheet(-(-len(inputs) // 10), min(10, len(inputs)), width=1.05, height=1.45)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, image, place in zip(axes.flat, inputs, arrays["gallery"], strict=False):
+        guessed = arrays["predicted"][:, place][arrays["stragglers"][:, place]]
+        votes = np.bincount(guessed, minlength=len(names))
+        axis.imshow(_pixels(image), cmap="gray_r" if image.shape[0] == 1 else None)
+        text = f"{names[arrays['labels'][place]]} → {names[votes.argmax()]}\n{len(guessed)} of {count}"
+        axis.set_title(text, fontsize=style.SMALL - 1, parse_math=False, pad=2)
+    title = f"label → prediction at the inversion (the most frequent one); networks of {count} that call it a straggler"
+    figure.suptitle(title, fontsize=style.SMALL + 1)
+    return figure
+
+
+def _pixels(image: Array) -> Array:
+    """An image [C, H, W] as [H, W] or [H, W, 3], floats scaled to [0, 1]."""
+    shown = image[0] if image.shape[0] == 1 else np.moveaxis(image[:3], 0, -1)
+    if shown.dtype == np.uint8:
+        return shown
+    return (shown - shown.min()) / max(float(np.ptp(shown)), 1e-12)
+
+
+KINDS: dict[str, Callable[[Sequence[StoredRun], FigureOptions], dict[str, Figure]]] = {
+    kind.__name__: kind for kind in (radii, distance_error, stability, prune_curve, gallery)
+}

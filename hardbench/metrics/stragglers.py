@@ -1,0 +1,43 @@
+"""Sets of misclassified samples: do networks agree on them more than chance, and which are the hardest."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = np.ndarray[Any, Any]
+
+
+def overlap_z(sets: Tensor, members: Tensor | None = None) -> Array:
+    """How far |S_i n S_j| is from that of random sets of the same sizes, in standard deviations, for every pair of networks: [..., P].
+
+    From sets [..., R, N] (boolean), P = R (R - 1) / 2 pairs in the order of itertools.combinations. The law of the size of the overlap of
+    random subsets is hypergeometric: mean a b / N, variance a b (N - a)(N - b) / (N^2 (N - 1)). nan where it has no variance (a set
+    that is empty or whole). `members` [R, N] are the samples a network may choose from (None: all); a pair shares those of both.
+    """
+    rows = sets.double()
+    within = torch.ones(rows.shape[-2:], dtype=torch.float64) if members is None else members.double()
+    found = []
+    for i, j in itertools.combinations(range(rows.shape[-2]), 2):
+        both = within[i] * within[j]
+        a, b = (rows[..., r, :] @ both for r in (i, j))
+        count = both.sum()
+        shared = (rows[..., i, :] * rows[..., j, :]) @ both
+        variance = a * b * (count - a) * (count - b) / (count.square() * (count - 1))
+        found.append((shared - a * b / count) / variance.sqrt())
+    stacked = torch.stack(found, -1) if found else torch.empty(*rows.shape[:-2], 0)
+    return torch.where(stacked.isfinite(), stacked, torch.nan).numpy()
+
+
+def hardest(stragglers: Tensor, logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Rows [count] of the samples that most networks call stragglers, of equals those with the largest mean loss at the end.
+
+    From stragglers [R, N], logits [R, N, K], labels [N]; fewer where fewer are stragglers of any network.
+    """
+    votes = stragglers.sum(0)
+    right = logits.gather(2, labels.expand(len(logits), -1).unsqueeze(2)).squeeze(2)
+    loss = (logits.logsumexp(2) - right).mean(0).nan_to_num()
+    order = np.lexsort((-loss.numpy(), -votes.numpy()))
+    return torch.from_numpy(order[: min(count, int((votes > 0).sum()))].copy())

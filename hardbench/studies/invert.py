@@ -1,0 +1,260 @@
+"""Find when the manifold of each class stops shrinking, and which samples are still wrong then.
+
+Question: which samples of a class stay behind when its radius in a hidden layer starts to grow again (stragglers)? All networks train
+together, full batch; 500 epochs of five networks on 20 000 MNIST images take a minute or two on one core and find 6 to 12 % stragglers.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hardbench import console, tracking
+from hardbench.config import setting
+from hardbench.data.pool import prepare_pool
+from hardbench.data.samples import Split
+from hardbench.data.transforms import unit_of
+from hardbench.errors import ConfigError, TrainingError
+from hardbench.figures import draw
+from hardbench.settings import CheckpointSettings, InversionSettings, RunSettings
+from hardbench.stored import StoredRun
+from hardbench.studies import train
+from hardbench.training import checkpoints, experiments, machine, observers
+from hardbench.training.experiments import Journey
+from hardbench.training.inversion import Data, Inversions, Search, find_inversions
+from hardbench.training.loop import Observer
+
+RADII, STRAGGLERS, STABILITY, PRUNE = "radii.npz", "stragglers.npz", "stability.npz", "prune_curve.npz"
+LOOKS = 40  # epochs, evenly spaced in their logarithm, at which misclassified sets are compared
+
+
+@dataclass(frozen=True)
+class Config(RunSettings, InversionSettings, CheckpointSettings):
+    """Settings of a search for inversions."""
+
+    repeats: int = setting(5, "Independent networks, trained together.", low=1, was=("runs", "N"), headline=True)
+    log_every: int = setting(5, "Epochs between two live points of the radii (the arrays have every epoch).", low=1)
+    retrain_without_stragglers: bool = setting(
+        False, "Train the same networks again without their stragglers, and count the inversions left."
+    )
+    stability: bool = setting(False, "Compare the misclassified sets of the networks over training time (two networks at least).")
+    prune_curve: bool = setting(False, "Test networks trained without the samples misclassified at log-spaced epochs.")
+    prune_points: int = setting(8, "Epochs of the prune curve.", low=1)
+    test_noise: tuple[float, ...] = setting((0.0,), "Standard deviations of Gaussian noise on the prune curve's test inputs.", low=0)
+
+    def check(self) -> None:
+        """Rules that join two settings."""
+        if self.stability and self.repeats < 2:
+            raise ConfigError("stability: true; two repeats or more to compare")
+
+
+@dataclass
+class Course:
+    """A search that is ready to start: everything a bad setting could spoil has been built."""
+
+    config: Config
+    split: Split
+    data: Data
+
+
+def set_up(config: Config) -> Course:
+    """Data on the device; raises before a run exists if anything does not fit."""
+    device = machine.take(config)
+    split, standardise = prepare_pool(config, config.seed)
+    counts = torch.bincount(split.train.labels, minlength=split.num_classes)
+    if bool((counts == 0).any()):
+        missing = split.class_names[int((counts == 0).nonzero()[0])]
+        raise ConfigError(f"subset_size: {config.subset_size}; enough for a sample of every class, and class {missing} has none")
+    if config.prune_curve and not len(split.test):
+        raise ConfigError(f"prune_curve: true; samples to test on, and subset_size {config.subset_size} leaves none")
+    return Course(config, split, Data(split.train.to(device), standardise.to(device), split.num_classes))
+
+
+def run(config: Config, kinds: Sequence[str] | None = None) -> StoredRun:
+    """Search as the settings say, in a run of its own, and draw the kinds of figures that apply (None: all there are); the stored run."""
+    target = train.out_folder(config.out)
+    course = set_up(config)
+    dataset = config.dataset.rpartition("/")[2]
+    title = config.name or f"{config.task} {dataset} s{config.seed}"
+    note = f"{config.repeats} networks on {len(course.split.train)} samples of {dataset}, {config.task}\n"
+    note += f"{config.epochs} full-batch epochs, detector {config.detector}, snapshot {config.snapshot}"
+    tags = {**(config.tag or {}), "hardbench.device": str(course.data.train.labels.device), "hardbench.precision": config.precision}
+    opening = tracking.start("invert", config, title, note, tags=tags)
+    return _work(opening, course, None, target, kinds)
+
+
+def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> StoredRun:
+    """Go on with an unfinished run where its newest readable checkpoint was written."""
+    target = train.out_folder(out)
+    config = Config.read(changed, stored.config)
+    course = set_up(config)
+    if stored.tags.get("hardbench.data_digest", course.split.digest) != course.split.digest:
+        raise TrainingError(f"run: {stored.id}; the data set is not the one it was started on")
+    state, note = checkpoints.newest(stored.file("checkpoints")) if stored.has("checkpoints") else (None, "")
+    if note or state is None:
+        console.warn(note or f"run {stored.id} had no checkpoint yet: it starts again from step 0")
+    return _work(tracking.reopen(stored), course, state, target, None)
+
+
+def _work(
+    opening: AbstractContextManager[tracking.Run],
+    course: Course,
+    state: dict[str, Any] | None,
+    out: Path | None,
+    kinds: Sequence[str] | None,
+) -> StoredRun:
+    """The search in its run, then the report, also if networks diverged in it."""
+    opened: list[tracking.Run] = []
+    try:
+        with opening as run:
+            opened.append(run)
+            run.tag("hardbench.threads", str(torch.get_num_threads()))
+            run.data(course.config.dataset.rpartition("/")[2], course.split.digest, course.config.dataset)
+            _search(run, course, state)
+    except TrainingError:
+        if opened and (opened[0].folder / RADII).exists():
+            _report(opened[0], out, kinds)
+        raise
+    _report(opened[0], out, kinds)
+    return tracking.find(opened[0].id, ["invert"])
+
+
+def _search(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> None:
+    """The networks themselves, then the further experiments asked for; results as soon as they are there."""
+    config, split = course.config, course.split
+    constants = {"mean": course.data.standardise.mean, "std": course.data.standardise.std, "shift": course.data.standardise.shift}
+
+    def write(found: dict[str, Any]) -> None:
+        run.close()  # what a checkpoint counts as measured must be in the store
+        checkpoints.save(run.folder / "checkpoints", checkpoints.LAST, {**found, "standardise": constants})
+        run.publish(f"checkpoints/{checkpoints.LAST}")
+
+    looks = experiments.looks(LOOKS, config.epochs) if config.stability else []
+    points = experiments.looks(config.prune_points, config.epochs, first=1) if config.prune_curve else []
+    journey = Journey(course.data, config, config.seed, config.precision, config.checkpoint_every, write, _progress(run), state)
+
+    def more(repeats: Sequence[int]) -> Inversions:
+        first = repeats[0] == config.first_repeat
+        sink = _live(run, config, split, "") if first else None
+        return journey.search(f"networks {repeats[0]}", repeats, looks=sorted({*looks, *points}), sink=sink)
+
+    found = find_inversions(course.data, config, range(config.first_repeat, config.first_repeat + config.repeats), more)
+    if not len(found.repeats):
+        raise TrainingError(f"if_no_inversion: retry; none of {10 * config.repeats} networks had an inversion of every class")
+    if len(found.repeats) < config.repeats:
+        console.warn(
+            f"{len(found.repeats)} of {10 * config.repeats} networks have an inversion of every class, {config.repeats} were asked for"
+        )
+    _store(run, course, found, journey)
+    if config.retrain_without_stragglers:
+        again = journey.search("retrained", found.repeats.tolist(), found.stragglers, sink=_live(run, config, split, "retrained_"))
+        _store_retrained(run, course, found, again)
+    if config.stability:
+        run.write_arrays(STABILITY, experiments.stability(found, looks))
+    if points:
+        arrays = experiments.prune_curve(journey, found, points, split.test.to(course.data.train.labels.device), config.test_noise)
+        run.write_arrays(PRUNE, arrays)
+        run.log({f"prune_error/{at:02d}": errors for at, errors in enumerate(arrays["prune_error"][:, 0].T)}, config.epochs)
+    _close(run, course, found, constants)
+
+
+def _progress(run: tracking.Run) -> experiments.Progress:
+    @contextmanager
+    def shown(name: str, epochs: int) -> Iterator[Sequence[Observer]]:
+        with console.progress(f"{run.id[:8]} {name}", epochs) as show:
+            yield [console.training_progress(show)]
+
+    return shown
+
+
+def _live(run: tracking.Run, config: Config, split: Split, prefix: str) -> observers.Sink:
+    """Metrics of an epoch as it is measured, every few epochs."""
+
+    def log(values: Mapping[str, np.ndarray], epoch: int) -> None:
+        if epoch % config.log_every == 0 or epoch == config.epochs:
+            metrics = {f"{prefix}radius/{c:02d}": values["radii"][:, c] for c in range(split.num_classes)}
+            run.log(metrics | {f"{prefix or 'train/'}{name}": values[name] for name in ("error", "loss")}, epoch)
+
+    return log
+
+
+def _store(run: tracking.Run, course: Course, found: Inversions, journey: Journey) -> None:
+    """radii.npz, stragglers.npz, inversion.csv, the weights at the inversions, and what they say in metrics."""
+    config, split = course.config, course.split
+    names = {"class_names": np.array(split.class_names), "repeats": found.repeats.numpy()}
+    measured = {name: getattr(found, name).numpy() for name in ("radii", "distances", "error", "loss", "inversion_epoch")}
+    arrays = {"epochs": np.arange(found.radii.shape[1]), **measured, **names}
+    sets = experiments.straggler_arrays(found, split.train)
+    run.write_arrays(RADII, arrays)
+    run.write_arrays(STRAGGLERS, sets)
+    run.write_text("inversion.csv", experiments.inversion_table(arrays | sets).to_csv(index=False))
+    epochs = found.inversion_epoch.numpy()
+    metrics = {f"inversion_epoch/{c:02d}": epochs[:, c] for c in range(split.num_classes)}
+    metrics |= {
+        f"straggler_share/{c:02d}": share
+        for c, share in enumerate(experiments.class_shares(sets["stragglers"], sets["labels"], split.num_classes).T)
+    }
+    metrics["train/error_at_inversion"] = found.error_at_inversion.numpy()
+    metrics["stragglers/fraction"] = found.stragglers.float().mean(1).numpy()
+    metrics["inversions/found"] = np.isfinite(epochs).sum(1).astype(float)
+    metrics["final/error"] = found.error[:, -1].numpy()
+    run.log(metrics, config.epochs)
+    weights = {"networks": found.weights, "inversion_epoch": found.inversion_epoch, "repeats": found.repeats}
+    checkpoints.save(run.folder / "checkpoints", "inversion.pt", weights)
+    if config.log_model:
+        raw = split.train.inputs[:2]
+        run.log_model(_plain(journey, found), course.data.standardise.to("cpu")(raw, unit_of(raw)))
+
+
+def _plain(journey: experiments.Journey, found: Inversions) -> torch.nn.Module:
+    """The first network at the end, as plain PyTorch."""
+    networks = Search(journey.data, journey.settings, found.repeats[:1].tolist(), journey.seed).learner.networks
+    networks.load_states(found.final[:1])
+    return networks.member(0).cpu()
+
+
+def _store_retrained(run: tracking.Run, course: Course, found: Inversions, again: Inversions) -> None:
+    """What became of the radii without the stragglers, beside radii.npz's own arrays."""
+    path = run.folder / RADII
+    with np.load(path, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    for name in ("radii", "error", "inversion_epoch"):
+        arrays[f"retrained_{name}"] = getattr(again, name).numpy()
+    run.write_arrays(RADII, arrays)
+    before, after = (part.inversion_epoch.isfinite().sum(1).double().numpy() for part in (found, again))
+    run.log({"inversions/found_without_stragglers": after}, course.config.epochs)
+    console.say(f"inversions {int(before.sum())}; without the stragglers {int(after.sum())}")
+
+
+def _close(run: tracking.Run, course: Course, found: Inversions, constants: Mapping[str, Any]) -> None:
+    """The last checkpoint; TrainingError if a network diverged."""
+    folder = run.folder / "checkpoints"
+    end = {"networks": found.final, "steps": course.config.epochs, "repeats": found.repeats, "standardise": constants, "name": "end"}
+    if not course.config.keep_checkpoints:
+        shutil.rmtree(folder)
+    else:
+        checkpoints.save(folder, checkpoints.LAST, end)
+        (folder / checkpoints.PREVIOUS).unlink(missing_ok=True)
+        for path in folder.glob("*.pt"):
+            run.publish(f"checkpoints/{path.name}")
+    lost = [int(r) for r, loss in zip(found.repeats, found.loss[:, -1], strict=True) if not loss.isfinite()]
+    if lost:
+        raise TrainingError(f"loss: not finite in repeats {', '.join(map(str, lost))}; what was measured until then is kept (run {run.id})")
+
+
+def _report(run: tracking.Run, out: Path | None, kinds: Sequence[str] | None) -> None:
+    """Draw the figures, print the class table, the run id and the link; copy to `out`."""
+    stored = tracking.find(run.id, ["invert"], finished=None)
+    with tracking.extend(stored) as open_run:
+        for name in draw([stored], open_run.folder / "figures", kinds, strict=False):
+            open_run.publish(f"figures/{name}")
+    arrays = stored.arrays
+    console.table("Inversions", *experiments.class_rows(arrays))
+    found = np.isfinite(arrays["inversion_epoch"])
+    console.say(f"inversions {found.sum()} of {found.size}, stragglers {experiments.spread(arrays['stragglers'].mean(1))}")
+    train.finish(run, out)

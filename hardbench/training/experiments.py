@@ -1,0 +1,204 @@
+"""Searches one after the other in a run that can be interrupted, the paper's further experiments, and what is made of the results."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hardbench.data.samples import Samples
+from hardbench.metrics.hardness import mean_stderr
+from hardbench.metrics.stragglers import hardest, overlap_z
+from hardbench.seeding import Seeds
+from hardbench.settings import InversionSettings
+from hardbench.training import evaluation, observers
+from hardbench.training.inversion import Data, Inversions, Search
+from hardbench.training.loop import Moment, Observer
+
+if TYPE_CHECKING:
+    import pandas
+
+Array = np.ndarray[Any, Any]
+GALLERY = 40  # hardest stragglers whose inputs are kept
+Progress = Callable[[str, int], AbstractContextManager[Sequence[Observer]]]
+"""Given the name of a search and its epochs, the observers that show how far it is."""
+
+
+class Journey:
+    """Named searches in a row. A checkpoint holds those that are done and the state of the one under way; `state` is one to go on from."""
+
+    def __init__(
+        self,
+        data: Data,
+        settings: InversionSettings,
+        seed: int,
+        precision: str,
+        seconds: float,
+        write: Callable[[dict[str, Any]], None],
+        progress: Progress,
+        state: Mapping[str, Any] | None = None,
+    ):
+        self.data, self.settings, self.seed, self.precision = data, settings, seed, precision
+        self.seconds, self.write, self.progress = seconds, write, progress
+        self.done: dict[str, Any] = dict(state["done"]) if state else {}
+        self._under_way = state
+
+    def search(
+        self,
+        name: str,
+        repeats: Sequence[int],
+        without: Tensor | None = None,
+        looks: Iterable[int] = (),
+        sink: observers.Sink | None = None,
+        slim: bool = False,
+    ) -> Inversions:
+        """The result of a search, from the checkpoint where it has been done; `without` [R, N] are samples left out, per network.
+
+        `slim` results are stored without logits.
+        """
+        if name in self.done:
+            return Inversions(**self.done[name])
+        weights = None if without is None else (~without).float().to(self.data.train.labels.device)
+        search = Search(self.data, self.settings, repeats, self.seed, self.precision, weights, looks, sink)
+        if self._under_way is not None and self._under_way["name"] == name:
+            search.load(self._under_way)
+        with self.progress(name, self.settings.epochs) as watching:
+            found = search.run([*watching, observers.checkpoint(self.seconds, self._saver(name, search))])
+        state = found.state()
+        self.done[name] = state | {"logits": torch.empty(len(repeats), 0, 0)} if slim else state
+        return found
+
+    def _saver(self, name: str, search: Search) -> Callable[[Moment], None]:
+        def save(moment: Moment) -> None:
+            self.write({**search.state(), "name": name, "done": self.done})
+
+        return save
+
+
+def looks(count: int, last: int, first: int = 0) -> list[int]:
+    """At most `count` epochs up to `last`, evenly spaced in their logarithm, as whole numbers without repetition; 0 too if `first` is 0."""
+    spaced = np.logspace(0, np.log10(last), count).round().astype(int).tolist()
+    return sorted({*spaced, last, *([0] if first == 0 else [])})
+
+
+def stability(found: Inversions, epochs: Sequence[int]) -> dict[str, Array]:
+    """z-scores of the overlaps of misclassified sets: stability_epochs [E], stability_z [P, E] for the P pairs of networks,
+    straggler_z [P] for their straggler sets, misclassified [R, E] (shares), stability_pairs [P, 2] (places in axis 0 of the other arrays).
+    """
+    rows = torch.isin(found.looks, torch.tensor(epochs)).nonzero().flatten()
+    wrong = found.wrong[rows]
+    count = len(found.repeats)
+    return {
+        "stability_epochs": found.looks[rows].numpy(),
+        "stability_z": overlap_z(wrong).T,
+        "straggler_z": overlap_z(found.stragglers),
+        "misclassified": wrong.double().mean(2).numpy().T,
+        "stability_pairs": np.array([(i, j) for i in range(count) for j in range(i + 1, count)]).reshape(-1, 2),
+    }
+
+
+def prune_curve(journey: Journey, found: Inversions, epochs: Sequence[int], test: Samples, noise: Sequence[float]) -> dict[str, Array]:
+    """Networks from the same initial weights, trained without the samples that the first training had wrong at an epoch.
+
+    prune_epochs [P], prune_removed [R, P] (shares), test_noise [S] (standard deviations, on standardised inputs), prune_error [R, S, P]
+    (test error in [0, 1]) and prune_baseline [R, S] (of the networks trained on everything).
+    """
+    repeats = found.repeats.tolist()
+    judge = Search(journey.data, journey.settings, repeats, journey.seed, journey.precision)
+    errors, removed = [], []
+    for epoch in epochs:
+        wrong = found.wrong[found.looks.tolist().index(epoch)]
+        pruned = journey.search(f"without epoch {epoch}", repeats, wrong, slim=True)
+        errors.append(errors_on(judge, pruned.final, test, noise))
+        removed.append(wrong.double().mean(1))
+    return {
+        "prune_epochs": np.array(epochs),
+        "prune_removed": torch.stack(removed, 1).numpy(),
+        "test_noise": np.array(noise, dtype=float),
+        "prune_error": torch.stack(errors, 2).numpy(),
+        "prune_baseline": errors_on(judge, found.final, test, noise).numpy(),
+    }
+
+
+def errors_on(judge: Search, states: Sequence[dict[str, Tensor]], test: Samples, noise: Sequence[float]) -> Tensor:
+    """Error [R, S] in [0, 1] of networks on test samples whose standardised inputs get Gaussian noise, the same for all, of S strengths."""
+    judge.learner.networks.load_states(states)
+    device = test.labels.device
+    rows = []
+    for strength in noise:
+        generator = Seeds(judge.seed).child("test", "noise", f"{strength:g}").generator(device)
+        wrong = torch.zeros(len(states), device=device)
+        for inputs, labels in evaluation.batches(test, judge.data.standardise):
+            if strength:
+                inputs = inputs + strength * torch.randn(inputs.shape, generator=generator, device=device)
+            wrong += (judge.learner.predict(inputs).argmax(-1) != labels).sum(-1)
+        rows.append((wrong / len(test)).cpu())
+    return torch.stack(rows, 1)
+
+
+def straggler_arrays(found: Inversions, train: Samples) -> dict[str, Array]:
+    """stragglers.npz: stragglers [R, N], predicted [R, N], index [N] (position in the data set, train first), labels [N], clean_labels [N],
+    judged_epoch [R, K], and of the hardest: gallery [G] (places in N), gallery_inputs [G, ...] as they are in the data set.
+    """
+    rows = hardest(found.stragglers, found.logits, train.labels, GALLERY)
+    return {
+        "stragglers": found.stragglers.numpy(),
+        "predicted": found.predicted.numpy(),
+        "index": train.index.numpy(),
+        "labels": train.labels.numpy(),
+        "clean_labels": train.clean.numpy(),
+        "judged_epoch": found.judged.numpy(),
+        "gallery": rows.numpy(),
+        "gallery_inputs": train.inputs[rows].numpy(),
+    }
+
+
+def class_shares(stragglers: Array, labels: Array, num_classes: int) -> Array:
+    """Share of each class's samples that are stragglers, [R, K] in [0, 1], from stragglers [R, N]."""
+    return np.stack([stragglers[:, labels == c].mean(1) for c in range(num_classes)], 1)
+
+
+def inversion_table(arrays: Mapping[str, Array]) -> "pandas.DataFrame":
+    """One row per class and network: class, repeat, epoch of the inversion, radius and training error there (nan where there is none),
+    then the class's name, its smallest radius, the epoch it was judged at and the share of its samples that are stragglers.
+    """
+    import pandas
+
+    epochs, labels, names = arrays["inversion_epoch"], arrays["labels"], arrays["class_names"]
+    shares = class_shares(arrays["stragglers"], labels, len(names))
+    rows = []
+    for c, name in enumerate(names):
+        for place, repeat in enumerate(arrays["repeats"].tolist()):
+            epoch = epochs[place, c]
+            there = int(epoch) if np.isfinite(epoch) else None
+            radius, error = (np.nan, np.nan) if there is None else (arrays["radii"][place, there, c], arrays["error"][place, there])
+            smallest = np.nanmin(arrays["radii"][place, :, c]) if np.isfinite(arrays["radii"][place, :, c]).any() else np.nan
+            rest = (str(name), smallest, arrays["judged_epoch"][place, c], shares[place, c])
+            rows.append((c, repeat, epoch, radius, error, *rest))
+    columns = ["class", "repeat", "epoch", "radius", "error", "name", "smallest_radius", "judged_epoch", "straggler_share"]
+    return pandas.DataFrame(rows, columns=columns)
+
+
+def class_rows(arrays: Mapping[str, Array]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the table a person reads: means over the networks with their standard errors."""
+    table = inversion_table(arrays)
+    count = len(arrays["repeats"])
+    rows = []
+    for c, name in enumerate(arrays["class_names"]):
+        own = table[table["class"] == c]
+        found = int(own["epoch"].notna().sum())
+        numbers = [
+            spread(own[column].to_numpy(), digits) for column, digits in (("epoch", 0), ("smallest_radius", 3), ("straggler_share", 4))
+        ]
+        rows.append([str(name), f"{found} of {count}", *numbers])
+    return ["class", "inversions", "epoch", "smallest radius", "stragglers (share)"], rows
+
+
+def spread(values: Array, digits: int = 4) -> str:
+    """Mean +- standard error of the values that are there."""
+    mean, stderr = mean_stderr(np.asarray(values, dtype=float))
+    if not np.isfinite(mean):
+        return "-"
+    return f"{mean:.{digits}f}" + (f" +- {stderr:.{digits}f}" if np.isfinite(stderr) else "")
