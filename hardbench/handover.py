@@ -21,8 +21,10 @@ HARD, EASY = "hard", "easy"
 
 @dataclass(frozen=True)
 class Hardness:
-    """Which of M samples are hard. index: int64 [M], train samples then test samples in the data set's own order; train_size: how many the
-    former are (negative: no test sample has a score); fingerprint: int64 [M], of the inputs; score: [M], higher is harder.
+    """Which of M samples are hard, bool [M].
+
+    index: int64 [M], counts the data set's train samples, then its test samples, each in their own order; score: [M], higher is harder;
+    fingerprint: int64 [M], of the inputs.
     """
 
     source: str
@@ -30,16 +32,13 @@ class Hardness:
     hard: Array
     score: Array
     fingerprint: Array
-    train_size: int
 
-    def match(self, samples: Samples, test: bool = False) -> tuple[Tensor, Tensor]:
+    def match(self, samples: Samples, offset: int = 0) -> tuple[Tensor, Tensor]:
         """Rows [n] of the samples that have a score, and which of these are hard, bool [n].
 
-        DataError if inputs of the same index are not the same: the data set is another.
+        Test samples have the number of the data set's train samples as offset. DataError if inputs of the same index are not the same: the
+        data set is another.
         """
-        offset = self.train_size if test else 0
-        if test and offset < 0:
-            return torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.bool)
         order = np.argsort(self.index, kind="stable")
         wanted = samples.index.cpu().numpy() + offset
         place = np.searchsorted(self.index, wanted, sorter=order).clip(max=len(order) - 1)
@@ -50,12 +49,15 @@ class Hardness:
             raise DataError(f"hardness: {self.source}; a run on this data set (of {len(rows)} samples {(~same).sum()} are others)")
         return torch.from_numpy(rows), torch.from_numpy(self.hard[found[rows]])
 
-    def groups(self, split: Split) -> dict[tuple[str, str], Samples]:
-        """The hard and the easy samples by (phase, group), without empty ones. DataError if no hard one is there."""
+    def groups(self, split: Split, train_size: int) -> dict[tuple[str, str], Samples]:
+        """The hard and the easy samples by (phase, group), without empty ones. DataError if no hard one is there.
+
+        train_size is the number of train samples that the data set has, whatever the split has of them.
+        """
         found: dict[tuple[str, str], Samples] = {}
         for phase, samples in (("train", split.train), ("val", split.val), ("test", split.test)):
             if samples is not None:
-                rows, hard = self.match(samples, phase == "test")
+                rows, hard = self.match(samples, train_size if phase == "test" else 0)
                 picked = {HARD: rows[hard], EASY: rows[~hard]}
                 found |= {(phase, group): samples.pick(chosen) for group, chosen in picked.items() if len(chosen)}
         if not any(group == HARD for _, group in found):
@@ -76,8 +78,7 @@ def read(stored: StoredRun, strategy: str | None = None) -> Hardness:
     with np.load(stored.file(name), allow_pickle=False) as found:
         arrays = {key: found[key] for key in found.files}
     scores, hard = SOURCES[stored.study][1](arrays, stored, strategy)
-    known = (arrays["index"], hard.mean(0) >= 0.5, scores.mean(0), arrays["fingerprint"], int(arrays["train_size"]))
-    return Hardness(stored.id[:8], *known)
+    return Hardness(stored.id[:8], arrays["index"], hard.mean(0) >= 0.5, scores.mean(0), arrays["fingerprint"])
 
 
 def _of_stragglers(arrays: Mapping[str, Array], stored: StoredRun, strategy: str | None) -> tuple[Array, Array]:

@@ -159,8 +159,8 @@ def test_what_cannot_be_split_is_one_line(recorded, capsys, tmp_path):
 def test_test_samples_count_after_train_samples():
     samples = Samples.of(torch.arange(12).view(6, 2).float(), torch.zeros(6))
     prints = samples.fingerprints.numpy()
-    known = handover.Hardness("run", np.array([7, 2, 3]), np.array([True, False, True]), np.zeros(3), prints[[3, 2, 3]], 4)
-    rows, hard = known.match(samples, test=True)
+    known = handover.Hardness("run", np.array([7, 2, 3]), np.array([True, False, True]), np.zeros(3), prints[[3, 2, 3]])
+    rows, hard = known.match(samples, 4)
     assert (rows.tolist(), hard.tolist()) == ([3], [True])
     rows, hard = known.match(samples.pick(torch.tensor([3, 0, 2])))
     assert (rows.tolist(), hard.tolist()) == ([0, 2], [True, False])

@@ -185,11 +185,14 @@ def test_spearman_is_that_of_scipy():
     np.testing.assert_allclose(agreement.spearman_matrix(scores), spearmanr(scores.T).statistic, atol=1e-12)
 
 
-def test_overlap_z_is_the_hypergeometric_one():
+def test_stability_is_the_hypergeometric_z():
     left, right = np.arange(500) < 60, (np.arange(500) >= 40) & (np.arange(500) < 110)
     chance = hypergeom(500, 60, 70)
-    assert agreement.overlap_z(left, right) == pytest.approx((20 - chance.mean()) / chance.std())
-    assert np.isnan(agreement.overlap_z(left, np.zeros(500, bool)))
+    z = (20 - chance.mean()) / chance.std()
+    assert agreement.stability(np.stack([left, right])) == pytest.approx(z)
+    same = (60 - 60 * 60 / 500) / hypergeom(500, 60, 60).std()
+    assert agreement.stability(np.stack([left, right, left])) == pytest.approx((2 * z + same) / 3)
+    assert np.isnan(agreement.stability(np.stack([left, np.zeros(500, bool)])))
 
 
 def test_stability_of_random_sets_is_chance():

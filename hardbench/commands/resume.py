@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from hardbench import tracking
 from hardbench.config import setting
 from hardbench.settings import MachineSettings, PlaceSettings
-from hardbench.studies import invert, train
+from hardbench.studies import invert, stragglers, train
 
-STUDIES = {"train": train.resume, "invert": invert.resume}
+STUDIES = {"train": train.resume, "invert": invert.resume, "stragglers": stragglers.resume}
 
 
 @dataclass(frozen=True)

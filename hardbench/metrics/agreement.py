@@ -3,8 +3,10 @@
 from typing import Any
 
 import numpy as np
+import torch
 
 from hardbench.metrics.hardness import correlation
+from hardbench.metrics.stragglers import overlap_z
 
 Array = np.ndarray[Any, Any]
 
@@ -30,18 +32,11 @@ def spearman_matrix(scores: Array) -> Array:
     return np.array([[correlation(one, two, ranks=True) for two in scores] for one in scores])
 
 
-def overlap_z(left: Array, right: Array) -> float:
-    """By how many standard deviations two sets' overlap exceeds that of random sets of their sizes (hypergeometric), from masks [N].
-
-    nan where a set is empty or everything, which leaves no room for chance.
-    """
-    n, a, b = len(left), int(left.sum()), int(right.sum())
-    variance = a * b * (n - a) * (n - b) / (n**2 * (n - 1)) if n > 1 else 0.0
-    return float(((left & right).sum() - a * b / n) / np.sqrt(variance)) if variance else float("nan")
-
-
 def stability(sets: Array) -> float:
-    """Mean `overlap_z` over all pairs of S sets [S, N]; nan for fewer than two."""
-    pairs = [overlap_z(sets[i], sets[j]) for i in range(len(sets)) for j in range(i)]
-    known = [z for z in pairs if np.isfinite(z)]
-    return float(np.mean(known)) if known else float("nan")
+    """Mean over all pairs of S sets [S, N] of how many standard deviations their overlap exceeds that of random sets of their sizes.
+
+    nan for fewer than two sets, or where all are empty or whole.
+    """
+    z = overlap_z(torch.from_numpy(sets))
+    known = z[np.isfinite(z)]
+    return float(known.mean()) if len(known) else float("nan")

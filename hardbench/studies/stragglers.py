@@ -19,7 +19,7 @@ from hardbench import console, seeding, tracking
 from hardbench.config import setting
 from hardbench.data.imbalance import Cut, Order
 from hardbench.data.pool import prepare_pool
-from hardbench.data.samples import Samples, Split, load
+from hardbench.data.samples import Samples, Split
 from hardbench.data.transforms import Standardise
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.figures import draw
@@ -27,7 +27,7 @@ from hardbench.metrics.detection import detection
 from hardbench.metrics.imbalance import TESTS, class_table, describe, independent, network_table, printed, summary_table
 from hardbench.registry import SCORES
 from hardbench.scores.selection import LEVELS
-from hardbench.settings import InversionSettings, RunSettings
+from hardbench.settings import CheckpointSettings, InversionSettings, RunSettings
 from hardbench.stored import ARRAYS, StoredRun
 from hardbench.studies import train
 from hardbench.training import checkpoints, machine, observers
@@ -42,7 +42,7 @@ FOLDER = "checkpoints"
 
 
 @dataclass(frozen=True)
-class Config(RunSettings, InversionSettings):
+class Config(RunSettings, InversionSettings, CheckpointSettings):
     """Settings of the study of hard samples."""
 
     strategy: tuple[str, ...] = setting((STRAGGLERS,), "Scores that say which samples are hard.", choices=SCORES, headline=True)
@@ -56,7 +56,6 @@ class Config(RunSettings, InversionSettings):
     level: str = setting("dataset", "Count hard samples over the data set or class by class.", choices=LEVELS, headline=True)
     sets: int = setting(1, "Straggler sets, one network each, with a split of their own.", low=1, headline=True)
     repeats: int = setting(3, "Networks per set and training set.", low=1, was=("runs", "N"), headline=True)
-    checkpoint_every: float = setting(60.0, "Seconds between checkpoints within a group of networks.", low=0)
 
     def check(self) -> None:
         """Rules of lists: shares that leave something to train and to test on, everything once."""
@@ -77,7 +76,6 @@ class Study:
     config: Config
     split: Split
     standardise: Standardise
-    train_size: int
     device: torch.device
     facts: list[str] = field(default_factory=list)
     arrays: dict[str, Array] = field(default_factory=dict)
@@ -110,7 +108,7 @@ def set_up(config: Config) -> Study:
     empty = [name for c, name in enumerate(split.class_names) if not (split.train.labels == c).any()]
     if empty:
         raise ConfigError(f"subset_size: {config.subset_size}; samples of every class, and there is none of {', '.join(empty)}")
-    return Study(config, split, standardise, len(load(config, config.seed).train), device)
+    return Study(config, split, standardise, device)
 
 
 def run(config: Config) -> StoredRun:
@@ -232,7 +230,6 @@ def _describe(run: tracking.Run, study: Study, found: Inversions, counts: torch.
         "labels": samples.labels.numpy(),
         "clean": samples.clean.numpy(),
         "fingerprint": samples.fingerprints.numpy(),
-        "train_size": np.array(study.train_size),
         "networks": found.repeats.numpy(),
         "counts": counts.numpy(),
         "inversion_epoch": found.inversion_epoch.numpy(),
@@ -353,7 +350,7 @@ def _finish(run: tracking.Run, study: Study, found: Inversions, hard: Mapping[st
         _log_detection(run, study, masks, scores)
     run.tag("hardbench.facts", "; ".join(study.facts)[:5000] or "none")
     for path in (run.folder / FOLDER).glob("*.pt"):
-        if path.name in (checkpoints.LAST, checkpoints.PREVIOUS):
+        if not study.config.keep_checkpoints or path.name in (checkpoints.LAST, checkpoints.PREVIOUS):
             path.unlink()
 
 

@@ -18,7 +18,7 @@ import torch
 
 from hardbench import console, handover, seeding, tracking
 from hardbench.data.batches import Batches
-from hardbench.data.samples import Samples, Split, prepare
+from hardbench.data.samples import Samples, Split, load, prepare
 from hardbench.data.transforms import Standardise, check_fits, standardise_for, unit_of
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.figures import draw
@@ -73,7 +73,7 @@ def set_up(config: Config) -> Course:
     metrics = select(config.layer_metrics, isinstance(networks, GreedyStack))
     if metrics and len(train) < 2:
         raise ConfigError(f"layer_metrics: {','.join(config.layer_metrics)}; none for a single training sample")
-    groups = {} if config.hardness is None else hardness(config.hardness).groups(split)
+    groups = {} if config.hardness is None else hardness(config.hardness).groups(split, len(load(config, config.seed).train))
     return Course(config, split, standardise, learner(networks, config, total), batches, total, metrics, static, groups)
 
 

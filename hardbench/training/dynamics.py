@@ -13,7 +13,6 @@ from hardbench.training.loop import Moment
 
 FOLDER, ARTIFACT = "dynamics", "dynamics.npz"
 LARGE = 1 << 30  # bytes from which a reader is warned
-NO_TEST = -1  # `train_size` of scores that know training samples alone
 
 
 class Tape:
@@ -48,7 +47,7 @@ class Tape:
         train = self.train
         found = {"labels": train.labels, "clean": train.clean, "index": train.index, "fingerprint": train.fingerprints}
         arrays = {name: value.cpu().numpy() for name, value in found.items()}
-        return {"logits": np.stack(points, 1), "steps": steps, "train_size": np.array(NO_TEST)} | arrays
+        return {"logits": np.stack(points, 1), "steps": steps} | arrays
 
 
 def size(repeats: int, points: int, samples: int, classes: int) -> int:
