@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from hardbench.errors import ConfigError
 from hardbench.figures import style
@@ -53,7 +54,7 @@ def _radii(run: StoredRun, prefix: str) -> Figure:
     figure.supxlabel("epoch", fontsize=style.SMALL + 2)
     figure.supylabel("radius" + (" without stragglers" if prefix else ""), fontsize=style.SMALL + 2)
     figure.legend(
-        handles=_radius_handles(run, len(values)), loc="outside lower center", ncols=APART + 1, frameon=False, fontsize=style.SMALL
+        handles=_radius_handles(run, len(values)), loc="outside upper center", ncols=APART + 1, frameon=False, fontsize=style.SMALL
     )
     return figure
 
@@ -112,6 +113,9 @@ def distance_error(runs: Sequence[StoredRun], options: FigureOptions) -> dict[st
         handles.append(Line2D([], [], label=f"{head}{names}\n{count}", **look(number)))
     axes[0, 0].set(xlabel="epoch", ylabel="distance of class centres")
     axes[0, 1].set(xlabel="epoch", ylabel="training error", yscale="log")
+    axes[0, 1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0, 1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes[0, 1].yaxis.set_minor_formatter(NullFormatter())
     handles.append(Line2D([], [], color=style.INK, linewidth=0.9, linestyle="--", label="median inversion"))
     handles.append(Patch(color=style.INK, alpha=0.12, linewidth=0, label="its quartiles"))
     style.legend(axes[0, 1], handles)
@@ -143,7 +147,7 @@ def stability(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Fi
     handles.append(Line2D([], [], color=style.INK, linewidth=1, linestyle="--", label="straggler sets"))
     for axis in axes.flat:
         style.log_steps(axis, "epoch + 1")
-    axes[0, 0].set(ylabel="overlap above chance / standard deviations")
+    axes[0, 0].set(ylabel="overlap of two networks, z-score")
     axes[0, 1].set(ylabel="share of the samples")
     axes[0, 1].set_ylim(bottom=0)
     style.legend(axes[0, 1], handles)
@@ -168,7 +172,7 @@ def prune_curve(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, 
         handles.append(Line2D([], [], color=style.INK, linewidth=1, linestyle="--", label="nothing removed"))
         handles.append(Line2D([], [], linestyle="", label=style.networks(len(errors)).replace(", ", ",\n")))
         for axis in axes.flat:
-            style.log_steps(axis, "epoch whose misclassified samples are removed")
+            style.log_steps(axis, "epoch at which misclassified")
         axes[0, 0].set(ylabel="test error")
         axes[0, 1].set(ylabel="share of the samples removed")
         axes[0, 1].set_ylim(bottom=0)
