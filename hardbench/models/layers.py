@@ -116,8 +116,9 @@ class StackedLinear(nn.Module):
         weight, bias = self._own()
         turned = weight.transpose(1, 2)
         if inputs.ndim == 2:
-            return (turned.flatten(0, 1) @ inputs).unflatten(0, (-1, self.outputs)) + bias.unsqueeze(2)
-        return turned @ inputs + bias.unsqueeze(2)
+            wide = torch.addmm(bias.flatten().unsqueeze(1), turned.flatten(0, 1), inputs)
+            return wide.unflatten(0, (-1, self.outputs))
+        return torch.baddbmm(bias.unsqueeze(2), turned, inputs)
 
     def _own(self) -> tuple[Tensor, Tensor]:
         """Weights [R, in, out] and biases [R, out] without their padding."""

@@ -397,9 +397,9 @@ def _report(run: tracking.Run, out: Any) -> StoredRun:
     if stored.has("detection.csv"):
         import pandas
 
-        found = pandas.read_csv(stored.file("detection.csv")).groupby("strategy", sort=False).mean()
         names = ["recall", "precision", "average_precision", "base_rate"]
-        shown = [[strategy, *(f"{value:.4f}" for value in row[names])] for strategy, row in found.iterrows()]
+        found = pandas.read_csv(stored.file("detection.csv")).groupby("strategy", sort=False)[names].mean()
+        shown = [[strategy, *(f"{value:.4f}" for value in row)] for strategy, row in found.iterrows()]
         console.table("Wrong labels found", ["strategy", *(name.replace("_", " ") for name in names)], shown)
     console.say("hard test samples are in-sample for the score that named them")
     train.finish(run, out)
