@@ -1,12 +1,14 @@
 """Inversion points: radii by identity, planted inversions, stragglers by hand, retries, interruptions, the command itself."""
 
 import csv
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from projects import all_runs, history, last, new_project
+from courses import copied
+from projects import all_runs, history, last, new_project, started, wait_for_step
 
 from hardbench.cli import main
 from hardbench.data.pool import prepare_pool
@@ -14,6 +16,7 @@ from hardbench.errors import ConfigError, DataError
 from hardbench.metrics.inversion import class_means, distances, inversion_epochs, published, published_parity, radii, smooth
 from hardbench.metrics.stragglers import hardest, overlap_z
 from hardbench.settings import InversionSettings
+from hardbench.training.experiments import Journey, looks
 from hardbench.training.inversion import Data, Search, find_inversions, judging_epochs
 
 EPOCHS = np.arange(301)
@@ -311,6 +314,41 @@ def test_an_interrupted_search_goes_on_bit_for_bit():
             assert torch.equal(torch.nan_to_num(value.double(), -1), torch.nan_to_num(whole.state()[name].double(), -1)), name
 
 
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_searches_in_a_row_go_on_in_the_one_that_was_interrupted(name):
+    chosen = settings(epochs=9)
+    split, standardise = prepare_pool(chosen, 0)
+    data = Data(split.train, standardise, split.num_classes)
+    written = []
+
+    def stop(moment):
+        if moment.step == 5:
+            raise KeyboardInterrupt
+
+    def go(state, until=None):
+        @contextmanager
+        def progress(title, epochs):
+            yield [stop] if title == until else []
+
+        journey = Journey(data, chosen, 0, "fp32", 0.0, lambda found: written.append(copied(found)), progress, state)
+        first = journey.search("one", [0, 1])
+        return first, journey.search("two", [0, 1], first.stragglers, slim=True)
+
+    whole = go(None)
+    with pytest.raises(KeyboardInterrupt):
+        go(None, until=name)
+    assert (written[-1]["name"], written[-1]["steps"]) == (name, 4)
+    for again, before in zip(go(written[-1]), whole, strict=True):
+        for key in ("radii", "error", "stragglers", "predicted"):
+            np.testing.assert_array_equal(getattr(again, key), getattr(before, key), err_msg=key)
+
+
+def test_looks_are_spaced_in_the_logarithm():
+    assert looks(4, 1000) == [0, 1, 10, 100, 1000]
+    assert looks(4, 1000, first=1) == [1, 10, 100, 1000]
+    assert looks(40, 3) == [0, 1, 2, 3]
+
+
 # the command
 
 WORDS = "invert --dataset digits --subset-size 400 --repeats 2 --threads 1 --epochs 30 --lr 0.4"
@@ -361,6 +399,31 @@ def test_its_settings_are_a_config(monkeypatch, tmp_path):
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(first.config))
     assert main(["invert", "--config", "again.yaml"]) == 0
     np.testing.assert_array_equal(first.arrays["radii"], last().arrays["radii"])
+
+
+def test_a_killed_run_is_resumed_bit_for_bit(monkeypatch, tmp_path):
+    words = [*WORDS.split(), "--epochs", "60", "--detector", "published", "--checkpoint-every", "0", "--stability"]
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    process = started(folder, *words)
+    wait_for_step(folder, 20, process)
+    process.kill()
+    process.join()
+    new_project(monkeypatch, tmp_path / "whole")
+    assert main(words) == 0
+    whole = last()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    assert main(["resume"]) == 0
+    again = last()
+    assert (again.status, len(all_runs())) == ("FINISHED", 1)
+    assert again.arrays.keys() == whole.arrays.keys()
+    for name, values in whole.arrays.items():
+        np.testing.assert_array_equal(values, again.arrays[name], err_msg=name)
+    resumed, undisturbed = history(again), None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/whole/mlflow.db")
+    undisturbed = history(whole)
+    assert resumed == undisturbed
 
 
 def test_parity_vectors_and_colours(monkeypatch, tmp_path):

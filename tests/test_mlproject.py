@@ -63,3 +63,7 @@ def test_mlflow_run_joins(monkeypatch, tmp_path):
     assert again.file("test_results.json").is_file()
     assert (joined.status, joined.tags["hardbench.source_run"]) == ("FINISHED", trained.id)
     assert joined.study == ""  # so that `last` goes on to mean the trained one
+
+    inverted, *_ = mlflow_run("-e", "invert", "-P", "dataset=digits", "-P", "subset_size=400", "-P", "epochs=5", "-P", "threads=1")
+    assert (inverted.status, inverted.study) == ("FINISHED", "invert")
+    assert inverted.file("radii.npz").is_file()

@@ -71,7 +71,7 @@ class Config(RunSettings, InversionSettings, CheckpointSettings):
 
 @dataclass
 class Study:
-    """A study that is ready to start, and what it has found so far. Arrays are [M, P, Q, S, R]: see metrics/imbalance.py."""
+    """A study that is ready to start, and what it has found so far; arrays: see metrics/imbalance.py."""
 
     config: Config
     split: Split
@@ -224,16 +224,9 @@ def _scores(run: tracking.Run, study: Study, data: Data, sets: int) -> tuple[tor
 def _describe(run: tracking.Run, study: Study, found: Inversions, counts: torch.Tensor, hard: Mapping[str, Hard]) -> None:
     """hard_samples.npz, what is known of the sets, and facts about classes without hard samples."""
     config, samples = study.config, study.split.train
-    arrays: dict[str, Array] = {
-        "strategies": np.array(config.strategy),
-        "index": samples.index.numpy(),
-        "labels": samples.labels.numpy(),
-        "clean": samples.clean.numpy(),
-        "fingerprint": samples.fingerprints.numpy(),
-        "networks": found.repeats.numpy(),
-        "counts": counts.numpy(),
-        "inversion_epoch": found.inversion_epoch.numpy(),
-    }
+    parts = {"index": samples.index, "labels": samples.labels, "clean": samples.clean, "fingerprint": samples.fingerprints}
+    parts |= {"networks": found.repeats, "counts": counts, "inversion_epoch": found.inversion_epoch}
+    arrays: dict[str, Array] = {"strategies": np.array(config.strategy)} | {name: value.numpy() for name, value in parts.items()}
     for name, one in hard.items():
         arrays |= {f"scores_{name}": one.score.float().numpy(), f"hard_{name}": one.hard.numpy()}
     run.write_arrays(HARD_SAMPLES, arrays)
@@ -303,18 +296,16 @@ def _group(
         settings = training_settings(config, config.precision)
         course = Course.of(samples, data.standardise, data.num_classes, list(cells.values()), streams, settings)
         _train(run, config, course, name, show)
-        if course.learner.diverged:
-            study.note(f"lr: {config.lr:g}; {len(course.learner.diverged)} of {course.learner.networks.repeats} networks diverged: nan")
-        found = course.judge()
-        for values in found.values():
-            values[list(course.learner.diverged)] = torch.nan
-        return found
+        return {**course.judge(), "lost": torch.tensor(sorted(course.learner.diverged), dtype=torch.long)}
 
     found = _once(run, f"grid_{name}", make)
+    if len(found["lost"]):
+        study.note(f"lr: {config.lr:g}; {len(found['lost'])} networks of {config.strategy[m]}, set {s}, diverged: nan")
     for i, (p, q) in enumerate(cells):
         rows = slice(i * config.repeats, (i + 1) * config.repeats)
         for key in (*TESTS, "per_class"):
-            study.arrays[f"accuracy_{key}"][m, p, q, s] = found[key][rows].cpu().numpy()
+            values = found[key].index_fill(0, found["lost"].to(found[key].device), torch.nan)
+            study.arrays[f"accuracy_{key}"][m, p, q, s] = values[rows].cpu().numpy()
 
 
 def _train(run: tracking.Run, config: Config, course: Course, name: str, show: Observer) -> None:

@@ -126,7 +126,8 @@ class Watch:
         self.looks = sorted({look for look in looks if look <= settings.epochs})
         self.sink = sink or (lambda values, step: None)
         self.onehot = one_hot(data.train.labels, data.num_classes).t().float().contiguous()
-        self.rows: dict[str, list[Tensor]] = {"radii": [], "distances": [], "error": [], "loss": []}
+        self.rows: dict[str, Tensor] = {}  # [T, R, ...], made once: small tensors kept from every epoch would tear the heap apart
+        self.known = 0  # epochs measured
         self.wrong: list[Tensor] = []
         self.recent: dict[int, State] = {}
         self.weights: list[list[State]] = [[{} for _ in range(data.num_classes)] for _ in range(learner.networks.repeats)]
@@ -138,8 +139,9 @@ class Watch:
         labels = self.data.train.labels.expand(self.learner.networks.repeats, -1)
         if moment.step and self.learner.seen is not None:
             self._take(moment.step - 1, self.learner.seen, moment.scalars, moment)
-        self.recent[moment.step] = {name: tensor.clone() for name, tensor in self.learner.networks.state_dict().items()}
-        self.recent.pop(moment.step - lag(self.settings) - DETECT - 2, None)
+        oldest = self.recent.pop(moment.step - lag(self.settings) - DETECT - 2, None)
+        now = self.learner.networks.state_dict()
+        self.recent[moment.step] = {name: tensor.clone() if oldest is None else oldest[name].copy_(tensor) for name, tensor in now.items()}
         if moment.last:
             inputs, _ = moment.batches.draw()
             self.end = self.learner.survey(inputs)
@@ -153,18 +155,20 @@ class Watch:
         found = {"radii": radii(means, squares), "distances": distances(means), "error": 1 - scalars["accuracy"], "loss": scalars["loss"]}
         gone = [r for r in self.learner.diverged if epoch > self.learner.measured_until(r)]
         for name, values in found.items():
-            row = values.detach().float().cpu()
-            row[gone] = torch.nan
-            self.rows[name].append(row)
+            if name not in self.rows:
+                self.rows[name] = torch.full((self.settings.epochs + 1, *values.shape), torch.nan)
+            self.rows[name][epoch] = values.detach()
+            self.rows[name][epoch, gone] = torch.nan
+        self.known = epoch + 1
         if epoch in self.looks:
             self.wrong.append((predictions(seen.logits) != self.data.train.labels).cpu())
-        self.sink({name: rows[-1].numpy() for name, rows in self.rows.items()}, epoch)
+        self.sink({name: rows[epoch].numpy() for name, rows in self.rows.items()}, epoch)
 
     def _detect(self) -> None:
         """Look for inversions in what is known; keep the weights of new ones."""
-        if not self.rows["radii"]:
+        if not self.known:
             return
-        found = inversion_epochs(torch.stack(self.rows["radii"]).numpy(), self.settings)
+        found = inversion_epochs(self.rows["radii"][: self.known].numpy(), self.settings)
         stored = copy.deepcopy(self.learner.networks) if (np.isfinite(found) & np.isnan(self.epochs)).any() else None
         for r, c in np.argwhere(np.isfinite(found) & np.isnan(self.epochs)).tolist():
             assert stored is not None
@@ -174,13 +178,16 @@ class Watch:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        rows = {name: torch.stack(found) for name, found in self.rows.items() if found}
+        rows = {name: found[: self.known].clone() for name, found in self.rows.items()}
         parts = {"recent": self.recent, "weights": self.weights, "epochs": torch.from_numpy(self.epochs.copy())}
         return {"rows": rows, "wrong": list(self.wrong), **parts}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken."""
-        self.rows |= {name: list(found.unbind(0)) for name, found in state["rows"].items()}
+        for name, found in state["rows"].items():
+            self.known = len(found)
+            self.rows[name] = torch.full((self.settings.epochs + 1, *found.shape[1:]), torch.nan)
+            self.rows[name][: self.known] = found
         self.wrong, self.recent, self.weights = list(state["wrong"]), dict(state["recent"]), state["weights"]
         self.epochs = state["epochs"].numpy().copy()
 
@@ -228,7 +235,7 @@ class Search:
         inputs, _ = self.batches.draw()
         final = learner.networks.states()
         logits = (watch.end or learner.survey(inputs)).logits
-        judged = judging_epochs(watch.epochs, len(watch.rows["error"]) - 1, self.settings)
+        judged = judging_epochs(watch.epochs, self.settings.epochs, self.settings)
         predicted = torch.full((len(self.repeats), len(self.data.train)), -1)
         before, found = None, None
         for c in range(self.data.num_classes):
@@ -243,7 +250,7 @@ class Search:
         stragglers = (predicted != self.data.train.labels.cpu()) & (predicted >= 0)
         if learner.weights is not None:
             stragglers &= learner.weights.cpu().bool()
-        rows = {name: torch.stack(found, 1) for name, found in watch.rows.items()}
+        rows = {name: found.transpose(0, 1).contiguous() for name, found in watch.rows.items()}
         wrong = torch.stack(watch.wrong) if watch.wrong else torch.empty(0, len(final), len(self.data.train), dtype=torch.bool)
         return Inversions(
             torch.tensor(self.repeats), rows["radii"], rows["distances"], rows["error"], rows["loss"], torch.from_numpy(watch.epochs),
