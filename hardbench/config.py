@@ -131,6 +131,8 @@ class Option:
         if kind in (int, float):
             return self._number(kind, value, text)
         choices = self.declared.choices
+        if isinstance(choices, Registry) and self.kind is tuple:
+            return choices[text.replace("-", "_")].name
         if choices is None or isinstance(choices, Registry):
             return text
         names = list(choices)
@@ -228,7 +230,7 @@ class Config:
                     if values[other] is not None:
                         raise option.fail(values[name], f"either {name} or {other}, not both")
         for name, option in known.items():
-            if isinstance(option.declared.choices, Registry):
+            if isinstance(option.declared.choices, Registry) and option.kind is not tuple:
                 if values[name] is None:
                     values[name] = option.declared.default
                 if values[name] is not None:

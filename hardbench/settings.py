@@ -174,6 +174,11 @@ class MeasureSettings(Config):
     )
     layer_estimator: str = setting("sound", "Also compute the published single-batch estimates, or not.", choices=("sound", "published"))
     null_repeats: int = setting(0, "Permutations of the labels that layer metrics are computed under, for a band of chance.", low=0)
+    record_dynamics: bool = setting(False, "Store the logits of every training sample at the evaluation points.")
+    hardness: str | None = setting(
+        None,
+        "Run (or RUN:STRATEGY) whose hard and easy samples every metric is split into: of stragglers, invert, or of recorded dynamics.",
+    )
     log_every: int = setting(5, "Steps between two points of the training curves.", low=1, was=("metrics_log_frequency",))
 
 

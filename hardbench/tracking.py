@@ -171,7 +171,7 @@ class Run:
         path.write_text(text)
         return self.publish(name)
 
-    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> Path:
+    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray], compressed: bool = True) -> Path:
         """An .npz artifact, or .npy for a single array named ''; renamed into place when whole."""
         path = self.folder / name
         aside = path.with_name(f".{path.name}.part")
@@ -179,7 +179,7 @@ class Run:
             if "" in arrays:
                 np.save(file, arrays[""], allow_pickle=False)
             else:
-                np.savez_compressed(file, **dict(arrays))  # type: ignore[arg-type]
+                (np.savez_compressed if compressed else np.savez)(file, **dict(arrays))  # type: ignore[arg-type]
         aside.replace(path)
         return self.publish(name)
 
@@ -189,6 +189,14 @@ class Run:
         if self._remote:
             folder = str(Path(name).parent)
             self.client.log_artifact(self.id, str(path), None if folder == "." else folder)
+        return path
+
+    def fetch(self, name: str) -> Path:
+        """A folder of artifacts in `folder`, with what the store has of it (a run that goes on may have left it there)."""
+        path = self.folder / name
+        if self._remote and any(item.path == name for item in self.client.list_artifacts(self.id)):
+            self.client.download_artifacts(self.id, name, str(self.folder))
+        path.mkdir(parents=True, exist_ok=True)
         return path
 
     def log_model(self, network: torch.nn.Module, example: torch.Tensor) -> None:

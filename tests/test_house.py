@@ -28,6 +28,7 @@ LINES = (
     ("studies",),
     ("campaign",),
     ("tracking", "figures", "console"),
+    ("handover",),
     ("stored",),
     ("training",),
     ("data", "models", "metrics", "scores"),

@@ -14,7 +14,7 @@ from hardbench.figures.style import FigureOptions
 from hardbench.studies import train
 
 FORMATS = ("png", "svg", "pdf")
-STUDIES = ("train", "sweep", "mask-mi", "invert")  # those with a file of figures
+STUDIES = ("train", "sweep", "mask-mi", "invert", "stragglers")  # those with a file of figures
 
 
 @dataclass(frozen=True)

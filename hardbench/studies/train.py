@@ -9,23 +9,25 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from hardbench import console, tracking
+from hardbench import console, handover, tracking
+from hardbench.data.samples import load
 from hardbench.data.transforms import unit_of
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.figures import draw
 from hardbench.metrics.hardness import hardness_table, mean_stderr, overlap_hardness_spearman
 from hardbench.settings import TrainingSettings
 from hardbench.stored import ARRAYS, StoredRun
-from hardbench.training import checkpoints, observers
-from hardbench.training.course import Course, Outcome, aims, outcome, set_up, watch
-from hardbench.training.loop import Moment, fit
+from hardbench.training import checkpoints, dynamics, observers
+from hardbench.training.course import Course, Outcome, aims, outcome, watch
+from hardbench.training.course import set_up as build
+from hardbench.training.loop import Moment, at, evaluation_steps, fit
 
 NUMBERS = 2  # raised when the same settings give other numbers: finished cells of sweeps are then computed again
 
@@ -35,12 +37,44 @@ class Config(TrainingSettings):
     """Settings of a training run."""
 
 
+def set_up(config: Config) -> Course:
+    """A course that is ready, with the groups that a hardness splits its samples into."""
+    course = build(config)
+    if config.hardness is not None:
+        course.groups = hardness(config.hardness).groups(course.split, len(load(config, config.seed).train))
+    return course
+
+
+def hardness(word: str) -> handover.Hardness:
+    """The hardness that RUN or RUN:STRATEGY hands on."""
+    run, strategy = handover.words(word)
+    return handover.read(_source(run), strategy)
+
+
+def _source(word: str) -> StoredRun:
+    """The run of an id or a prefix of one; of `last` the newest finished one that has samples' hardness to hand on."""
+    if word == "last":
+        for stored in tracking.runs():
+            if stored.status == "FINISHED" and stored.study in handover.SOURCES and stored.has(handover.SOURCES[stored.study][0]):
+                return stored
+    return tracking.find(word, list(handover.SOURCES))
+
+
+def named(config: Config) -> Config:
+    """The settings with the run whose hardness is read by its id, which goes on to mean the same run."""
+    if config.hardness is None:
+        return config
+    run, strategy = handover.words(config.hardness)
+    return replace(config, hardness=":".join(filter(None, (_source(run).id, strategy))))
+
+
 FIGURES = ("basic_training_curves", "class_hardness", "overlap_scatter", "confusion_matrix", "research_questions")
 
 
 def run(config: Config, kinds: Sequence[str] | None = FIGURES) -> StoredRun:
     """Train as the settings say, in a run of its own, and draw the kinds of figures that apply (None: all there are); the stored run."""
     target = out_folder(config.out)
+    config = named(config)
     course = set_up(config)
     note = note_of(config, course.split.num_classes, len(course.split.train))
     tags, dataset = tags_of(config, str(course.learner.device)), config.dataset.rpartition("/")[2]
@@ -102,6 +136,9 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
         for part, name in ((course.batches, "batches"), (records, "records"), (best, "best")):
             part.load(state[name])
 
+    steps = evaluation_steps(config.eval_points, config.eval_steps, course.total)
+    tape = _tape(run, course, len(steps)) if config.record_dynamics else None
+
     def write(moment: Moment) -> None:
         run.close()  # what a checkpoint counts as measured must be in the store
         save(run.folder / "checkpoints", course, records, best)
@@ -111,17 +148,30 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
     began, first = time.monotonic(), student.steps
     with console.progress(run.id[:8], course.total) as show:
         watching = watch(course, records, best, run.log)
+        watching += [at(steps, tape)] if tape else []
         watching += [console.training_progress(show), observers.checkpoint(config.checkpoint_every, write)]
         done = fit(student, course.batches, course.total, watching) - first
     seconds = time.monotonic() - began
     if done:
         run.log({"samples_per_second": done * course.batches.size * config.repeats / seconds}, student.steps)
+    if tape is not None:
+        run.write_arrays(dynamics.ARTIFACT, tape.arrays(records.arrays()["steps"]), compressed=False)
+        shutil.rmtree(tape.folder)
     found = outcome(course, records)
     _finish(run, config, found)
     if config.log_model:
         raw = split.test.inputs[:2]
         run.log_model(student.networks.member(0).cpu(), course.standardise(raw, unit_of(raw)))
     _diverged(run, config, found)
+
+
+def _tape(run: tracking.Run, course: Course, points: int) -> dynamics.Tape:
+    """What records the logits of the training samples; a warning where that is a lot."""
+    train = course.batches.train
+    needed = dynamics.size(course.config.repeats, points, len(train), course.split.num_classes)
+    if needed > dynamics.LARGE:
+        console.warn(f"record_dynamics: {needed / 1e9:.1f} GB for {points} points; fewer with eval_steps")
+    return dynamics.Tape(train, course.standardise.to(course.learner.device), run.fetch(dynamics.FOLDER), run.publish)
 
 
 def save(folder: Path, course: Course, records: observers.Records, best: observers.Best) -> None:
@@ -141,6 +191,8 @@ def _finish(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None
     run.write_arrays(ARRAYS, found.arrays)
     run.write_text("class_hardness.csv", hardness_table(found.arrays).to_csv(index=False))
     final = {f"final/{name}": last_measured(found.arrays, key) for name, key in _FINAL.items()}
+    groups = [name for name in found.arrays if name.startswith("accuracy_") and name.endswith((handover.HARD, handover.EASY))]
+    final |= {f"final/{name.split('_')[1]}_accuracy_{name.split('_')[2]}": last_measured(found.arrays, name) for name in groups}
     final["final/overlap_hardness_spearman"] = overlap_hardness_spearman(found.arrays)
     if not found.validated:
         del final["final/val_loss"], final["final/val_accuracy"]
@@ -188,7 +240,8 @@ def note_of(config: TrainingSettings, classes: int, samples: int) -> str:
 
 def tags_of(config: TrainingSettings, device: str) -> dict[str, str]:
     """The run's own tags, and how it was computed."""
-    return {**(config.tag or {}), "hardbench.device": device, "hardbench.precision": config.precision}
+    source = {} if config.hardness is None else {"hardbench.source_run": handover.words(config.hardness)[0]}
+    return {**(config.tag or {}), **source, "hardbench.device": device, "hardbench.precision": config.precision}
 
 
 def write_cell(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None:

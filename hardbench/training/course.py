@@ -11,7 +11,7 @@ import torch
 from hardbench import seeding
 from hardbench.config import options
 from hardbench.data.batches import Batches
-from hardbench.data.samples import Split, make_labels_wrong, prepare
+from hardbench.data.samples import Samples, Split, make_labels_wrong, prepare
 from hardbench.data.transforms import Standardise, check_fits, standardise_for, unit_of
 from hardbench.errors import ConfigError
 from hardbench.metrics.overlap import class_sums, overlap
@@ -61,6 +61,7 @@ class Course:
     layer_metrics: list[str]
     members: tuple[TrainingSettings, ...] = ()
     noisy: list[Split] = field(default_factory=list)  # the split of every member, with labels of its own
+    groups: dict[tuple[str, str], Samples] = field(default_factory=dict)  # by phase and group: the samples metrics are split into
 
 
 def set_up(config: TrainingSettings, *others: TrainingSettings, load: Prepare = prepare) -> Course:
@@ -123,6 +124,7 @@ def watch(course: Course, records: observers.Records, best: observers.Best, sink
     val = None if split.val is None else split.val.to(device)
     eye = observers.Eye(split.test.to(device), val, course.standardise.to(device), split.num_classes)
     steps = evaluation_steps(config.eval_points, config.eval_steps, course.total)
+    groups = {key: samples.to(device) for key, samples in course.groups.items()}
     watching: list[Observer] = [observers.divergence()]
     if aims(config):
         watching.append(observers.target(course.batches.train, eye, config.target_accuracy, config.stop_at_target))
@@ -130,6 +132,7 @@ def watch(course: Course, records: observers.Records, best: observers.Best, sink
         every(config.log_every, observers.curves(records, sink)),
         at(steps, observers.evaluation(records, sink, eye, best)),
         *([at(steps, observers.layers(records, sink, probe(course, eye)))] if course.layer_metrics else []),
+        *([at(steps, observers.groups(records, sink, eye, groups))] if groups else []),
         observers.validation(eye, best, steps),
     ]
     return watching

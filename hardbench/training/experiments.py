@@ -140,7 +140,8 @@ def errors_on(judge: Search, states: Sequence[dict[str, Tensor]], test: Samples,
 
 def straggler_arrays(found: Inversions, train: Samples) -> dict[str, Array]:
     """stragglers.npz: stragglers [R, N], predicted [R, N], index [N] (position in the data set, train first), labels [N], clean_labels [N],
-    judged_epoch [R, K], and of the hardest: gallery [G] (places in N), gallery_inputs [G, ...] as they are in the data set.
+    fingerprint [N] (of the inputs), judged_epoch [R, K], and of the hardest: gallery [G] (places in N), gallery_inputs [G, ...] as they are
+    in the data set.
     """
     rows = hardest(found.stragglers, found.logits, train.labels, GALLERY)
     return {
@@ -149,6 +150,7 @@ def straggler_arrays(found: Inversions, train: Samples) -> dict[str, Array]:
         "index": train.index.numpy(),
         "labels": train.labels.numpy(),
         "clean_labels": train.clean.numpy(),
+        "fingerprint": train.fingerprints.numpy(),
         "judged_epoch": found.judged.numpy(),
         "gallery": rows.numpy(),
         "gallery_inputs": train.inputs[rows].numpy(),

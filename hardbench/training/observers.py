@@ -183,6 +183,24 @@ def layers(records: Records, sink: Sink, probe: Probe) -> Observer:
     return measure
 
 
+def groups(records: Records, sink: Sink, eye: Eye, found: Mapping[tuple[str, str], Samples]) -> Observer:
+    """Everything measured of groups of samples, by (phase, group), such as the hard ones among the test samples."""
+
+    def measure(moment: Moment) -> None:
+        metrics: dict[str, np.ndarray] = {}
+        for (phase, group), samples in found.items():
+            seen = {f"{name}_{phase}_{group}": value for name, value in eye.look(moment, samples).items()}
+            shown = records.add("steps", moment, seen)
+            there = samples.labels.unique().tolist()
+            for name in ("loss", "accuracy"):
+                metrics[f"{phase}/{name}_{group}"] = shown[f"{name}_{phase}_{group}"]
+                each = shown[f"{name}_per_class_{phase}_{group}"]
+                metrics |= {f"class_{name}_{phase}_{group}/{c:02d}": each[:, c] for c in there}
+        sink(metrics, moment.step)
+
+    return measure
+
+
 def validation(eye: Eye, best: Best, but_not: Sequence[int]) -> Observer:
     """Looks for the best weights at the end of every epoch that is no evaluation point."""
     skip = frozenset(but_not)

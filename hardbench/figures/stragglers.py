@@ -1,0 +1,214 @@
+"""Figures of the study of hard samples: accuracies against what remains, strategies, classes, agreement, the hardest images."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from hardbench.errors import ConfigError
+from hardbench.figures import style
+from hardbench.figures.style import FigureOptions, StoredRun, class_names, look, measured, run_labels
+from hardbench.metrics.hardness import correlation, mean_stderr
+from hardbench.metrics.imbalance import TESTS, class_error, independent
+
+Array = np.ndarray[Any, Any]
+SHOWN = 12  # images per strategy in a gallery
+MARKERS = "osD^vPX"
+
+
+def _each(runs: Sequence[StoredRun], stem: str, draw: Callable[[StoredRun], Figure]) -> dict[str, Figure]:
+    """One figure per run."""
+    labels = run_labels(runs)
+    return {stem if len(runs) == 1 else f"{stem}_{style.slug(name)}": draw(run) for name, run in zip(labels, runs, strict=True)}
+
+
+def _reduced(run: StoredRun) -> str:
+    """The group that samples were removed from."""
+    return "hard" if run.config["reduce_hard"] else "easy"
+
+
+def _several(run: StoredRun) -> list[str]:
+    """The strategies of a run; ConfigError unless there are two or more."""
+    names = [str(name) for name in run.arrays["strategies"]]
+    if len(names) < 2:
+        raise ConfigError(f"strategy: run {run.name} has {names[0]} alone; two strategies or more to compare")
+    return names
+
+
+def _spread(run: StoredRun) -> str:
+    """What error bars stand for."""
+    sets, repeats = run.arrays["accuracy_full"].shape[3:]
+    if sets > 1:
+        return f"mean ± standard error\nover {sets} sets of {repeats} networks"
+    return f"mean ± standard error,\n{repeats} networks" if repeats > 1 else "one network"
+
+
+def _errorbars(axis: Axes, run: StoredRun, test: str, place: tuple[int, int], number: int, label: str) -> Line2D:
+    """The accuracy on a test against the percent remaining, of the strategy and train ratio at a place of the arrays."""
+    order = np.argsort(run.arrays["remaining"])
+    values = independent(measured(run, f"accuracy_{test}")[place])[order]  # [Q, sets or repeats]
+    mean, stderr = mean_stderr(values.T)
+    line = {**look(number), "marker": MARKERS[number % len(MARKERS)], "markersize": 4, "linewidth": 1.3, "capsize": 2}
+    drawn = axis.errorbar(100 * run.arrays["remaining"][order], 100 * mean, 100 * np.nan_to_num(stderr), **line)
+    found: Line2D = drawn.lines[0]
+    found.set_label(label)
+    return found
+
+
+def _panels(run: StoredRun, rows: int) -> tuple[Figure, Array]:
+    figure, axes = style.sheet(rows, len(TESTS), width=3.3, height=2.9, sharex=True)
+    for row in axes:
+        for axis, test in zip(row, TESTS, strict=True):
+            axis.set_title("all test samples" if test == "full" else f"{test} test samples", fontsize=style.SMALL + 1)
+            axis.set_ylabel("accuracy / %" if test == "full" else "")
+    figure.supxlabel(f"{_reduced(run)} training samples that remain / %", fontsize=style.SMALL + 2)
+    return figure, axes
+
+
+def accuracy_vs_remaining(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+    """Accuracy on all, hard and easy test samples against the share of the reduced group that remains: a line per train ratio."""
+    return _each(runs, "accuracy_vs_remaining", _accuracy_vs_remaining)
+
+
+def _accuracy_vs_remaining(run: StoredRun) -> Figure:
+    names, ratios = run.arrays["strategies"], run.arrays["train_ratios"]
+    figure, axes = _panels(run, len(names))
+    for m, row in enumerate(axes):
+        for axis, test in zip(row, TESTS, strict=True):
+            lines = [_errorbars(axis, run, test, (m, p), p, f"{100 * ratio:g} %") for p, ratio in enumerate(ratios)]
+        style.legend(row[-1], [*lines, Line2D([], [], linestyle="", label=_spread(run))], f"{names[m]}\ntrained on")
+    return figure
+
+
+def strategies(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+    """The same accuracies with a line per strategy, at the first train ratio."""
+    return _each(runs, "strategies", _strategies)
+
+
+def _strategies(run: StoredRun) -> Figure:
+    names = _several(run)
+    figure, axes = _panels(run, 1)
+    for axis, test in zip(axes[0], TESTS, strict=True):
+        lines = [_errorbars(axis, run, test, (m, 0), m, name) for m, name in enumerate(names)]
+    title = f"{100 * run.arrays['train_ratios'][0]:g} % trained on"
+    style.legend(axes[0, -1], [*lines, Line2D([], [], linestyle="", label=_spread(run))], title)
+    return figure
+
+
+def hard_per_class(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+    """Share of every class that is hard, by strategy; beside it the class's test error against that share, with Pearson's r."""
+    return _each(runs, "hard_per_class", _hard_per_class)
+
+
+def _hard_per_class(run: StoredRun) -> Figure:
+    names, classes = [str(name) for name in run.arrays["strategies"]], class_names(run)
+    counts = measured(run, "hard_per_class")  # [M, S, K]
+    shares = 100 * counts / run.arrays["samples_per_class"]
+    figure, axes = style.sheet(1, 2, width=max(4.6, 0.3 * len(classes)), height=3.4)
+    bars, scatter = axes[0]
+    width = 0.8 / len(names)
+    handles = []
+    for m, name in enumerate(names):
+        mean, stderr = mean_stderr(shares[m])
+        error = 100 * class_error(run.arrays, m)
+        place = np.arange(len(classes)) + (m - (len(names) - 1) / 2) * width
+        colour = look(m)["color"]
+        bars.bar(place, mean, width, yerr=np.nan_to_num(stderr), color=colour, error_kw={"elinewidth": 0.8})
+        scatter.plot(mean, error, linestyle="", marker=MARKERS[m % len(MARKERS)], markersize=4.5, color=colour)
+        if len(names) == 1:
+            for c, label in enumerate(classes):
+                scatter.annotate(label, (mean[c], error[c]), (4, 3), textcoords="offset points", fontsize=style.SMALL, parse_math=False)
+        r = correlation(mean, error)
+        shown = "" if np.isnan(r) else f", r = {r:.2f}"
+        handles.append(Line2D([], [], linestyle="", marker=MARKERS[m % len(MARKERS)], color=colour, label=f"{name}{shown}"))
+    rotation = 90 if max(map(len, classes)) > 3 else 0
+    bars.set_xticks(range(len(classes)), classes, rotation=rotation, parse_math=False)
+    bars.set_xlabel("class")
+    bars.set_ylabel("hard samples of the class / %")
+    scatter.set_xlabel("hard samples of the class / %")
+    scatter.set_ylabel("test error of the class / %\n(least removed)")
+    sets = counts.shape[1]
+    bar_note = f"bars: standard error\nover {sets} sets" if sets > 1 else "one set"
+    style.legend(scatter, [*handles, Line2D([], [], linestyle="", label=bar_note)])
+    return figure
+
+
+def agreement(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+    """Overlap (Jaccard) of the strategies' hard samples and rank correlation (Spearman) of their scores, means over the sets.
+
+    `agreement_per_class` has the overlap within every class. Behind a strategy's name stands its stability: by how many standard
+    deviations its hard samples of different sets overlap beyond chance.
+    """
+    return _each(runs, "agreement", _agreement) | _each(runs, "agreement_per_class", _agreement_per_class)
+
+
+def _named(run: StoredRun, names: Sequence[str]) -> list[str]:
+    z = run.arrays["stability"]
+    return [name if np.isnan(one) else f"{name}\nz = {one:.0f}" for name, one in zip(names, z, strict=True)]
+
+
+def _agreement(run: StoredRun) -> Figure:
+    names = _several(run)
+    side = 1.9 + 0.45 * len(names)
+    figure, axes = style.sheet(1, 2, width=side + 1.1, height=side, layout="compressed")
+    overlap, ranks = (mean_stderr(measured(run, name))[0] for name in ("jaccard", "spearman"))
+    style.heatmap(axes[0, 0], overlap, _named(run, names), names, "Jaccard overlap of the hard samples", top=1)
+    style.heatmap(axes[0, 1], ranks, names, names, "Spearman correlation of the scores", shades="RdBu_r", norm=Normalize(-1, 1))
+    return figure
+
+
+def _agreement_per_class(run: StoredRun) -> Figure:
+    names, classes = _several(run), class_names(run)
+    overlap = mean_stderr(measured(run, "jaccard_per_class"))[0]  # [K, M, M]
+    first, second = np.triu_indices(len(names), 1)
+    pairs = [f"{names[i]} - {names[j]}" for i, j in zip(first, second, strict=True)]
+    figure, axes = style.sheet(1, 1, width=3.6 + 0.36 * len(classes), height=1.3 + 0.3 * len(pairs))
+    values = overlap[:, first, second].T
+    style.heatmap(axes[0, 0], values, pairs, classes, "Jaccard overlap", top=1, aspect="auto")
+    axes[0, 0].set_xlabel("class")
+    return figure
+
+
+def gallery(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+    """The hardest images of every strategy, by mean score over the sets; of equal scores those with the largest loss."""
+    return _each(runs, "gallery", _gallery)
+
+
+def _gallery(run: StoredRun) -> Figure:
+    arrays = run.arrays
+    if "gallery_images" not in arrays:
+        raise ConfigError(f"gallery: run {run.name} has vectors; images")
+    names, classes = arrays["strategies"], class_names(run)
+    count = min(SHOWN, arrays["gallery_images"].shape[1])
+    figure, axes = style.sheet(len(names), count, width=0.95, height=1.32)
+    for m, row in enumerate(axes):
+        for g, axis in enumerate(row):
+            image = arrays["gallery_images"][m, g]
+            axis.imshow(_pixels(image), cmap="gray_r" if image.shape[0] == 1 else None)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.grid(False)
+            label, predicted, clean = (int(arrays[f"gallery_{part}"][m, g]) for part in ("labels", "predicted", "clean"))
+            noisy = label != clean
+            text = f"{classes[label]} → {classes[predicted]}" + (f"\nis {classes[clean]}" if noisy else "\n")
+            axis.set_title(text, fontsize=style.SMALL - 1, parse_math=False, pad=2, color=style.HIGH if noisy else style.INK)
+            axis.spines[:].set_visible(False)
+        row[0].set_ylabel(str(names[m]), fontsize=style.SMALL)
+    wrong = "; in colour: labels made wrong, and the true class" if (arrays["gallery_labels"] != arrays["gallery_clean"]).any() else ""
+    figure.suptitle(f"label → prediction of the straggler networks{wrong}", fontsize=style.SMALL + 1)
+    return figure
+
+
+def _pixels(image: Array) -> Array:
+    """An image [C, H, W] as [H, W] or [H, W, 3], floats scaled to [0, 1]."""
+    shown: Array = image[0] if image.shape[0] == 1 else np.moveaxis(image[:3], 0, -1)
+    return shown if shown.dtype == np.uint8 else (shown - shown.min()) / max(float(np.ptp(shown)), 1e-12)
+
+
+KINDS: dict[str, Callable[[Sequence[StoredRun], FigureOptions], dict[str, Figure]]] = {
+    kind.__name__: kind for kind in (accuracy_vs_remaining, strategies, hard_per_class, agreement, gallery)
+}

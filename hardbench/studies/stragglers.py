@@ -1,0 +1,397 @@
+"""Find hard samples by several scores and measure what removing hard or easy ones from training does.
+
+Question: how does the balance of easy and hard samples within a class decide what a network gets right, and
+which score finds the hard ones? Data and network are those of `invert --task classes`. Each of --sets straggler
+sets counts the hard samples of every class; --repeats fresh networks per set, strategy, train ratio and share
+remaining are tested on all, hard and easy samples. Which samples are hard is decided on all of them, so that
+hard test samples are in-sample for the score that named them. Expect about .92 | .25 | .97 on MNIST with nothing
+removed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from hardbench import console, seeding, tracking
+from hardbench.config import setting
+from hardbench.data.imbalance import Cut, Order
+from hardbench.data.pool import prepare_pool
+from hardbench.data.samples import Samples, Split
+from hardbench.data.transforms import Standardise
+from hardbench.errors import ConfigError, TrainingError
+from hardbench.figures import draw
+from hardbench.metrics.detection import detection
+from hardbench.metrics.imbalance import TESTS, class_table, describe, independent, network_table, printed, summary_table
+from hardbench.registry import SCORES
+from hardbench.scores.selection import LEVELS
+from hardbench.settings import CheckpointSettings, InversionSettings, RunSettings
+from hardbench.stored import ARRAYS, StoredRun
+from hardbench.studies import train
+from hardbench.training import checkpoints, machine, observers
+from hardbench.training.identify import STRAGGLERS, Hard, fresh_logits, gallery, identify, search, straggler_counts
+from hardbench.training.inversion import Data, Inversions, Search, find_inversions, training_settings
+from hardbench.training.loop import Moment, Observer, fit
+from hardbench.training.slices import Course
+
+Array = np.ndarray[Any, Any]
+HARD_SAMPLES = "hard_samples.npz"
+FOLDER = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Config(RunSettings, InversionSettings, CheckpointSettings):
+    """Settings of the study of hard samples."""
+
+    strategy: tuple[str, ...] = setting((STRAGGLERS,), "Scores that say which samples are hard.", choices=SCORES, headline=True)
+    train_ratios: tuple[float, ...] = setting(
+        (0.9, 0.5), "Shares of the hard and of the easy samples to train on, the rest being the tests.", low=0, high=1, headline=True
+    )
+    remaining_train_ratios: tuple[float, ...] = setting(
+        (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 0.75, 1), "Shares of the reduced group's training samples that remain.", low=0, high=1
+    )
+    reduce_hard: bool = setting(False, "Remove hard samples from training, not easy ones.", headline=True)
+    level: str = setting("dataset", "Count hard samples over the data set or class by class.", choices=LEVELS, headline=True)
+    sets: int = setting(1, "Straggler sets, one network each, with a split of their own.", low=1, headline=True)
+    repeats: int = setting(3, "Networks per set and training set.", low=1, was=("runs", "N"), headline=True)
+
+    def check(self) -> None:
+        """Rules of lists: shares that leave something to train and to test on, everything once."""
+        for name in ("strategy", "train_ratios", "remaining_train_ratios"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ConfigError(f"{name}: {','.join(map(str, values))}; each once")
+        for ratio in self.train_ratios:
+            if ratio in (0, 1):
+                nothing = "training" if ratio == 0 else "test"
+                raise ConfigError(f"train_ratios: {ratio:g}; between 0 and 1, as it leaves no {nothing} sample")
+
+
+@dataclass
+class Study:
+    """A study that is ready to start, and what it has found so far; arrays: see metrics/imbalance.py."""
+
+    config: Config
+    split: Split
+    standardise: Standardise
+    device: torch.device
+    facts: list[str] = field(default_factory=list)
+    arrays: dict[str, Array] = field(default_factory=dict)
+
+    @property
+    def data(self) -> Data:
+        """The samples on the device."""
+        return Data(self.split.train.to(self.device), self.standardise.to(self.device), self.split.num_classes)
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """Labels [N] that networks are trained on."""
+        return self.split.train.labels
+
+    def note(self, fact: str) -> None:
+        """Remember something a reader has to know, and say it once."""
+        if fact not in self.facts:
+            self.facts.append(fact)
+            console.warn(fact)
+
+
+def set_up(config: Config) -> Study:
+    """The data; raises before a run exists if a setting does not fit it."""
+    device = machine.take(config)
+    split, standardise = prepare_pool(config, config.seed)
+    count = len(split.train)
+    for ratio in config.train_ratios:
+        if int(count * ratio) == 0:
+            raise ConfigError(f"train_ratios: {ratio:g}; more, as it leaves no training sample of {count}")
+    empty = [name for c, name in enumerate(split.class_names) if not (split.train.labels == c).any()]
+    if empty:
+        raise ConfigError(f"subset_size: {config.subset_size}; samples of every class, and there is none of {', '.join(empty)}")
+    return Study(config, split, standardise, device)
+
+
+def run(config: Config) -> StoredRun:
+    """Do the study in a run of its own; the stored run."""
+    target = train.out_folder(config.out)
+    study = set_up(config)
+    dataset = config.dataset.rpartition("/")[2]
+    title = config.name or f"{'+'.join(config.strategy)} {dataset} s{config.seed}"
+    note = (
+        f"Hard samples of {len(study.labels)} from {dataset} by {', '.join(config.strategy)}; {config.sets} x {config.repeats} networks\n"
+    )
+    note += "Hard test samples are in-sample for the score that named them."
+    tags = {**(config.tag or {}), "hardbench.device": str(study.device), "hardbench.precision": config.precision}
+    with tracking.start("stragglers", config, title, note, tags=tags) as run:
+        run.data(dataset, study.split.digest, config.dataset)
+        _conduct(run, study)
+    return _report(run, target)
+
+
+def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> StoredRun:
+    """Go on with an unfinished run at the group of networks it was at."""
+    target = train.out_folder(out)
+    study = set_up(Config.read(changed, stored.config))
+    if stored.tags.get("hardbench.data_digest", study.split.digest) != study.split.digest:
+        raise TrainingError(f"run: {stored.id}; the data set is not the one it was started on")
+    with tracking.reopen(stored) as run:
+        run.data(study.config.dataset.rpartition("/")[2], study.split.digest, study.config.dataset)
+        _conduct(run, study)
+    return _report(run, target)
+
+
+def _conduct(run: tracking.Run, study: Study) -> None:
+    """Search, scores, grid, results."""
+    config = study.config
+    run.tag("hardbench.threads", str(torch.get_num_threads()))
+    run.fetch(FOLDER)
+    data = study.data
+    found = _stragglers(run, study, data)
+    counts = straggler_counts(found, study.labels, study.split.num_classes)
+    logits = _scores(run, study, data, len(counts)) if set(config.strategy) - {STRAGGLERS} else None
+    more = counts + int(config.noise_ratio * len(study.labels) / study.split.num_classes)
+    hard = identify(config.strategy, found, logits, study.labels, study.split.train.index, more, config.level)
+    _describe(run, study, found, counts, hard)
+    _grid(run, study, data, hard)
+    _finish(run, study, found, hard)
+
+
+def _once(run: tracking.Run, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a group of networks gave: as stored, or made now and stored, so that a resumed run does not train it again."""
+    path = run.folder / FOLDER / f"{name}.pt"
+    if path.exists():
+        try:
+            return {key: value for key, value in checkpoints.load(path).items() if key != "networks"}
+        except TrainingError as error:
+            console.warn(f"{error}; trained again")
+    state = make()
+    checkpoints.save(path.parent, path.name, {"networks": [], **state})
+    run.publish(f"{FOLDER}/{path.name}")
+    return state
+
+
+def _showing(show: Callable[[int, str], None], text: str, before: int = 0) -> Observer:
+    """Tells a progress bar how far a group is, at every tenth step."""
+
+    def look(moment: Moment) -> None:
+        if moment.step % 10 == 0 or moment.last:
+            show(before + moment.step, text)
+
+    return look
+
+
+def _stragglers(run: tracking.Run, study: Study, data: Data) -> Inversions:
+    """One network per set with its stragglers; a fact for every set that is missing, TrainingError if all are."""
+    config = study.config
+
+    def draw_networks(repeats: Sequence[int]) -> Inversions:
+        def make() -> dict[str, Any]:
+            with console.progress(f"{run.id[:8]} search", config.epochs) as show:
+                text = f"networks {repeats[0]} to {repeats[-1]}"
+                ready = Search(data, config, repeats, config.seed, config.precision)
+                return search(ready, _showing(show, text)).state()
+
+        return Inversions(**_once(run, f"search_{repeats[0]:03d}", make))
+
+    found = find_inversions(data, config, range(config.sets), draw_networks)
+    missing = config.sets - len(found.repeats)
+    if missing == config.sets:
+        raise TrainingError(
+            f"if_no_inversion: retry; none of {10 * config.sets} networks has an inversion of every class in {config.epochs} epochs"
+        )
+    if missing:
+        study.note(f"sets: {config.sets}; {len(found.repeats)} complete ones among {10 * config.sets} networks, and these are used")
+    return found
+
+
+def _scores(run: tracking.Run, study: Study, data: Data, sets: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [S, T, N, K] of one fresh network per set, and their steps [T]."""
+    config = study.config
+
+    def make() -> dict[str, Any]:
+        streams = [seeding.Seeds(config.seed).child("score", s) for s in range(sets)]
+        with console.progress(f"{run.id[:8]} scores", config.epochs) as show:
+            settings = training_settings(config, config.precision)
+            logits, steps = fresh_logits(data, settings, streams, _showing(show, f"{sets} networks"))
+        return {"logits": logits, "steps": steps}
+
+    state = _once(run, "scores", make)
+    if not state["logits"].isfinite().all():
+        raise TrainingError(f"lr: {config.lr:g}; a smaller one, as a network that is to score samples diverged")
+    return state["logits"], state["steps"]
+
+
+def _describe(run: tracking.Run, study: Study, found: Inversions, counts: torch.Tensor, hard: Mapping[str, Hard]) -> None:
+    """hard_samples.npz, what is known of the sets, and facts about classes without hard samples."""
+    config, samples = study.config, study.split.train
+    parts = {"index": samples.index, "labels": samples.labels, "clean": samples.clean, "fingerprint": samples.fingerprints}
+    parts |= {"networks": found.repeats, "counts": counts, "inversion_epoch": found.inversion_epoch}
+    arrays: dict[str, Array] = {"strategies": np.array(config.strategy)} | {name: value.numpy() for name, value in parts.items()}
+    for name, one in hard.items():
+        arrays |= {f"scores_{name}": one.score.float().numpy(), f"hard_{name}": one.hard.numpy()}
+    run.write_arrays(HARD_SAMPLES, arrays)
+    lost = int(found.inversion_epoch.isnan().sum())
+    if lost:
+        study.note(f"if_no_inversion: {config.if_no_inversion}; {lost} of {found.inversion_epoch.numel()} class inversions were not found")
+    for name, one in hard.items():
+        for s, mask in enumerate(one.hard):
+            per_class = torch.bincount(samples.labels[mask], minlength=study.split.num_classes)
+            without = [study.split.class_names[c] for c in (per_class == 0).nonzero().flatten().tolist()]
+            if without:
+                study.note(f"strategy: {name}; no hard sample of class {', '.join(without)} in set {s}")
+
+
+def _grid(run: tracking.Run, study: Study, data: Data, hard: Mapping[str, Hard]) -> None:
+    """Train every network of the grid, one group per set and strategy, and fill in the arrays."""
+    config = study.config
+    sets = len(next(iter(hard.values())).hard)
+    shape = (len(config.strategy), len(config.train_ratios), len(config.remaining_train_ratios), sets, config.repeats)
+    arrays = {f"accuracy_{test}": np.full(shape, np.nan) for test in TESTS}
+    arrays["accuracy_per_class"] = np.full((*shape, study.split.num_classes), np.nan)
+    arrays["train_samples"], arrays["done"] = np.zeros(shape[:4], dtype=int), np.zeros((shape[0], sets), dtype=bool)
+    repeats = np.arange(config.first_repeat, config.first_repeat + config.repeats)
+    axes = {"strategies": np.array(config.strategy), "train_ratios": np.array(config.train_ratios), "repeats": repeats}
+    study.arrays = arrays | axes | {"remaining": np.array(config.remaining_train_ratios, dtype=float), "sets": np.arange(sets)}
+    groups = [(m, s) for s in range(sets) for m in range(shape[0])]
+    with console.progress(f"{run.id[:8]} grid", len(groups) * config.epochs) as show:
+        for done, (m, s) in enumerate(groups):
+            order = Order.of(hard[config.strategy[m]].hard[s], seeding.Seeds(config.seed).child("data", "split", s))
+            cuts = {
+                (p, q): order.cut(ratio, share, config.reduce_hard)
+                for p, ratio in enumerate(config.train_ratios)
+                for q, share in enumerate(config.remaining_train_ratios)
+            }
+            for (p, q), cut in cuts.items():
+                arrays["train_samples"][m, p, q, s] = len(cut)
+            text = f"{config.strategy[m]}, set {s}"
+            _group(run, study, data, order, cuts, (m, s), _showing(show, text, done * config.epochs))
+            arrays["done"][m, s] = True
+            run.write_text("accuracy.csv", network_table(study.arrays).to_csv(index=False))
+
+
+def _group(
+    run: tracking.Run,
+    study: Study,
+    data: Data,
+    order: Order,
+    cuts: Mapping[tuple[int, int], Cut],
+    place: tuple[int, int],
+    show: Observer,
+) -> None:
+    """The networks of one set and strategy, trained together; cells that nothing is left to train on stay nan and are a fact."""
+    config, (m, s) = study.config, place
+    name = f"{config.strategy[m]}_{s}"
+    cells = {cell: cut for cell, cut in cuts.items() if len(cut)}
+    for p, q in cuts.keys() - cells.keys():
+        where = f"train ratio {config.train_ratios[p]:g}, remaining {config.remaining_train_ratios[q]:g}"
+        study.note(f"remaining_train_ratios: no training sample is left of {config.strategy[m]}, set {s}, at {where}: nan")
+    if any(cut.hard_end == 0 for cut in cuts.values()):
+        study.note(f"train_ratios: no hard test sample of {config.strategy[m]}, set {s}: its accuracy is nan")
+    if not cells:
+        return
+
+    def make() -> dict[str, Any]:
+        samples = Samples(*(getattr(data.train, part)[order.rows.to(study.device)] for part in ("inputs", "labels", "index", "clean")))
+        streams = [seeding.Seeds(config.seed).child("set", s, "repeat", config.first_repeat + r) for r in range(config.repeats)]
+        settings = training_settings(config, config.precision)
+        course = Course.of(samples, data.standardise, data.num_classes, list(cells.values()), streams, settings)
+        _train(run, config, course, name, show)
+        return {**course.judge(), "lost": torch.tensor(sorted(course.learner.diverged), dtype=torch.long)}
+
+    found = _once(run, f"grid_{name}", make)
+    if len(found["lost"]):
+        study.note(f"lr: {config.lr:g}; {len(found['lost'])} networks of {config.strategy[m]}, set {s}, diverged: nan")
+    for i, (p, q) in enumerate(cells):
+        rows = slice(i * config.repeats, (i + 1) * config.repeats)
+        for key in (*TESTS, "per_class"):
+            values = found[key].index_fill(0, found["lost"].to(found[key].device), torch.nan)
+            study.arrays[f"accuracy_{key}"][m, p, q, s] = values[rows].cpu().numpy()
+
+
+def _train(run: tracking.Run, config: Config, course: Course, name: str, show: Observer) -> None:
+    """Train a group to its end, from its last checkpoint on if there is one."""
+    folder = run.folder / FOLDER
+    state = checkpoints.newest(folder)[0] if folder.exists() else None
+    if state is not None and state["group"] == name:
+        course.learner.load(state)
+        course.batches.load(state["batches"])
+
+    def write(moment: Moment) -> None:
+        checkpoints.save(folder, checkpoints.LAST, {**course.learner.state(), "batches": course.batches.state(), "group": name})
+        run.publish(f"{FOLDER}/{checkpoints.LAST}")
+
+    watching = [observers.divergence(), show, observers.checkpoint(config.checkpoint_every, write)]
+    fit(course.learner, course.batches, config.epochs, watching)
+
+
+def _finish(run: tracking.Run, study: Study, found: Inversions, hard: Mapping[str, Hard]) -> None:
+    """metrics.npz, tables and metrics."""
+    arrays = study.arrays
+    masks = np.stack([one.hard.numpy() for one in hard.values()], 1)  # [S, M, N]
+    scores = np.stack([one.score.numpy() for one in hard.values()], 1)
+    arrays |= describe(masks, scores, study.labels.numpy(), study.split.num_classes)
+    arrays |= {"class_names": np.array(study.split.class_names), "inversion_epoch": found.inversion_epoch.numpy()}
+    arrays |= {name: value.numpy() for name, value in gallery(study.split.train, found, list(hard.values())).items()}
+    run.write_arrays(ARRAYS, arrays)
+    run.write_text("accuracy.csv", network_table(arrays).to_csv(index=False))
+    run.write_text("summary.csv", summary_table(arrays).to_csv(index=False))
+    run.write_text("classes.csv", class_table(arrays).to_csv(index=False))
+    _log(run, study, masks)
+    if study.config.noise_ratio:
+        _log_detection(run, study, masks, scores)
+    run.tag("hardbench.facts", "; ".join(study.facts)[:5000] or "none")
+    for path in (run.folder / FOLDER).glob("*.pt"):
+        if not study.config.keep_checkpoints or path.name in (checkpoints.LAST, checkpoints.PREVIOUS):
+            path.unlink()
+
+
+def _log(run: tracking.Run, study: Study, masks: Array) -> None:
+    """Accuracies of the first train ratio against the percent remaining; hard shares, overlaps and stability."""
+    config, arrays = study.config, study.arrays
+    gap = arrays["accuracy_easy"] - arrays["accuracy_hard"]
+    for m, name in enumerate(config.strategy):
+        for q, share in enumerate(config.remaining_train_ratios):
+            values = {f"accuracy_{test}/{name}": independent(arrays[f"accuracy_{test}"][m, 0, q]) for test in TESTS}
+            run.log(values | {f"accuracy_gap/{name}": independent(gap[m, 0, q])}, round(100 * share))
+        run.log({f"hard_fraction/{name}": masks[:, m].mean(1)})
+        if len(masks) > 1:
+            run.log({f"stability_z/{name}": float(arrays["stability"][m])})
+        for other in range(m):
+            run.log({f"jaccard/{config.strategy[other]}_{name}": arrays["jaccard"][:, other, m]})
+
+
+def _log_detection(run: tracking.Run, study: Study, masks: Array, scores: Array) -> None:
+    """How well every strategy finds the wrong labels: detection.csv, one row per strategy and set, and metrics."""
+    import pandas
+
+    noisy = (study.labels != study.split.train.clean).numpy()
+    rows = []
+    for m, name in enumerate(study.config.strategy):
+        found = []
+        for s in range(len(masks)):
+            rng = np.random.default_rng(seeding.Seeds(study.config.seed).child("bootstrap", name, s).integer)
+            found.append(detection(scores[s, m], masks[s, m], noisy, rng))
+            rows.append({"strategy": name, "set": s, **found[-1]})
+        for key in ("recall", "precision", "average_precision"):
+            run.log({f"noise_{key}/{name}": np.array([one[key] for one in found])})
+    run.log({"noise_base_rate": float(noisy.mean())})
+    run.write_text("detection.csv", pandas.DataFrame(rows).to_csv(index=False))
+
+
+def _report(run: tracking.Run, out: Any) -> StoredRun:
+    """Draw the figures, print the tables, the run id and the link; copy to `out`."""
+    stored = tracking.find(run.id, ["stragglers"])
+    with tracking.extend(stored) as open_run:
+        for name in draw([stored], open_run.folder / "figures", None, strict=False):
+            open_run.publish(f"figures/{name}")
+    console.table("Accuracy on test samples", *printed(stored.arrays))
+    if stored.has("detection.csv"):
+        import pandas
+
+        names = ["recall", "precision", "average_precision", "base_rate"]
+        found = pandas.read_csv(stored.file("detection.csv")).groupby("strategy", sort=False)[names].mean()
+        shown = [[strategy, *(f"{value:.4f}" for value in row)] for strategy, row in found.iterrows()]
+        console.table("Wrong labels found", ["strategy", *(name.replace("_", " ") for name in names)], shown)
+    console.say("hard test samples are in-sample for the score that named them")
+    train.finish(run, out)
+    return stored

@@ -1,0 +1,168 @@
+"""Recorded dynamics and the hardness they hand on: through the real command line, bit for bit under resume, refused on other data."""
+
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from courses import TEST, TRAIN, images_in_classes
+from projects import empty_store, last, new_project, started, wait_for_step
+
+from hardbench import handover, tracking
+from hardbench.cli import main
+from hardbench.data.samples import Samples
+from hardbench.errors import DataError
+from hardbench.registry import SCORES
+from hardbench.scores.dynamics import Dynamics
+from hardbench.studies import train
+
+SMALL = ["--batch-size", "13", "--width", "20", "--depth", "1", "--threads", "1", "--layer-metrics", "none"]
+
+
+def _images(folder):
+    """Images with every seventh label wrong, so that some samples stay hard."""
+    path = folder / "images.npz"
+    images_in_classes(path)
+    arrays = dict(np.load(path, allow_pickle=False))
+    arrays["y_train"] = np.where(np.arange(TRAIN) % 7 == 0, (arrays["y_train"] + 1) % 3, arrays["y_train"])
+    arrays["y_test"] = np.where(np.arange(TEST) % 7 == 0, (arrays["y_test"] + 1) % 3, arrays["y_test"])
+    np.savez(path, **arrays)
+    return f"npz:{path}"
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        folder = new_project(patch, tmp_path_factory.mktemp("project"))
+        line = ["train", "--dataset", _images(folder), *SMALL, "--epochs", "4", "--repeats", "2", "--val-size", "0.2", "--record-dynamics"]
+        assert main([*line, "--noise-ratio", "0.1"]) == 0
+        yield last()
+
+
+def _arrays(run, name="dynamics.npz"):
+    with np.load(run.file(name), allow_pickle=False) as found:
+        return dict(found)
+
+
+def test_dynamics_are_the_logits_of_the_training_set(recorded):
+    found, held = _arrays(recorded), round(0.2 * TRAIN - 0.5)
+    points, count = len(recorded.arrays["steps"]), TRAIN - held
+    assert found["logits"].shape == (2, points, count, 3)
+    assert found["logits"].dtype == np.float32
+    np.testing.assert_array_equal(found["steps"], recorded.arrays["steps"])
+    assert len(set(found["index"])) == count
+    assert (found["labels"] != found["clean"]).sum() == int(0.1 * count)
+    config = train.Config.read({}, recorded.config)
+    split = train.set_up(config).split
+    np.testing.assert_array_equal(found["index"], split.train.index)
+    state = torch.load(recorded.file("checkpoints/last.pt"), weights_only=True)
+    course = train.set_up(config)
+    course.learner.networks.load_states(state["networks"])
+    logits = course.learner.predict(course.standardise(split.train.inputs, 255.0))
+    np.testing.assert_allclose(found["logits"][:, -1], logits, rtol=1e-4, atol=1e-5)
+
+
+def test_every_score_reads_the_recording(recorded):
+    dynamics = Dynamics.of(_arrays(recorded))
+    for name in SCORES:
+        score = SCORES[name].call(dynamics)
+        assert score.shape == (2, len(dynamics.labels))
+        assert score.isfinite().all()
+    wrong = dynamics.logits[:, -1].argmax(-1) != dynamics.labels
+    assert torch.equal(SCORES["stragglers"].call(dynamics), wrong.float())
+
+
+def test_a_recording_goes_on_after_a_kill(monkeypatch, tmp_path):
+    folder = new_project(monkeypatch, tmp_path / "project")
+    line = ["train", "--dataset", _images(folder), *SMALL, "--epochs", "30", "--eval-points", "20", "--repeats", "2", "--record-dynamics"]
+    assert main(line) == 0
+    whole = last()
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(empty_store(), other / "mlflow.db")
+    process = started(other, *line, "--checkpoint-every", "0")
+    wait_for_step(other, 30, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}/mlflow.db")
+    tracking.connect()
+    assert last().status == "KILLED"
+    assert main(["resume", "last"]) == 0
+    np.testing.assert_equal(_arrays(last()), _arrays(whole))
+    assert not last().has("dynamics")
+
+
+# the hand-over
+
+
+def test_train_splits_its_metrics(recorded):
+    noisy = ["--val-size", "0.2", "--noise-ratio", "0.1"]
+    line = ["train", "--dataset", recorded.config["dataset"], *SMALL, "--epochs", "2", "--repeats", "2"]
+    assert main([*line, *noisy, "--hardness", f"{recorded.id[:8]}:loss"]) == 0
+    run = last()
+    assert run.tags["hardbench.source_run"] == recorded.id
+    assert run.config["hardness"] == f"{recorded.id}:loss"
+    known = handover.read(recorded, "loss")
+    hard, easy = known.hard.sum(), (~known.hard).sum()
+    counts = {group: run.arrays[f"confusion_train_{group}"][0, 0].sum() for group in ("hard", "easy")}
+    assert counts == {"hard": hard, "easy": easy}
+    whole = run.arrays["confusion_train_hard"] + run.arrays["confusion_train_easy"]
+    both = (hard * run.arrays["accuracy_train_hard"] + easy * run.arrays["accuracy_train_easy"]) / (hard + easy)
+    np.testing.assert_allclose(both, whole.trace(axis1=-2, axis2=-1) / (hard + easy))
+    assert run.metrics["train/loss_hard"] > run.metrics["train/loss_easy"]
+    assert run.metrics["final/train_accuracy_easy"] == pytest.approx(run.arrays["accuracy_train_easy"][:, -1].mean())
+    assert "class_accuracy_train_easy/01" in run.metrics
+    assert "test/accuracy_hard" not in run.metrics  # the recording knows no test sample
+    assert main([*line, *noisy, "--hardness", "last"]) == 0  # the newest run that has a recording
+    assert last().config["hardness"] == recorded.id
+    np.testing.assert_array_equal(run.arrays["accuracy"], last().arrays["accuracy"])
+
+
+def test_metrics_are_split_on_a_subset_by_original_index(recorded):
+    """Another subset, without validation: the samples that both know are split, each as the recording has it."""
+    line = ["train", "--dataset", recorded.config["dataset"], *SMALL, "--epochs", "1", "--subset-size", "40", "--seed", "3"]
+    assert main([*line, "--hardness", recorded.id]) == 0
+    known = handover.read(recorded)
+    here = train.set_up(train.Config.read({}, last().config)).split.train.index.numpy()
+    hard = set(known.index[known.hard]) & set(here)
+    easy = set(known.index[~known.hard]) & set(here)
+    assert 0 < len(hard) + len(easy) < 40
+    for group, expected in (("hard", hard), ("easy", easy)):
+        if expected:
+            assert last().arrays[f"confusion_train_{group}"][0, 0].sum() == len(expected)
+
+
+def _refused(capsys, code, *words):
+    capsys.readouterr()
+    assert main(list(words)) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_what_cannot_be_split_is_one_line(recorded, capsys, tmp_path):
+    line = ["train", *SMALL, "--epochs", "1", "--dataset", recorded.config["dataset"]]
+    images = dict(np.load(recorded.config["dataset"].removeprefix("npz:"), allow_pickle=False))
+    images["x_train"] = images["x_train"][::-1]
+    np.savez(tmp_path / "other.npz", **images)
+    before = last().id
+    assert "others)" in _refused(capsys, 3, *line[:-1], f"npz:{tmp_path / 'other.npz'}", "--hardness", recorded.id)
+    assert "digits" not in _refused(capsys, 3, *line[:-2], "--dataset", "digits", "--hardness", recorded.id)
+    assert "nearest: energy" in _refused(capsys, 2, *line, "--hardness", f"{recorded.id}:enrgy")
+    assert "a run id" in _refused(capsys, 5, *line, "--hardness", "zzz")
+    assert last().id == before
+    assert main(line) == 0
+    assert "--record-dynamics" in _refused(capsys, 2, *line, "--hardness", last().id)
+
+
+def test_test_samples_count_after_train_samples():
+    samples = Samples.of(torch.arange(12).view(6, 2).float(), torch.zeros(6))
+    prints = samples.fingerprints.numpy()
+    known = handover.Hardness("run", np.array([7, 2, 3]), np.array([True, False, True]), np.zeros(3), prints[[3, 2, 3]])
+    rows, hard = known.match(samples, 4)
+    assert (rows.tolist(), hard.tolist()) == ([3], [True])
+    rows, hard = known.match(samples.pick(torch.tensor([3, 0, 2])))
+    assert (rows.tolist(), hard.tolist()) == ([0, 2], [True, False])
+    with pytest.raises(DataError, match="of 2 samples 2 are others"):
+        known.match(Samples.of(samples.inputs.flip(0), samples.labels).pick(torch.tensor([2, 3, 5])))
