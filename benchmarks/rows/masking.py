@@ -46,7 +46,7 @@ def network(model: str) -> Chain:
                     assert tensor is not None
                     tensor.copy_(low + (high - low) * torch.rand(tensor.shape, generator=generator))
         assert isinstance(chain.head, nn.Linear)
-        chain.head.bias -= chain(_standardised(pixels(True)[0])).mean(0)
+        chain.head.bias.sub_(chain(_standardised(pixels(True)[0])).mean(0))
     return chain
 
 
