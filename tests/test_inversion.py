@@ -351,6 +351,7 @@ def test_looks_are_spaced_in_the_logarithm():
 
 # the command
 
+THREE = ("--class-map", "0:0,1:1,2:2")
 WORDS = "invert --dataset digits --subset-size 400 --repeats 2 --threads 1 --epochs 30 --lr 0.4"
 
 
@@ -394,7 +395,7 @@ def test_the_command_leaves_a_finished_run(monkeypatch, tmp_path):
 
 def test_its_settings_are_a_config(monkeypatch, tmp_path):
     new_project(monkeypatch, tmp_path)
-    assert main([*WORDS.split(), "--epochs", "3"]) == 0
+    assert main([*WORDS.split(), *THREE, "--epochs", "3"]) == 0
     first = last()
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(first.config))
     assert main(["invert", "--config", "again.yaml"]) == 0
@@ -402,7 +403,7 @@ def test_its_settings_are_a_config(monkeypatch, tmp_path):
 
 
 def test_a_killed_run_is_resumed_bit_for_bit(monkeypatch, tmp_path):
-    words = [*WORDS.split(), "--epochs", "60", "--detector", "published", "--checkpoint-every", "0", "--stability"]
+    words = [*WORDS.split(), *THREE, "--epochs", "60", "--detector", "published", "--checkpoint-every", "0", "--stability"]
     folder = tmp_path / "killed"
     folder.mkdir()
     process = started(folder, *words)

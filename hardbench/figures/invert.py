@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 from hardbench.errors import ConfigError
 from hardbench.figures import style
 from hardbench.figures.style import FigureOptions, StoredRun, class_names, look, measured, run_labels
+from hardbench.metrics.hardness import mean_stderr
 
 Array = np.ndarray[Any, Any]
 APART = 7  # networks up to which each has a line of its own
@@ -49,8 +50,10 @@ def _radii(run: StoredRun, prefix: str) -> Figure:
         (_lines if len(values) <= APART else _bands)(axis, x, values[:, :, c], epochs[:, c])
         found = np.isfinite(epochs[:, c]).sum()
         axis.set_title(f"class {names[c]}: {found} of {len(values)} invert", fontsize=style.SMALL + 1, parse_math=False)
-        low, high = np.nanpercentile(values[:, :, c], [0, 98])
-        axis.set_ylim(low - 0.08 * (high - low), high + 0.1 * (high - low))  # the first epochs fall from far above
+        known = values[:, :, c][np.isfinite(values[:, :, c])]
+        if len(known) and np.ptp(known):
+            low, high = np.percentile(known, [0, 98])
+            axis.set_ylim(low - 0.08 * (high - low), high + 0.1 * (high - low))  # the first epochs fall from far above
     figure.supxlabel("epoch", fontsize=style.SMALL + 2)
     figure.supylabel("radius" + (" without stragglers" if prefix else ""), fontsize=style.SMALL + 2)
     figure.legend(
@@ -69,7 +72,8 @@ def _lines(axis: Axes, x: Array, values: Array, epochs: Array) -> None:
 
 
 def _bands(axis: Axes, x: Array, values: Array, epochs: Array) -> None:
-    mean, std = np.nanmean(values, axis=0), np.nanstd(values, axis=0, ddof=1)
+    mean, stderr = mean_stderr(values)
+    std = stderr * np.sqrt(np.isfinite(values).sum(axis=0))
     axis.plot(x, mean, linewidth=1.5, color=style.COLOURS[0])
     axis.fill_between(x, mean - std, mean + std, color=style.COLOURS[0], alpha=0.2, linewidth=0)
     known = epochs[np.isfinite(epochs)]
@@ -100,7 +104,7 @@ def distance_error(runs: Sequence[StoredRun], options: FigureOptions) -> dict[st
         values, error = measured(run, "distances"), measured(run, "error")
         pairs = np.triu_indices(values.shape[-1], 1)
         x = run.arrays["epochs"]
-        line = style.band(axes[0, 0], x, np.nanmean(values[:, :, *pairs], axis=-1), **look(number))
+        line = style.band(axes[0, 0], x, values[:, :, *pairs].mean(axis=-1), **look(number))
         style.band(axes[0, 1], x, error, **look(number))
         known = run.arrays["inversion_epoch"][np.isfinite(run.arrays["inversion_epoch"])]
         for axis in axes.flat if len(known) else ():
@@ -134,9 +138,10 @@ def stability(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Fi
         colour = look(number)["color"]
         for pair in z:
             axes[0, 0].plot(x, pair, color=colour, linewidth=0.5, alpha=0.3)
-        known = np.isfinite(z).any(axis=0)
-        axes[0, 0].plot(x[known], np.nanmean(z[:, known], axis=0), color=colour, linewidth=1.8)
-        axes[0, 0].axhline(np.nanmean(run.arrays["straggler_z"]), color=colour, linewidth=1, linestyle="--")
+        axes[0, 0].plot(x, mean_stderr(z)[0], color=colour, linewidth=1.8)
+        level = mean_stderr(run.arrays["straggler_z"])[0]
+        if np.isfinite(level):
+            axes[0, 0].axhline(level, color=colour, linewidth=1, linestyle="--")
         style.band(axes[0, 1], x, run.arrays["misclassified"], color=colour)
         axes[0, 1].axhline(run.arrays["stragglers"].mean(), color=colour, linewidth=1, linestyle="--")
         head = f"{label}\n" if len(runs) > 1 else ""
@@ -166,7 +171,8 @@ def prune_curve(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, 
         handles = []
         for s, strength in enumerate(run.arrays["test_noise"]):
             line = style.band(axes[0, 0], x, errors[:, s], marker="o", markersize=3.5, **look(s))
-            axes[0, 0].axhline(np.nanmean(run.arrays["prune_baseline"][:, s]), color=line.get_color(), linewidth=1, linestyle="--")
+            baseline = mean_stderr(run.arrays["prune_baseline"][:, s])[0]
+            axes[0, 0].axhline(baseline, color=line.get_color(), linewidth=1, linestyle="--")
             handles.append(Line2D([], [], label="clean test inputs" if not strength else f"test noise {strength:g}", **look(s)))
         style.band(axes[0, 1], x, run.arrays["prune_removed"], marker="o", markersize=3.5, color=style.INK)
         handles.append(Line2D([], [], color=style.INK, linewidth=1, linestyle="--", label="nothing removed"))

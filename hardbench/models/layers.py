@@ -115,10 +115,9 @@ class StackedLinear(nn.Module):
         """
         weight, bias = self._own()
         turned = weight.transpose(1, 2)
-        if inputs.ndim == 2:
-            wide = torch.addmm(bias.flatten().unsqueeze(1), turned.flatten(0, 1), inputs)
-            return wide.unflatten(0, (-1, self.outputs))
-        return torch.baddbmm(bias.unsqueeze(2), turned, inputs)
+        wide = inputs.ndim == 2
+        found = (turned.flatten(0, 1) @ inputs).unflatten(0, (-1, self.outputs)) if wide else turned @ inputs
+        return found.add_(bias.to(found.dtype).unsqueeze(2))  # in place and in the product's precision: memory is what an epoch waits for
 
     def _own(self) -> tuple[Tensor, Tensor]:
         """Weights [R, in, out] and biases [R, out] without their padding."""
