@@ -3,7 +3,8 @@
 The order is taken apart at the ends of all slices. A piece is shared by the networks whose slices hold it, and these stand beside
 each other in the stack, so that one wide product on a window of it serves them all; a network computes nothing for samples it does
 not learn from. Measured on one core, 54 networks 784-20-20-10 on slices of 20 000 samples (27 % of them on average), seconds per
-epoch: @@@
+epoch: 0.35 in this way; 0.39 with the networks of one slice as one product, slice by slice; 1.54 with weights 0 and 1 on wide
+products over all samples.
 """
 
 import copy
