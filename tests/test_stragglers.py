@@ -26,7 +26,7 @@ from hardbench.studies import stragglers
 from hardbench.training.fullbatch import FullBatch
 from hardbench.training.inversion import training_settings
 from hardbench.training.loop import fit
-from hardbench.training.slices import Course
+from hardbench.training.slices import Course, pieces
 
 TINY = ["--dataset", "digits", "--subset-size", "400", "--epochs", "40", "--lr", "0.5", "--threads", "1", "--repeats", "2"]
 TINY += ["--train-ratios", "0.8,0.5"]
@@ -188,6 +188,19 @@ def test_a_stopped_study_goes_on_at_the_next_group(run, monkeypatch, tmp_path):
 # networks on slices
 
 
+@pytest.mark.parametrize("reduce_hard", [False, True])
+def test_pieces_are_the_slices_taken_apart(reduce_hard):
+    order = Order.of(torch.arange(500) % 9 == 0, Seeds(0))
+    cuts = [order.cut(ratio, share, reduce_hard) for ratio in (0.9, 0.5, 0.7) for share in (1, 0.2, 0, 0.75)]
+    for largest in (10**6, 300):
+        seen = np.zeros((len(cuts), 500), dtype=int)
+        for piece in pieces(cuts, largest):
+            seen[piece.first : piece.last, piece.start : piece.end] += 1
+            assert (piece.end - piece.start) * (piece.last - piece.first) < 1.6 * largest
+        for row, cut in zip(seen, cuts, strict=True):
+            assert row.tolist() == [int(cut.low <= place < cut.high) for place in range(500)]
+
+
 def _samples(count=90):
     generator = torch.Generator().manual_seed(1)
     labels = torch.arange(count) % 3
@@ -213,7 +226,7 @@ def test_a_network_on_a_slice_is_the_network_on_those_samples_alone():
         tests["full"] = torch.cat(list(tests.values()))
         for r in range(2):
             for name, value in networks.member_state(r).items():
-                torch.testing.assert_close(course.learner.networks.member_state(2 * i + r)[name], value, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(course.states()[2 * i + r][name], value, rtol=1e-4, atol=1e-5)
         for name, rows in tests.items():
             right = (alone.predict(samples.inputs[rows]).argmax(-1) == samples.labels[rows]).double().mean(1)
             torch.testing.assert_close(judged[name][2 * i : 2 * i + 2], right)

@@ -121,7 +121,7 @@ def ours(quick: bool) -> Piece:
 
         def keep(moment: Moment) -> None:
             if moment.step == 1:
-                first.extend(moment.learner.networks.states())
+                first.extend(course.states())
 
         fit(course.learner, course.batches, config.epochs, [observers.divergence(), keep])
         found = Search(Data(samples, standardise, 10), config, [0], config.seed).run()

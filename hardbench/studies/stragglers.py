@@ -296,16 +296,15 @@ def _group(
         settings = training_settings(config, config.precision)
         course = Course.of(samples, data.standardise, data.num_classes, list(cells.values()), streams, settings)
         _train(run, config, course, name, show)
-        return {**course.judge(), "lost": torch.tensor(sorted(course.learner.diverged), dtype=torch.long)}
+        return {**course.judge(), "lost": len(course.learner.diverged)}
 
     found = _once(run, f"grid_{name}", make)
-    if len(found["lost"]):
-        study.note(f"lr: {config.lr:g}; {len(found['lost'])} networks of {config.strategy[m]}, set {s}, diverged: nan")
+    if found["lost"]:
+        study.note(f"lr: {config.lr:g}; {found['lost']} networks of {config.strategy[m]}, set {s}, diverged: nan")
     for i, (p, q) in enumerate(cells):
         rows = slice(i * config.repeats, (i + 1) * config.repeats)
         for key in (*TESTS, "per_class"):
-            values = found[key].index_fill(0, found["lost"].to(found[key].device), torch.nan)
-            study.arrays[f"accuracy_{key}"][m, p, q, s] = values[rows].cpu().numpy()
+            study.arrays[f"accuracy_{key}"][m, p, q, s] = found[key][rows].cpu().numpy()
 
 
 def _train(run: tracking.Run, config: Config, course: Course, name: str, show: Observer) -> None:
