@@ -63,3 +63,9 @@ def test_mlflow_run_joins(monkeypatch, tmp_path):
     assert again.file("test_results.json").is_file()
     assert (joined.status, joined.tags["hardbench.source_run"]) == ("FINISHED", trained.id)
     assert joined.study == ""  # so that `last` goes on to mean the trained one
+
+    swept = mlflow_run("--experiment-name", "hardbench/train", "-e", "sweep", *small, "-P", "corruption_p=0,1", "-P", "layer_metrics=none")
+    parent = next(run for run in swept if run.tags.get("hardbench.kind") == "sweep")
+    cells = [run for run in swept if run.tags.get("hardbench.kind") == "cell"]
+    assert (parent.status, parent.tags["mlflow.project.entryPoint"]) == ("FINISHED", "sweep")
+    assert [(cell.status, cell.tags["mlflow.parentRunId"]) for cell in cells] == [("FINISHED", parent.id)] * 2

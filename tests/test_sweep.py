@@ -286,3 +286,36 @@ def test_two_hundred_cells_disturbed_ten_times(tmp_path):
     assert campaigns.same(campaigns.arrays(calm), campaigns.arrays(wild)) == []
     assert campaigns.metrics(calm) == campaigns.metrics(wild)
     assert campaigns.rows(calm / "results/results_per_run.csv") == campaigns.rows(wild / "results/results_per_run.csv")
+
+
+@pytest.mark.slow
+@pytest.mark.real
+@pytest.mark.skipif("HARDBENCH_DATA" not in os.environ, reason="needs HARDBENCH_DATA")
+def test_published_accuracies(monkeypatch, tmp_path):
+    """MLP 256-128 after 20 epochs at p 0, .5, 1: within three published deviations of two networks' mean; the share of digit 1 at p = 1."""
+    data = os.environ["HARDBENCH_DATA"]
+    new_project(monkeypatch, tmp_path)
+    words = [
+        "--dataset",
+        "mnist",
+        "--widths",
+        "256,128",
+        "--normalize",
+        "none",
+        "--val-size",
+        "0",
+        "--batch-size",
+        "128",
+        "--epochs",
+        "20",
+        "--repeats",
+        "2",
+        "--eval-points",
+        "1",
+    ]
+    more = ["--data-dir", data, "--layer-metrics", "none", "--log-every", "100", "--corruption-p", "0,0.5,1"]
+    assert main(["sweep", "train", *words, *more]) == 0
+    summary = {row["p"]: float(row["mean_test_accuracy"]) for row in table("results/results_summary.csv")}
+    for p, mean, std in (("0.0", 0.9798, 0.0017), ("0.5", 0.9723, 0.0018)):
+        assert abs(summary[p] - mean) < 3 * std / 2**0.5 + 0.001
+    assert [row["test_accuracy"] for row in table("results/results_per_run.csv") if row["p"] == "1.0"] == ["0.1135"] * 2
