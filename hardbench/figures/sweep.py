@@ -55,11 +55,11 @@ def accuracy_vs_p(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str
     figures = {}
     for run, prefix in zip(runs, style.run_labels(runs), strict=True):
         settings, (metric, values) = _settings(run), _score(run, options)
-        if "corruption_p" not in settings or len(set(settings["corruption_p"])) < 2:
-            raise ConfigError(f"kind: accuracy_vs_p; a sweep over corruption_p, and {run.name} is none")
+        if len(set(settings["corruption_p"])) < 2 or not all(settings["model"]):
+            raise ConfigError(f"kind: accuracy_vs_p; a sweep of trainings over corruption_p, and {run.name} is none")
         for model in _ordered(settings["model"]):
             rows = settings["model"] == model
-            stem = f"accuracy_vs_p_{style.slug(model)}" if metric == "test_accuracy" else f"{metric}_vs_p_{style.slug(model)}"
+            stem = f"accuracy_vs_p_{style.slug(model)}" if metric == "test_accuracy" else f"{style.slug(metric)}_vs_p_{style.slug(model)}"
             figures[stem if len(runs) == 1 else f"{stem}_{style.slug(prefix)}"] = _levels(run, rows, metric, values, model)
     return figures
 
@@ -122,7 +122,7 @@ def grid(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]
         for name in (x, y):
             if name not in settings:
                 raise ConfigError(f"by: {name}; {nearest(name, settings)}")
-        stem = f"grid_{y}_{x}" if metric == "test_accuracy" else f"grid_{metric}_{y}_{x}"
+        stem = f"grid_{y}_{x}" if metric == "test_accuracy" else f"grid_{style.slug(metric)}_{y}_{x}"
         others = [name for name in varying if name not in (x, y)]
         figures[stem if len(runs) == 1 else f"{stem}_{style.slug(prefix)}"] = _tables(settings, metric, values, (x, y), others)
     return figures
