@@ -5,6 +5,7 @@ and mlp also what each layer knows. Expect about .96 on ten MNIST classes after 
 network; that takes a second or two per network on a laptop core, a ResNet an hour per CIFAR epoch.
 """
 
+import itertools
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -191,8 +192,9 @@ def _finish(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None
     run.write_arrays(ARRAYS, found.arrays)
     run.write_text("class_hardness.csv", hardness_table(found.arrays).to_csv(index=False))
     final = {f"final/{name}": last_measured(found.arrays, key) for name, key in _FINAL.items()}
-    groups = [name for name in found.arrays if name.startswith("accuracy_") and name.endswith((handover.HARD, handover.EASY))]
-    final |= {f"final/{name.split('_')[1]}_accuracy_{name.split('_')[2]}": last_measured(found.arrays, name) for name in groups}
+    for phase, group in itertools.product(("train", "val", "test"), (handover.HARD, handover.EASY)):
+        if f"accuracy_{phase}_{group}" in found.arrays:
+            final[f"final/{phase}_accuracy_{group}"] = last_measured(found.arrays, f"accuracy_{phase}_{group}")
     final["final/overlap_hardness_spearman"] = overlap_hardness_spearman(found.arrays)
     if not found.validated:
         del final["final/val_loss"], final["final/val_accuracy"]
