@@ -12,7 +12,7 @@ from hardbench.errors import ConfigError, HardbenchError, Killed, nearest
 from hardbench.options import Commands, command
 
 INTERRUPTED, TERMINATED = 130, 143
-ORDER = ("train", "eval", "simulate", "invert", "stragglers", "plot", "compare", "resume", "data", "ui")
+ORDER = ("train", "eval", "simulate", "sweep", "mask-mi", "invert", "stragglers", "plot", "compare", "resume", "data", "ui")
 
 
 def commands() -> dict[str, tuple[str, str]]:

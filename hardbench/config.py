@@ -38,6 +38,8 @@ class Setting:
     empty: bool = False  # a list may hold nothing
     position: bool = False  # may be given without its name
     stored: bool = True  # kept in config.yaml
+    each: Any = None  # the Option that every one of several values is of: a setting in a sweep
+    raw: bool = False  # taken as it comes; the command reads it
 
 
 def setting(default: Any, help: str, **more: Any) -> Any:
@@ -77,6 +79,10 @@ class Option:
 
     def accept(self, value: Any) -> Any:
         """The value as the declared type, checked. Text and native YAML values go through the same parser."""
+        if self.declared.raw:
+            return value
+        if self.declared.each is not None:
+            return tuple(None if part is None else self.declared.each.accept(part) for part in self._several(value))
         if self.kind is dict:
             return self._map(value)
         if isinstance(value, dict):
@@ -90,6 +96,16 @@ class Option:
         if isinstance(value, list | tuple):
             raise self.fail(value, "a single value")
         return self._one(self.kind, value)
+
+    def _several(self, value: Any) -> list[Any]:
+        """The values of a sweep: commas part them, `;` where commas stand inside a value; in YAML a list (of lists)."""
+        inside = self.declared.each.kind in (tuple, dict)
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(";" if inside else ",") if part.strip()] or [value]
+        if not isinstance(value, list | tuple) or not value:
+            return [value]
+        several = any(isinstance(part, list | tuple | dict) or part is None or "," in str(part) for part in value)
+        return list(value) if several or not inside else [value]
 
     def _map(self, value: Any) -> dict[Any, Any]:
         sign = "=" if self.items[0] is str else ":"
@@ -145,6 +161,10 @@ class Option:
             if bound is not None and wrong(bound):
                 raise self.fail(value, f"{text} {bound}")
         return int(number) if whole else number
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value
 
 
 def _split(value: Any) -> list[str]:
@@ -241,7 +261,7 @@ class Config:
     def as_dict(self) -> dict[str, Any]:
         """Settings that are kept, as plain YAML values; what is not read is None."""
         kept = {name: getattr(self, name) for name, option in options(type(self)).items() if option.declared.stored}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
+        return {name: _plain(value) for name, value in kept.items()}
 
     def to_yaml(self) -> str:
         """The resolved settings as YAML that is itself a valid `--config`."""

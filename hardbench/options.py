@@ -20,6 +20,7 @@ def _default(option: Option) -> str:
 
 
 def _help(option: Option) -> str:
+    option = option.declared.each or option
     declared = option.declared
     known = ", ".join(declared.choices) if declared.choices is not None else ""
     bounds = [
@@ -48,23 +49,8 @@ _METAVAR = {bool: "[true|false]", int: "N", float: "X", str: "WORD", tuple: "A,B
 
 def command(name: str, module: Any) -> click.Command:
     """The click command of a study or command module: its `Config` gives the options, its docstring the help, its `run` the work."""
-    cls: type[Config] = module.Config
-    parameters: list[click.Parameter] = [
-        click.Option([f"--{option.name.replace('_', '-')}", option.name], metavar=_METAVAR[option.kind], type=str, help=None)
-        for option in options(cls).values()
-    ]
-    positions = [option for option in options(cls).values() if option.declared.position]
-    usage = " ".join(option.name.upper() + ("..." if option.kind is tuple else "") for option in positions)
-    parameters.append(click.Argument(["words"], nargs=-1, required=False, metavar=f"[{usage}]" if usage else ""))
-
-    def callback(words: tuple[str, ...], **given: str | None) -> None:
-        line = {key: value for key, value in given.items() if value is not None} | _positional(cls, positions, words, given)
-        variables = environment(cls)
-        file = line.get("config") or variables.get("config")
-        module.run(cls.read(line, variables, read_file(str(file)) if file else {}))
-
     text = (module.__doc__ or "").strip()
-    return _Command(name, cls, params=parameters, callback=callback, help=text, short_help=text.partition("\n")[0])
+    return _Command(name, module, help=text, short_help=text.partition("\n")[0])
 
 
 def _positional(cls: type[Config], positions: Sequence[Option], words: Sequence[str], given: dict[str, str | None]) -> dict[str, Any]:
@@ -85,12 +71,38 @@ def _positional(cls: type[Config], positions: Sequence[Option], words: Sequence[
 class _Command(click.Command):
     """A command whose words are brought into one form before click reads them, and whose help is grouped by kind of setting."""
 
-    def __init__(self, name: str, cls: type[Config], **more: Any):
-        super().__init__(name, **more)
+    def __init__(self, name: str, module: Any, **more: Any):
+        super().__init__(name, callback=self._call, **more)
+        self.module = module
+        self._take(module.Config)
+
+    def _take(self, cls: type[Config]) -> None:
+        """The options of a class of settings."""
         self.cls = cls
+        self.positions = [option for option in options(cls).values() if option.declared.position]
+        usage = " ".join(option.name.upper() + ("..." if option.kind is tuple else "") for option in self.positions)
+        self.params = [
+            *(
+                click.Option([f"--{option.name.replace('_', '-')}", option.name], metavar=_METAVAR[option.kind], type=str, help=None)
+                for option in options(cls).values()
+            ),
+            click.Argument(["words"], nargs=-1, required=False, metavar=f"[{usage}]" if usage else ""),
+        ]
+
+    def _call(self, words: tuple[str, ...], **given: str | None) -> None:
+        cls = self.cls
+        line = {key: value for key, value in given.items() if value is not None} | _positional(cls, self.positions, words, given)
+        variables = environment(cls)
+        file = line.get("config") or variables.get("config")
+        self.module.run(cls.read(line, variables, read_file(str(file)) if file else {}))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Former and unknown names are refused here, `--batch_size` becomes `--batch-size`, a lone boolean gets its `true`."""
+        """Former and unknown names are refused here, `--batch_size` becomes `--batch-size`, a lone boolean gets its `true`.
+
+        A module whose settings depend on the words themselves has a `config_for(words)`.
+        """
+        if hasattr(self.module, "config_for"):
+            self._take(self.module.config_for(args))
         known = options(self.cls)
         ready: list[str] = []
         takes_value = False
@@ -105,7 +117,9 @@ class _Command(click.Command):
             if sign:
                 continue
             following = args[position + 1] if position + 1 < len(args) else None
-            if known[name].kind is bool and (following or "").lower() not in TRUE + FALSE + known[name].declared.words:
+            option = known[name].declared.each or known[name]
+            booleans = TRUE + FALSE + option.declared.words
+            if option.kind is bool and not all(part.lower() in booleans for part in (following or "").split(",")):
                 ready.append("true")
             elif following is None:
                 raise ConfigError(f"{name}: no value; {known[name].declared.help}")

@@ -30,8 +30,9 @@ class Entry:
 class Registry:
     """Names to entries. The modules that register are imported at the first look-up, so that declaring a choice costs nothing."""
 
-    def __init__(self, noun: str, home: str):
+    def __init__(self, noun: str, home: str, instead: Mapping[str, str] | None = None):
         self.noun = noun
+        self.instead = instead or {}  # words that are no entries, and what to say of them
         self._home = home
         self._entries: dict[str, Entry] = {}
         self._loaded = False
@@ -63,6 +64,8 @@ class Registry:
     def __getitem__(self, word: str) -> Entry:
         """The entry of a name in any case; of `emnist:letters` or `npz:PATH` the part before the colon counts."""
         name, colon, _ = word.lower().partition(":")
+        if name in self.instead:
+            raise ConfigError(f"{self.noun}: {word}; {self.instead[name]}")
         if name not in self._load():
             raise ConfigError(f"{self.noun}: {word}; {nearest(name, self)}")
         entry = self._entries[name]
@@ -76,7 +79,8 @@ class Registry:
 
 
 DATASETS = Registry("dataset", "hardbench.data")
-MODELS = Registry("model", "hardbench.models")
+_ALL = "one model; hardbench sweep train --model vgg11,vgg13,vgg16,vgg19 trains all"
+MODELS = Registry("model", "hardbench.models", {"all": _ALL})
 OPTIMIZERS = Registry("optimizer", "hardbench.training.optimizers")
 SCHEDULERS = Registry("scheduler", "hardbench.training.optimizers")
 LAYER_METRICS = Registry("layer_metrics", "hardbench.metrics")

@@ -124,6 +124,7 @@ class ModelSettings(Config):
     small_input: bool | str = setting(
         "auto", "Stem for small images (3x3, stride 1, no pooling); auto: up to 64 pixels.", words=("auto",), read_by="model"
     )
+    dropout: float = setting(0.5, "Share of the head's hidden units set to 0 in training.", low=0, high=1, read_by="model")
     similarity: str = setting("cosine", "Score of an activation against an anchor.", choices=("cosine", "l2"), read_by="model")
     tau: float = setting(0.1, "Temperature of the softmax over scores.", above=0, read_by="model")
     lambda_ace: float = setting(0.1, "Weight of the term that sets a layer apart from the next.", low=0, read_by="model")
@@ -155,7 +156,7 @@ class TrainSettings(CheckpointSettings):
     scheduler: str = setting("constant", "Course of the learning rate.", choices=SCHEDULERS, varies=True)
     warmup: float = setting(0.05, "Share of the steps with a linearly growing learning rate.", low=0, high=1, read_by="scheduler")
     target_accuracy: float = setting(
-        0.9999, "Training accuracy to reach, in eval mode on clean inputs.", low=0, high=1, was=("target_acc",)
+        0.9999, "Training accuracy to reach, in eval mode on clean inputs.", low=0, high=1, varies=True, was=("target_acc",)
     )
     stop_at_target: bool = setting(False, "Stop a network at the end of the epoch in which it reaches the target.")
 

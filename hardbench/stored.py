@@ -13,7 +13,7 @@ from hardbench.errors import TrackingError
 
 STUDY, ARRAYS, SETTINGS = "hardbench.study", "metrics.npz", "config.yaml"
 INVERSION = ("radii.npz", "stragglers.npz", "stability.npz", "prune_curve.npz")  # what there is of them
-FILES: dict[str, tuple[str, ...]] = {"invert": INVERSION}
+FILES: dict[str, tuple[str, ...]] = {"invert": INVERSION, "mask-mi": ("masking.npz",)}
 """The .npz artifacts of a study's runs, where these are not ARRAYS."""
 
 

@@ -31,7 +31,7 @@ from hardbench.stored import SETTINGS, STUDY, StoredRun, local_path
 from hardbench.training import machine
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
-KIND = "hardbench.kind"
+KIND, SWEEP, PARENT = "hardbench.kind", "hardbench.sweep", "mlflow.parentRunId"
 _VERSIONS = {"hardbench.version": __version__, "hardbench.torch": torch.__version__, "hardbench.mlflow": mlflow.__version__}
 BATCH = 1000  # metrics MLflow takes in one call
 SECONDS = 10.0  # longest a metric waits in the buffer: a call to MLflow costs 20 to 50 ms, however few it carries
@@ -89,9 +89,9 @@ def check_idle(stored: StoredRun) -> None:
         )
 
 
-def _search(client: MlflowClient, words: str) -> Iterator[MlflowRun]:
-    """Runs of all experiments that fit a filter, newest first."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+def _search(client: MlflowClient, words: str, experiments: Sequence[str] = ()) -> Iterator[MlflowRun]:
+    """Runs of these experiments (or of all) that fit a filter, newest first."""
+    experiments = list(experiments) or [experiment.experiment_id for experiment in client.search_experiments()]
     token: str | None = ""
     while token is not None:
         page = client.search_runs(experiments, words, max_results=1000, order_by=["attributes.start_time DESC"], page_token=token or None)
@@ -117,10 +117,11 @@ class Run:
         self.folder = local or Path(tempfile.mkdtemp(prefix="hardbench-"))
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def describe(self, config: Config, study: str, title: str, note: str, extra: Mapping[str, str]) -> None:
-        """Name, tags, headline params and config.yaml."""
+    def describe(self, config: Config, study: str, title: str, note: str, extra: Mapping[str, str], further: Sequence[str] = ()) -> None:
+        """Name, tags, headline params (and those of `further` settings) and config.yaml."""
         tags = {**extra, "mlflow.runName": title, "mlflow.note.content": note, STUDY: study, **machine.identity(), **_VERSIONS}
-        params = {name: "-" if value is None else str(value) for name, value in config.headline().items()}
+        headline = config.headline() | {name: getattr(config, name) for name in further}
+        params = {name: "-" if value is None else str(value) for name, value in headline.items()}
         fresh = [Param(name, value) for name, value in params.items() if name not in self._there]
         self.client.log_batch(self.id, params=fresh, tags=[RunTag(key, value) for key, value in tags.items()])
         self.write_text(SETTINGS, config.to_yaml())
@@ -213,27 +214,28 @@ class Run:
 
 
 @contextmanager
-def start(study: str, config: Config, title: str, note: str, kind: str = "run", tags: Mapping[str, str] | None = None) -> Iterator[Run]:
+def start(
+    study: str, config: Config, title: str, note: str, kind: str = "run", tags: Mapping[str, str] | None = None, home: str | None = None
+) -> Iterator[Run]:
     """A new run of a study (or the one `mlflow run` has opened), ended by what leaves the block.
 
-    FINISHED, FAILED with the tag `error` after an exception, KILLED after Ctrl-C or SIGTERM.
+    FINISHED, FAILED with the tag `error` after an exception, KILLED after Ctrl-C or SIGTERM. It is filed under the study `home`, if given.
     """
     client = connect()
     joined = os.environ.get("MLFLOW_RUN_ID")
-    if joined:
-        stored = client.get_run(joined)
-    else:
-        name = f"hardbench/{study}"
-        experiment = client.get_experiment_by_name(name)
-        stored = client.create_run(experiment.experiment_id if experiment else _create_experiment(client, name))
+    stored = client.get_run(joined) if joined else client.create_run(_experiment(client, f"hardbench/{home or study}"))
+    cell = stored.data.tags.get(KIND) == "cell"  # a sweep has opened it
     with _ending(client, stored.info.run_id):
         run = Run(client, stored)
-        run.describe(config, study, title, note, {**(tags or {}), KIND: kind})
+        run.describe(config, study, title, note, {**(tags or {}), **({} if cell else {KIND: kind})})
         with closing(run):
             yield run
 
 
-def _create_experiment(client: MlflowClient, name: str) -> str:
+def _experiment(client: MlflowClient, name: str) -> str:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
     try:
         return client.create_experiment(name)
     except MlflowException:  # another process was first
@@ -282,15 +284,80 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def _ending(client: MlflowClient, run_id: str) -> Iterator[None]:
-    with terminable():
-        try:
-            yield
-        except BaseException as error:
-            killed = not isinstance(error, Exception)
-            client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:500])
-            client.set_terminated(run_id, "KILLED" if killed else "FAILED")
-            raise
-        client.set_terminated(run_id, "FINISHED")
+    with terminable(), _closing(client, run_id):
+        yield
+
+
+@contextmanager
+def _closing(client: MlflowClient, run_id: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        killed = not isinstance(error, Exception)
+        client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:500])
+        client.set_terminated(run_id, "KILLED" if killed else "FAILED")
+        raise
+    client.set_terminated(run_id, "FINISHED")
+
+
+@contextmanager
+def sweep(study: str, key: str, config: Config, title: str, note: str, tags: Mapping[str, str]) -> Iterator[Run]:
+    """The parent run of a sweep over a study: a new one, or the one of the same key, to go on in."""
+    client = connect()
+    there = parent_of(study, key)
+    if there is None:
+        with start("sweep", config, title, note, "sweep", {**tags, SWEEP: key}, home=study) as run:
+            yield run
+        return
+    check_idle(there)
+    joined = os.environ.get("MLFLOW_RUN_ID")
+    if joined and joined != there.id:
+        client.set_tag(joined, "hardbench.source_run", there.id)
+    with reopen(there) as run:
+        run.describe(config, "sweep", title, note, tags)
+        yield run
+
+
+def parent_of(study: str, key: str) -> StoredRun | None:
+    """The newest parent run of a sweep's key."""
+    client = connect()
+    found = _search(client, f"tags.`{KIND}` = 'sweep' and tags.`{SWEEP}` = '{key}'", [_experiment(client, f"hardbench/{study}")])
+    return next((StoredRun(client, run) for run in found), None)
+
+
+def cells() -> list[StoredRun]:
+    """All cells of sweeps, newest first."""
+    client = connect()
+    return [StoredRun(client, run) for run in _search(client, f"tags.`{KIND}` = 'cell'")]
+
+
+def open_cell(parent: Run, study: str, config: Config, title: str, note: str, tags: Mapping[str, str], swept: Sequence[str]) -> Run:
+    """A new run for a cell, beside its parent."""
+    own = {STUDY: study, KIND: "cell", PARENT: parent.id, **machine.identity(), **tags}
+    run = Run(parent.client, parent.client.create_run(parent.experiment, tags=own, run_name=title))
+    run.describe(config, study, title, note, tags, swept)
+    return run
+
+
+@contextmanager
+def closing_cell(run: Run) -> Iterator[Run]:
+    """A cell's run, written at one go and ended by what leaves the block."""
+    with _closing(run.client, run.id), closing(run):
+        yield run
+
+
+def end_cell(parent: Run, run_id: str, error: str | None) -> None:
+    """End a cell that its study has left open; FAILED with the tag `error` if there is one."""
+    if error is not None:
+        parent.client.set_tag(run_id, "error", error[:500])
+    if error is not None or parent.client.get_run(run_id).info.status == "RUNNING":
+        parent.client.set_terminated(run_id, "FAILED" if error is not None else "FINISHED")
+
+
+def discard(parent: Run, run_ids: Sequence[str]) -> None:
+    """Move runs that a newer one has replaced to the store's trash."""
+    for run_id in run_ids:
+        parent.client.delete_run(run_id)
 
 
 def find(word: str, studies: Sequence[str], finished: bool | None = True) -> StoredRun:
@@ -319,8 +386,8 @@ def find(word: str, studies: Sequence[str], finished: bool | None = True) -> Sto
     return stored
 
 
-def runs(study: str | None = None) -> list[StoredRun]:
-    """All runs of a study (or of any), newest first, sweep cells left out."""
+def runs(study: str | None = None, cells: bool = False) -> list[StoredRun]:
+    """All runs of a study (or of any), newest first; sweep cells only if asked for."""
     client = connect()
-    words = f"tags.`{KIND}` != 'cell'" + (f" and tags.`{STUDY}` = '{study}'" if study else "")
+    words = f"tags.`{KIND}` != '{'-' if cells else 'cell'}'" + (f" and tags.`{STUDY}` = '{study}'" if study else "")
     return [StoredRun(client, run) for run in _search(client, words)]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hardbench.studies import train
 from hardbench.training import observers
-from hardbench.training.loop import at, evaluation_steps, every, fit
+from hardbench.training.course import watch
+from hardbench.training.loop import fit
 
 TRAIN, TEST, SHAPE, CLASSES = 83, 41, (7, 9), 3
 
@@ -56,23 +57,13 @@ def eye_of(ready: train.Course) -> observers.Eye:
 
 def run(ready: train.Course, state: Mapping[str, object] | None = None, until: int | None = None) -> tuple[Trained, dict[str, object]]:
     """Train, from a state on and up to a step if asked: what came out, and the state there."""
-    config, records, best = ready.config, observers.Records(), observers.Best(ready.config.repeats)
+    records, best = observers.Records(), observers.Best(ready.config.repeats)
     if state is not None:
         ready.learner.load(state["learner"])
         ready.batches.load(state["batches"])
         records.load(state["records"])
         best.load(state["best"])
-    eye, steps = eye_of(ready), evaluation_steps(config.eval_points, config.eval_steps, ready.total)
-    watching = [observers.divergence()]
-    if config.stop_at_target:
-        watching.append(observers.target(ready.batches.train, eye, config.target_accuracy))
-    watching += [
-        every(config.log_every, observers.curves(records, lambda values, step: None)),
-        at(steps, observers.evaluation(records, lambda values, step: None, eye, best)),
-        observers.validation(eye, best, steps),
-    ]
-    if ready.layer_metrics:
-        watching.append(at(steps, observers.layers(records, lambda values, step: None, train._probe(ready, eye))))
+    watching = watch(ready, records, best, lambda values, step: None)
     taken: dict[str, object] = {}
 
     def take(moment: object) -> None:

@@ -6,6 +6,7 @@ import torch
 from courses import course, eye_of, images_in_classes, run, trained
 
 from hardbench.data.samples import Samples
+from hardbench.training.course import static_overlaps
 from hardbench.training.evaluation import evaluate
 from hardbench.training.loop import fit
 
@@ -84,12 +85,16 @@ def test_static_overlap_is_of_the_standardised_training_set(images):
     labels = ready.split.train.labels.numpy()
     inputs = (pixels - pixels.mean()) / pixels.std() + 0.5
     means = np.array([inputs[labels == c].mean(0) for c in range(3)])
-    np.testing.assert_allclose(ready.static["overlap_static"], _cosines(means), rtol=1e-5)
-    np.testing.assert_allclose(ready.static["overlap_static_centred"], _cosines(means - inputs.mean(0)), rtol=1e-5)
+    static = static_overlaps(ready.split, ready.standardise)
+    np.testing.assert_allclose(static["overlap_static"], _cosines(means), rtol=1e-5)
+    np.testing.assert_allclose(
+        static_overlaps(ready.split, ready.standardise)["overlap_static_centred"], _cosines(means - inputs.mean(0)), rtol=1e-5
+    )
 
 
 def test_a_large_shift_drives_static_overlap_to_one(images):
-    assert (course(**images, model="mlp", width=4, shift=1000.0).static["overlap_static"] > 0.9999).all()
+    ready = course(**images, model="mlp", width=4, shift=1000.0)
+    assert (static_overlaps(ready.split, ready.standardise)["overlap_static"] > 0.9999).all()
 
 
 def test_the_order_of_the_samples_does_not_matter(images):

@@ -427,6 +427,14 @@ def test_a_killed_run_is_resumed_bit_for_bit(monkeypatch, tmp_path):
     assert resumed == undisturbed
 
 
+def test_networks_that_diverge_fail_with_what_was_measured(monkeypatch, tmp_path, capsys):
+    new_project(monkeypatch, tmp_path)
+    assert main([*WORDS.split(), *THREE, "--lr", "1e30", "--activation", "relu", "--stability"]) == 4
+    assert "loss: not finite in repeats 0, 1" in capsys.readouterr().err
+    assert last().status == "FAILED"
+    assert np.isnan(last().arrays["radii"][:, -1]).all()
+
+
 def test_parity_vectors_and_colours(monkeypatch, tmp_path):
     new_project(monkeypatch, tmp_path)
     rng = np.random.default_rng(0)

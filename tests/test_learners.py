@@ -79,8 +79,8 @@ def test_greedy_losses_are_the_definition(images, variant, similarity):
 def test_distances_of_the_next_layer(variant):
     rng = np.random.default_rng(0)
     q, after = rng.dirichlet(np.ones(5), (2, 3, 4))
-    np.testing.assert_allclose(ACE[variant](torch.tensor(q), torch.tensor(after)), DISTANCES[variant](q, after), rtol=1e-9)
-    equal = ACE[variant](torch.tensor(q), torch.tensor(q)).numpy()
+    np.testing.assert_allclose(ACE[variant](torch.tensor(q).log(), torch.tensor(after).log()), DISTANCES[variant](q, after), rtol=1e-9)
+    equal = ACE[variant](torch.tensor(q).log(), torch.tensor(q).log()).numpy()
     np.testing.assert_allclose(equal, _shannon(q) if variant.startswith("ce") else np.zeros((3, 4)), atol=1e-12)
 
 
@@ -137,11 +137,12 @@ def test_one_forward_is_two(images, variant):
             adam.param_groups[0]["lr"] = config.lr * ready.learner.factor(step, ready.total, config)
             hidden = networks.blocks[i](hidden.detach())
             logits = networks.head(hidden)
-            loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(1)
+            log_q = functional.log_softmax(logits, -1)
+            loss = -log_q.gather(-1, labels.unsqueeze(-1)).squeeze(-1).mean(1)
             if i + 1 < len(adams):
                 with torch.no_grad():
-                    after = functional.softmax(networks.head(networks.blocks[i + 1](hidden.detach())), -1)
-                loss = loss - config.lambda_ace * ACE[variant](functional.softmax(logits, -1), after).mean(1)
+                    after = functional.log_softmax(networks.head(networks.blocks[i + 1](hidden.detach())), -1)
+                loss = loss - config.lambda_ace * ACE[variant](log_q, after).mean(1)
             adam.zero_grad()
             loss.sum().backward()
             adam.step()

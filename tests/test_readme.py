@@ -43,7 +43,7 @@ def test_every_preset_is_named():
 def test_command_lines_are_accepted(line, monkeypatch, tmp_path):
     """By the real options. RUN and RUN1 are words for a run, [RUN...] may be left out, NAME is a data set."""
     no_surroundings(monkeypatch, tmp_path)
-    name, *words = [{"NAME": "mnist"}.get(word, word) for word in shlex.split(line) if not word.startswith("[")]
+    name, *words = [{"NAME": "mnist", "STUDY": "train"}.get(word, word) for word in shlex.split(line) if not word.startswith("[")]
     if name.startswith("--"):
         pytest.skip("of the program, not of a command")
     config = given(*words, config=CONFIGS[name])

@@ -14,7 +14,7 @@ from hardbench.figures.style import FigureOptions
 from hardbench.studies import train
 
 FORMATS = ("png", "svg", "pdf")
-STUDIES = ("train", "invert", "stragglers")  # those with a file of figures
+STUDIES = ("train", "sweep", "mask-mi", "invert", "stragglers")  # those with a file of figures
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Config(AnyConfig):
     metric: str | None = setting(None, "Metric to draw; default: the figure's own.")
     layer: int | None = setting(None, "Layer to draw, counted from 0 at the input side.", low=0)
     phase: str | None = setting(None, "Phase to draw.", choices=("train", "val", "test"))
+    by: tuple[str, ...] | None = setting(None, "Two settings of a sweep that its grid is drawn over: columns, rows.")
     format: tuple[str, ...] = setting(("png",), "Formats of the files.", choices=FORMATS)
     out: str | None = setting(None, "Folder that gets a copy of the figures.", stored=False)
     show: bool = setting(False, "Open a window per figure.")
@@ -41,7 +42,7 @@ def run(config: Config) -> None:
     if len({one.study for one in stored}) > 1:
         raise ConfigError(f"runs: of {', '.join(one.study for one in stored)}; runs of one study")
     kinds = None if "all" in config.kind else [kind.replace("-", "_") for kind in config.kind]
-    options = FigureOptions(config.metric, config.layer, config.phase)
+    options = FigureOptions(config.metric, config.layer, config.phase, _two(config.by))
     with tracking.extend(stored[0]) as open_run:
         folder = open_run.folder / "figures"
         names = draw(stored, folder, kinds, options, config.format)
@@ -55,3 +56,11 @@ def run(config: Config) -> None:
     console.say(f"hardbench ui shows it at {open_run.link}")
     if config.show:
         show(folder, [name for name in names if name.endswith(".png")])
+
+
+def _two(names: tuple[str, ...] | None) -> tuple[str, str] | None:
+    if names is None:
+        return None
+    if len(names) != 2 or names[0] == names[1]:
+        raise ConfigError(f"by: {','.join(names)}; two settings, columns before rows")
+    return names[0].replace("-", "_"), names[1].replace("-", "_")

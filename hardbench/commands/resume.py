@@ -8,9 +8,15 @@ from dataclasses import dataclass
 from hardbench import tracking
 from hardbench.config import setting
 from hardbench.settings import MachineSettings, PlaceSettings
-from hardbench.studies import invert, stragglers, train
+from hardbench.studies import invert, mask_mi, stragglers, sweep, train
 
-STUDIES = {"train": train.resume, "invert": invert.resume, "stragglers": stragglers.resume}
+STUDIES = {
+    "train": train.resume,
+    "sweep": sweep.resume,
+    "mask-mi": mask_mi.resume,
+    "invert": invert.resume,
+    "stragglers": stragglers.resume,
+}
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,17 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from hardbench.data.corruption import Corruption
 from hardbench.data.samples import Samples
-from hardbench.data.transforms import Standardise, corrupt, crop_and_flip, unit_of
+from hardbench.data.transforms import Standardise, crop_and_flip, unit_of
 from hardbench.seeding import Seeds
 
 
 class Batches:
     """Training batches of R networks without end: inputs float32 [R, B, ...] ([B, ...] where all share the full batch), labels [R, B].
 
-    The last batch of an epoch holds what is left. `state` and `load` continue a course of batches bit for bit.
+    The last batch of an epoch holds what is left. `labels` [R, N] are the networks' own, where they differ from the samples'.
+    `state` and `load` continue a course of batches bit for bit.
     """
 
     def __init__(
@@ -25,6 +27,7 @@ class Batches:
         streams: Sequence[Seeds],
         corruption_p: Sequence[float],
         augment: bool = False,
+        labels: Tensor | None = None,
     ):
         device = train.inputs.device
         self.train = train
@@ -33,16 +36,17 @@ class Batches:
         self.size = len(train) if batch_size == "full" else min(int(batch_size), len(train))
         self.per_epoch = -(-len(train) // self.size)
         self.position = 0  # batches drawn
-        self.corruption_p = list(corruption_p)
         self.augment = augment
+        self.labels = labels
         self.unit = unit_of(train.inputs)
         self.order: list[Generator] = [seeds.child("order").generator() for seeds in streams]
         self.augmentation: list[Generator] = [seeds.child("augment").generator(device) for seeds in streams]
-        self.corruption: list[Generator] = [seeds.child("corruption").generator(device) for seeds in streams]
+        self.corruption = Corruption(streams, corruption_p, device)
         self._rows = torch.empty(0)
         self._before: Tensor | None = None
-        shared = self.per_epoch == 1 and not augment and not any(self.corruption_p)
-        self._shared = standardise(train.inputs, self.unit) if shared else None
+        clean = [self.per_epoch == 1 and not augment and not p for p in corruption_p]  # the full batch, as it is
+        self._in_order = clean
+        self._shared = standardise(train.inputs, self.unit) if all(clean) else None
 
     @property
     def epoch(self) -> float:
@@ -53,7 +57,7 @@ class Batches:
         """The next batch of every network."""
         if self._shared is not None:
             self.position += 1
-            return self._shared, self.train.labels.expand(self.repeats, -1)
+            return self._shared, self.train.labels.expand(self.repeats, -1) if self.labels is None else self.labels
         within = self.position % self.per_epoch
         if within == 0:
             self._shuffle()
@@ -61,16 +65,22 @@ class Batches:
         self.position += 1
         flat = rows.flatten()
         raw = self.train.inputs.index_select(0, flat).view(*rows.shape, *self.train.shape)
-        labels = self.train.labels.index_select(0, flat).view(rows.shape)
+        labels = self.train.labels.index_select(0, flat).view(rows.shape) if self.labels is None else self.labels.gather(1, rows)
         if self.augment:
             raw = crop_and_flip(raw, self.augmentation)
-        if any(self.corruption_p):
-            raw = corrupt(raw, self.unit, self.corruption_p, self.corruption)
+        if any(self.corruption.p):
+            raw = self.corruption(raw, self.unit)
         return self.standardise(raw, self.unit), labels
 
     def _shuffle(self) -> None:
         self._before = _states(self.order)
-        rows = torch.stack([torch.randperm(len(self.train), generator=generator) for generator in self.order])
+        count = len(self.train)
+        rows = torch.stack(
+            [
+                torch.arange(count) if in_order else torch.randperm(count, generator=generator)
+                for generator, in_order in zip(self.order, self._in_order, strict=True)
+            ]
+        )
         self._rows = rows.to(self.train.labels.device)
 
     def state(self) -> dict[str, Any]:
@@ -80,13 +90,14 @@ class Batches:
             "position": self.position,
             "order": self._before if inside else _states(self.order),
             "augment": _states(self.augmentation),
-            "corruption": _states(self.corruption),
+            "corruption": self.corruption.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
         self.position = state["position"]
-        for generators, name in ((self.order, "order"), (self.augmentation, "augment"), (self.corruption, "corruption")):
+        self.corruption.load(state["corruption"])
+        for generators, name in ((self.order, "order"), (self.augmentation, "augment")):
             for generator, saved in zip(generators, state[name], strict=True):
                 generator.set_state(saved.clone())  # torch crashes on a row of a larger tensor
         if self.position % self.per_epoch and self._shared is None:

@@ -66,6 +66,7 @@ class FigureOptions:
     metric: str | None = None
     layer: int | None = None
     phase: str | None = None
+    by: tuple[str, str] | None = None  # two settings of a sweep
 
     def pick(self, option: str, allowed: Sequence[str]) -> str | None:
         """The word given for `metric` or `phase`, None if none was; ConfigError if it is not one of `allowed`."""

@@ -22,3 +22,17 @@ def class_report(confusion: Tensor) -> dict[str, Tensor]:
     right = confusion.diagonal(dim1=-2, dim2=-1).double()
     predicted, there = confusion.sum(-2), confusion.sum(-1)
     return {"precision": right / predicted, "recall": right / there, "f1": 2 * right / (predicted + there)}
+
+
+def nearest_mean_accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, num_classes: int) -> float:
+    """Accuracy in [0, 1] of the rule that gives test inputs [M, ...] the class whose mean of the training inputs [N, ...] is nearest.
+
+    The limit of heavily corrupted training (arXiv 2606.11319). A class without training samples is never chosen.
+    """
+    sums = torch.zeros(num_classes, train[0].numel(), dtype=torch.float64)
+    for rows, own in zip(train.split(4096), labels.split(4096), strict=True):
+        sums.index_add_(0, own, rows.flatten(1).double())
+    counts = torch.bincount(labels, minlength=num_classes).double()
+    means = sums / counts[:, None]
+    scores = test.flatten(1).double() @ means.t() - means.square().sum(1) / 2  # the nearest has the largest
+    return (scores.nan_to_num(-torch.inf).argmax(1) == truth).double().mean().item()

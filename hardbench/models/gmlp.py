@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hardbench.models.layers import Anchors, Chain, Residual, Stacked, StackedAnchors, UnitScale, grow
+from hardbench.models.anchors import Anchors, StackedAnchors
+from hardbench.models.layers import Chain, Residual, Stacked, UnitScale, grow
 from hardbench.models.mlp import hidden
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds

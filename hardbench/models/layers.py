@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hardbench.errors import ConfigError
+from hardbench.models.anchors import Anchors, StackedAnchors
 from hardbench.products import ALIGNED, product
 from hardbench.seeding import Seeds
 
@@ -42,33 +43,6 @@ class Chain(nn.Module):
         return self.head(self.blocks(inputs))
 
 
-class Anchors(nn.Module):
-    """Fixed class anchors E [K, D] as a head: logits = G(h, e_c) / tau."""
-
-    vectors: Tensor
-
-    def __init__(self, vectors: Tensor, similarity: str, tau: float):
-        super().__init__()
-        self.register_buffer("vectors", vectors)
-        self.similarity = similarity
-        self.tau = tau
-
-    def forward(self, activations: Tensor) -> Tensor:
-        """Scores over the temperature, [..., B, K]."""
-        return similarity_scores(activations, self.vectors, self.similarity) / self.tau
-
-
-def similarity_scores(activations: Tensor, anchors: Tensor, similarity: str) -> Tensor:
-    """G [..., B, K] of activations [..., B, D] and anchors [..., K, D]: cosine in [-1, 1] or minus the squared distance."""
-    turned = anchors.transpose(-1, -2)
-    products = product(activations, turned) if anchors.ndim == 3 else activations @ turned
-    lengths = torch.linalg.vector_norm(anchors, dim=-1).unsqueeze(-2)
-    if similarity == "cosine":
-        norms = torch.linalg.vector_norm(activations, dim=-1, keepdim=True)
-        return products / (norms.clamp_min(1e-12) * lengths)
-    return 2 * products - activations.square().sum(-1, keepdim=True) - lengths.square()
-
-
 class Residual(nn.Module):
     """A block whose input is added to its output."""
 
@@ -87,6 +61,32 @@ class UnitScale(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Shape as the inputs."""
         return inputs * inputs.square().mean(-1, keepdim=True).clamp_min(1e-12).rsqrt()
+
+
+class Dropout(nn.Module):
+    """Sets values to 0 with probability p in training, and scales the others by 1 / (1 - p); draws from a stream of its own.
+
+    nn.Dropout draws from the global generator, which networks would share. `seeds` is set by `grow`.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+        self.seeds = Seeds(0)
+        self._generator: torch.Generator | None = None
+
+    def stream(self, device: torch.device) -> torch.Generator:
+        """The generator on the device where the values are."""
+        if self._generator is None or self._generator.device != device:
+            self._generator = self.seeds.generator(device)
+        return self._generator
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Shape as the inputs."""
+        if not self.training or self.p == 0:
+            return inputs
+        keep = torch.rand(inputs.shape, generator=self.stream(inputs.device), device=inputs.device) >= self.p
+        return inputs * keep / max(1 - self.p, 1e-9)
 
 
 class StackedLinear(nn.Module):
@@ -135,17 +135,6 @@ class StackedLinear(nn.Module):
         }
 
 
-class StackedAnchors(Anchors):
-    """Anchors [R, K, D] of R networks."""
-
-    def __init__(self, members: Sequence[Anchors]):
-        super().__init__(torch.stack([m.vectors for m in members]), members[0].similarity, members[0].tau)
-
-    def tensors(self, r: int) -> dict[str, tuple[Tensor, Callable[[Tensor], Tensor]]]:
-        """View of member r's anchors."""
-        return {"vectors": (self.vectors[r], lambda rows: rows)}
-
-
 def _padded(rows: Sequence[Tensor]) -> Tensor:
     stacked = torch.stack(list(rows))
     return functional.pad(stacked, (0, -stacked.shape[1] % ALIGNED)).contiguous()
@@ -190,6 +179,19 @@ class Networks(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits [R, B, K]."""
         return self.logits(self.features(inputs))
+
+    def _dropouts(self) -> list[tuple[Dropout, torch.device]]:
+        device = next(self.parameters()).device
+        return [(module, device) for module in self.modules() if isinstance(module, Dropout)]
+
+    def streams(self) -> list[Tensor]:
+        """Where the random streams inside the networks (dropout) stand."""
+        return [module.stream(device).get_state() for module, device in self._dropouts()]
+
+    def load_streams(self, states: Sequence[Tensor]) -> None:
+        """Put the random streams where `streams` found them."""
+        for (module, device), state in zip(self._dropouts(), states, strict=True):
+            module.stream(device).set_state(state.clone())
 
     def states(self) -> list[dict[str, Tensor]]:
         """state_dict of every network as plain PyTorch, in the order of the repeats."""
@@ -346,6 +348,8 @@ def grow(make: Callable[[], Chain], streams: Sequence[Seeds], init: str | None) 
         with seeds.child("init").as_global():
             chain = make()
             initialise(chain, init)
+        for i, module in enumerate(module for module in chain.modules() if isinstance(module, Dropout)):
+            module.seeds = seeds.child("dropout", i)
         members.append(chain)
     return members
 

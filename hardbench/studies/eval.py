@@ -13,8 +13,9 @@ import torch
 
 from hardbench import console, seeding, tracking
 from hardbench.config import setting
+from hardbench.data.corruption import Corruption
 from hardbench.data.samples import Samples, Split, prepare
-from hardbench.data.transforms import Standardise, check_pixels, corrupt, unit_of
+from hardbench.data.transforms import Standardise, check_pixels, unit_of
 from hardbench.errors import DataError
 from hardbench.figures import save
 from hardbench.metrics.classification import class_report
@@ -94,9 +95,8 @@ def _corrupted(test: Samples, p: float, seed: int) -> Samples:
     """The test set with each pixel replaced with probability p, the same draw for every network."""
     if p == 0:
         return test
-    generator = seeding.Seeds(seed).child("eval", "corruption", f"{p:g}").generator(test.inputs.device)
-    unit = unit_of(test.inputs)
-    values = corrupt(test.inputs.unsqueeze(0), unit, [p], [generator])[0] / unit
+    stream, unit = seeding.Seeds(seed).child("eval", f"{p:g}"), unit_of(test.inputs)
+    values = Corruption([stream], [p], test.inputs.device)(test.inputs.unsqueeze(0), unit)[0] / unit
     return Samples(values, test.labels, test.index, test.clean)
 
 

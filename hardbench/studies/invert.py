@@ -151,6 +151,8 @@ def _search(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> 
             f"{len(found.repeats)} of {10 * config.repeats} networks have an inversion of every class, {config.repeats} were asked for"
         )
     _store(run, course, found, journey)
+    if not bool(found.loss[:, -1].isfinite().any()):
+        return _close(run, course, found, constants)  # which says that all of them diverged
     if config.retrain_without_stragglers:
         again = journey.search("retrained", found.repeats.tolist(), found.stragglers, sink=_live(run, config, split, "retrained_"))
         _store_retrained(run, course, found, again)
@@ -160,7 +162,7 @@ def _search(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> 
         arrays = experiments.prune_curve(journey, found, points, split.test.to(course.data.train.labels.device), config.test_noise)
         run.write_arrays(PRUNE, arrays)
         run.log({f"prune_error/{at:02d}": errors for at, errors in enumerate(arrays["prune_error"][:, 0].T)}, config.epochs)
-    _close(run, course, found, constants)
+    return _close(run, course, found, constants)
 
 
 def _progress(run: tracking.Run) -> experiments.Progress:

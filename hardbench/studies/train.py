@@ -9,30 +9,27 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from hardbench import console, handover, seeding, tracking
-from hardbench.data.batches import Batches
-from hardbench.data.samples import Samples, Split, load, prepare
-from hardbench.data.transforms import Standardise, check_fits, standardise_for, unit_of
+from hardbench import console, handover, tracking
+from hardbench.data.samples import load
+from hardbench.data.transforms import unit_of
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.figures import draw
 from hardbench.metrics.hardness import hardness_table, mean_stderr, overlap_hardness_spearman
-from hardbench.metrics.overlap import class_sums, overlap
-from hardbench.metrics.view import select
-from hardbench.models.gmlp import GreedyStack
-from hardbench.registry import MODELS
 from hardbench.settings import TrainingSettings
 from hardbench.stored import ARRAYS, StoredRun
-from hardbench.training import checkpoints, dynamics, machine, observers
-from hardbench.training.layers import Probe
-from hardbench.training.learners import Learner, learner
-from hardbench.training.loop import Moment, Observer, at, evaluation_steps, every, fit
+from hardbench.training import checkpoints, dynamics, observers
+from hardbench.training.course import Course, Outcome, aims, outcome, watch
+from hardbench.training.course import set_up as build
+from hardbench.training.loop import Moment, at, evaluation_steps, fit
+
+NUMBERS = 2  # raised when the same settings give other numbers: finished cells of sweeps are then computed again
 
 
 @dataclass(frozen=True)
@@ -40,41 +37,12 @@ class Config(TrainingSettings):
     """Settings of a training run."""
 
 
-@dataclass
-class Course:
-    """A training that is ready to start: everything a bad setting could spoil has been built."""
-
-    config: Config
-    split: Split
-    standardise: Standardise
-    learner: Learner
-    batches: Batches
-    total: int
-    layer_metrics: list[str]
-    static: dict[str, np.ndarray]
-    groups: dict[tuple[str, str], Samples] = field(default_factory=dict)  # by phase and group: the samples metrics are split into
-
-
 def set_up(config: Config) -> Course:
-    """Data on the device, networks, learner and batches; raises before a run exists if anything does not fit."""
-    device = machine.take(config)
-    split = prepare(config, config.seed)
-    check_fits(config, split.train)
-    standardise = standardise_for(config, split.train)
-    streams = seeding.networks(config.seed, config.first_repeat, config.repeats)
-    networks = MODELS[config.model].call(split.train.shape, split.num_classes, config, streams).to(device)
-    static = static_overlaps(split, standardise)
-    train = split.train.to(device)
-    batches = Batches(train, standardise.to(device), config.batch_size, streams, [config.corruption_p] * config.repeats, config.augment)
-    alone = len(train) % batches.size == 1 or batches.size == 1
-    if alone and any(isinstance(module, torch.nn.BatchNorm2d) for module in networks.modules()):
-        raise ConfigError(f"batch_size: {config.batch_size}; one that leaves no batch of a single sample, which batch norm cannot train on")
-    total = config.epochs * batches.per_epoch
-    metrics = select(config.layer_metrics, isinstance(networks, GreedyStack))
-    if metrics and len(train) < 2:
-        raise ConfigError(f"layer_metrics: {','.join(config.layer_metrics)}; none for a single training sample")
-    groups = {} if config.hardness is None else hardness(config.hardness).groups(split, len(load(config, config.seed).train))
-    return Course(config, split, standardise, learner(networks, config, total), batches, total, metrics, static, groups)
+    """A course that is ready, with the groups that a hardness splits its samples into."""
+    course = build(config)
+    if config.hardness is not None:
+        course.groups = hardness(config.hardness).groups(course.split, len(load(config, config.seed).train))
+    return course
 
 
 def hardness(word: str) -> handover.Hardness:
@@ -100,21 +68,6 @@ def named(config: Config) -> Config:
     return replace(config, hardness=":".join(filter(None, (_source(run).id, strategy))))
 
 
-def static_overlaps(split: Split, standardise: Standardise) -> dict[str, np.ndarray]:
-    """Overlaps [K, K] of the class means of the standardised training inputs, uncentred and centred."""
-    train, classes = split.train, split.num_classes
-    sums = torch.zeros(classes, *train.shape, dtype=torch.float64)
-    for start in range(0, len(train), 4096):
-        raw = train.inputs[start : start + 4096]
-        rows = raw.flatten(1).double().unsqueeze(0)
-        sums += class_sums(rows, train.labels[start : start + 4096], classes).view_as(sums)
-    counts = torch.bincount(train.labels, minlength=classes).double().view(-1, *(1,) * len(train.shape))
-    unit = unit_of(train.inputs)
-    shifted = [(part / unit - standardise.mean) / standardise.std + standardise.shift for part in (sums / counts, sums.sum(0) / len(train))]
-    means, centre = shifted[0].flatten(1), shifted[1].flatten()
-    return {"overlap_static": overlap(means).numpy(), "overlap_static_centred": overlap(means, centre).numpy()}
-
-
 FIGURES = ("basic_training_curves", "class_hardness", "overlap_scatter", "confusion_matrix", "research_questions")
 
 
@@ -123,16 +76,9 @@ def run(config: Config, kinds: Sequence[str] | None = FIGURES) -> StoredRun:
     target = out_folder(config.out)
     config = named(config)
     course = set_up(config)
-    dataset = config.dataset.rpartition("/")[2]
-    title = config.name or f"{config.model} {dataset} s{config.seed}"
-    note = (
-        f"{config.repeats} {config.model} on {dataset} ({course.split.num_classes} classes, {len(course.split.train)} training samples)\n"
-    )
-    tags = {**(config.tag or {}), "hardbench.device": str(course.learner.device), "hardbench.precision": config.precision}
-    note += f"{config.epochs} epochs, {config.optimizer} {config.lr:g}"
-    if config.hardness is not None:
-        tags["hardbench.source_run"] = handover.words(config.hardness)[0]
-    with _reported(target, kinds) as report, tracking.start("train", config, title, note, tags=tags) as run:
+    note = note_of(config, course.split.num_classes, len(course.split.train))
+    tags, dataset = tags_of(config, str(course.learner.device)), config.dataset.rpartition("/")[2]
+    with _reported(target, kinds) as report, tracking.start("train", config, title_of(config), note, tags=tags) as run:
         report.append(run)
         run.tag("hardbench.threads", str(torch.get_num_threads()))
         run.data(dataset, course.split.digest, config.dataset)
@@ -189,9 +135,7 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
         student.load(state)
         for part, name in ((course.batches, "batches"), (records, "records"), (best, "best")):
             part.load(state[name])
-    device = student.device
-    val = None if split.val is None else split.val.to(device)
-    eye = observers.Eye(split.test.to(device), val, course.standardise.to(device), split.num_classes)
+
     steps = evaluation_steps(config.eval_points, config.eval_steps, course.total)
     tape = _tape(run, course, len(steps)) if config.record_dynamics else None
 
@@ -203,19 +147,9 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
 
     began, first = time.monotonic(), student.steps
     with console.progress(run.id[:8], course.total) as show:
-        watching: list[Observer] = [observers.divergence()]
-        if config.stop_at_target:
-            watching.append(observers.target(course.batches.train, eye, config.target_accuracy))
-        watching += [
-            every(config.log_every, observers.curves(records, run.log)),
-            at(steps, observers.evaluation(records, run.log, eye, best)),
-            *([at(steps, observers.layers(records, run.log, _probe(course, eye)))] if course.layer_metrics else []),
-            *([at(steps, observers.groups(records, run.log, eye, _on(device, course.groups)))] if course.groups else []),
-            *([at(steps, tape)] if tape else []),
-            observers.validation(eye, best, steps),
-            console.training_progress(show),
-            observers.checkpoint(config.checkpoint_every, write),
-        ]
+        watching = watch(course, records, best, run.log)
+        watching += [at(steps, tape)] if tape else []
+        watching += [console.training_progress(show), observers.checkpoint(config.checkpoint_every, write)]
         done = fit(student, course.batches, course.total, watching) - first
     seconds = time.monotonic() - began
     if done:
@@ -223,11 +157,12 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
     if tape is not None:
         run.write_arrays(dynamics.ARTIFACT, tape.arrays(records.arrays()["steps"]), compressed=False)
         shutil.rmtree(tape.folder)
-    _finish(run, course, records)
-
-
-def _on(device: torch.device, groups: Mapping[tuple[str, str], Samples]) -> dict[tuple[str, str], Samples]:
-    return {key: samples.to(device) for key, samples in groups.items()}
+    found = outcome(course, records)
+    _finish(run, config, found)
+    if config.log_model:
+        raw = split.test.inputs[:2]
+        run.log_model(student.networks.member(0).cpu(), course.standardise(raw, unit_of(raw)))
+    _diverged(run, config, found)
 
 
 def _tape(run: tracking.Run, course: Course, points: int) -> dynamics.Tape:
@@ -237,15 +172,6 @@ def _tape(run: tracking.Run, course: Course, points: int) -> dynamics.Tape:
     if needed > dynamics.LARGE:
         console.warn(f"record_dynamics: {needed / 1e9:.1f} GB for {points} points; fewer with eval_steps")
     return dynamics.Tape(train, course.standardise.to(course.learner.device), run.fetch(dynamics.FOLDER), run.publish)
-
-
-def _probe(course: Course, eye: observers.Eye) -> Probe:
-    """What measures the layers: on the validation split, or the test set where there is none."""
-    config, train = course.config, course.batches.train
-    seeds = seeding.Seeds(config.seed).child("data", "layers")
-    batch = course.batches.size if config.layer_estimator == "published" else 0
-    more = {"standardise": eye.standardise, "num_classes": eye.num_classes, "null_repeats": config.null_repeats, "published_batch": batch}
-    return Probe.of(course.layer_metrics, train, eye.val or eye.test, eye.test, seeds, **more)
 
 
 def save(folder: Path, course: Course, records: observers.Records, best: observers.Best) -> None:
@@ -260,45 +186,85 @@ def save(folder: Path, course: Course, records: observers.Records, best: observe
     checkpoints.save(folder, checkpoints.LAST, last)
 
 
-def _finish(run: tracking.Run, course: Course, records: observers.Records) -> None:
-    """metrics.npz, the hardness table, final metrics."""
-    config, student = course.config, course.learner
-    arrays = records.arrays() | course.static
-    arrays["stopped_step"] = np.array([student.stopped.get(r, -1) for r in range(config.repeats)])
-    arrays["class_names"] = np.array(course.split.class_names)
-    run.write_arrays(ARRAYS, arrays)
-    run.write_text("class_hardness.csv", hardness_table(arrays).to_csv(index=False))
-    final = {f"final/{name}": _last(arrays, key) for name, key in _FINAL.items()}
-    final |= {f"final/{phase}_accuracy_{group}": _last(arrays, f"accuracy_{phase}_{group}") for phase, group in course.groups}
-    final["final/overlap_hardness_spearman"] = overlap_hardness_spearman(arrays)
-    if course.split.val is None:
+def _finish(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None:
+    """metrics.npz, the hardness table, final metrics, checkpoints made known or removed."""
+    run.write_arrays(ARRAYS, found.arrays)
+    run.write_text("class_hardness.csv", hardness_table(found.arrays).to_csv(index=False))
+    final = {f"final/{name}": last_measured(found.arrays, key) for name, key in _FINAL.items()}
+    groups = [name for name in found.arrays if name.startswith("accuracy_") and name.endswith((handover.HARD, handover.EASY))]
+    final |= {f"final/{name.split('_')[1]}_accuracy_{name.split('_')[2]}": last_measured(found.arrays, name) for name in groups}
+    final["final/overlap_hardness_spearman"] = overlap_hardness_spearman(found.arrays)
+    if not found.validated:
         del final["final/val_loss"], final["final/val_accuracy"]
-    if course.split.bayes_accuracy is not None:
-        final["bayes_accuracy"] = np.array([course.split.bayes_accuracy])
-    run.log(final, student.steps)
-    run.tag("hardbench.best", "last (val_size 0)" if course.split.val is None else "validation accuracy")
+    if found.bayes_accuracy is not None:
+        final["bayes_accuracy"] = np.array([found.bayes_accuracy])
+    if aims(config):
+        final |= _aim(config, found)
+    run.log(final, found.step)
+    run.tag("hardbench.best", "validation accuracy" if found.validated else "last (val_size 0)")
     folder = run.folder / "checkpoints"
     if not config.keep_checkpoints:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     for path in folder.glob("*.pt") if folder.exists() else ():
         run.publish(f"checkpoints/{path.name}")
-    if config.log_model:
-        raw = course.split.test.inputs[:2]
-        run.log_model(student.networks.member(0).cpu(), course.standardise(raw, unit_of(raw)))
-    if student.diverged:
-        where = ", ".join(f"step {step} of repeat {config.first_repeat + r}" for r, step in sorted(student.diverged.items()))
-        others = [str(config.first_repeat + r) for r in range(config.repeats) if r not in student.diverged]
+
+
+def _aim(config: TrainingSettings, found: Outcome) -> dict[str, np.ndarray]:
+    """Whether each repeat reached the target accuracy (0 or 1) and in which epoch (nan: in none), [R]; a warning for those that did not."""
+    epochs = np.array([found.reached.get(r, np.nan) for r in range(config.repeats)])
+    missed = [str(config.first_repeat + r) for r in np.isnan(epochs).nonzero()[0]]
+    if missed:
+        console.warn(f"target_accuracy: {config.target_accuracy:g} of the training set was not reached by repeat {', '.join(missed)}")
+    return {"train/target_reached": np.isfinite(epochs).astype(float), "train/target_epoch": epochs}
+
+
+def _diverged(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None:
+    """TrainingError if a repeat diverged."""
+    if found.diverged:
+        where = ", ".join(f"step {step} of repeat {config.first_repeat + r}" for r, step in sorted(found.diverged.items()))
+        others = [str(config.first_repeat + r) for r in range(config.repeats) if r not in found.diverged]
         ended = f"; repeats {', '.join(others)} went on to the end" if others else ""
         raise TrainingError(f"loss: not finite at {where}; what was measured until then is kept{ended} (run {run.id})")
+
+
+def title_of(config: TrainingSettings) -> str:
+    """The run's name."""
+    return config.name or f"{config.model} {config.dataset.rpartition('/')[2]} s{config.seed}"
+
+
+def note_of(config: TrainingSettings, classes: int, samples: int) -> str:
+    """Two lines on a run for its reader."""
+    head = f"{config.repeats} {config.model} on {config.dataset.rpartition('/')[2]} ({classes} classes, {samples} training samples)"
+    return f"{head}\n{config.epochs} epochs, {config.optimizer} {config.lr:g}"
+
+
+def tags_of(config: TrainingSettings, device: str) -> dict[str, str]:
+    """The run's own tags, and how it was computed."""
+    source = {} if config.hardness is None else {"hardbench.source_run": handover.words(config.hardness)[0]}
+    return {**(config.tag or {}), **source, "hardbench.device": device, "hardbench.precision": config.precision}
+
+
+def write_cell(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None:
+    """Everything a run keeps of a training that was made elsewhere."""
+    dataset = config.dataset.rpartition("/")[2]
+    run.data(dataset, found.digest, config.dataset)
+    for row, step in found.journal:
+        run.log(row, step)
+    for name, state in found.checkpoints.items():
+        checkpoints.save(run.folder / "checkpoints", f"{name}.pt", state)
+    _finish(run, config, found)
+    _diverged(run, config, found)
 
 
 _FINAL = {"test_loss": "loss", "test_accuracy": "accuracy", "val_loss": "val_loss", "val_accuracy": "val_accuracy"}
 _FINAL |= {"train_loss": "train_loss", "train_accuracy": "train_accuracy"}
 
 
-def _last(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+def last_measured(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     """The last measured value of every repeat [R]; nan where there is none."""
     values = arrays[name]
+    if not values.shape[1]:
+        return np.full(len(values), np.nan)
     there = np.isfinite(values)
     position = values.shape[1] - 1 - there[:, ::-1].argmax(1)
     return np.where(there.any(1), values[np.arange(len(values)), position], np.nan)
@@ -314,7 +280,7 @@ def _report(run: tracking.Run, out: Path | None, kinds: Sequence[str] | None) ->
     columns = ["name", "accuracy", "accuracy_stderr", "loss", "step_90", "confused_with", "overlap"]
     rows = [[_short(value) for value in row] for row in table[columns].itertuples(index=False)]
     console.table("Class hardness (test set)", [column.replace("_", " ") for column in columns], rows)
-    mean, stderr = mean_stderr(_last(stored.arrays, "accuracy"))
+    mean, stderr = mean_stderr(last_measured(stored.arrays, "accuracy"))
     spread = "" if np.isnan(stderr) else f" +- {stderr:.4f}"
     console.say(f"test accuracy {mean:.4f}{spread}")
     if "last" in stored.tags.get("hardbench.best", ""):

@@ -252,9 +252,10 @@ class Search:
             stragglers &= learner.weights.cpu().bool()
         rows = {name: found.transpose(0, 1).contiguous() for name, found in watch.rows.items()}
         wrong = torch.stack(watch.wrong) if watch.wrong else torch.empty(0, len(final), len(self.data.train), dtype=torch.bool)
+        looks = torch.tensor(watch.looks[: len(watch.wrong)])  # fewer where all networks diverged
         return Inversions(
             torch.tensor(self.repeats), rows["radii"], rows["distances"], rows["error"], rows["loss"], torch.from_numpy(watch.epochs),
-            torch.from_numpy(judged), stragglers, predicted, logits.transpose(1, 2).float().cpu().clone(), torch.tensor(watch.looks), wrong,
+            torch.from_numpy(judged), stragglers, predicted, logits.transpose(1, 2).float().cpu().clone(), looks, wrong,
             watch.weights, final,
         )  # fmt: skip
 

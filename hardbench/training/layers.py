@@ -11,8 +11,8 @@ from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise, unit_of
 from hardbench.metrics.published import PUBLISHED
 from hardbench.metrics.view import LayerView
+from hardbench.models.anchors import similarity_scores
 from hardbench.models.gmlp import GreedyStack
-from hardbench.models.layers import similarity_scores
 from hardbench.registry import LAYER_METRICS
 from hardbench.seeding import Seeds
 from hardbench.training.evaluation import batches

@@ -1,9 +1,8 @@
 """Learners: backpropagation and greedy layer-wise training behind two verbs, update and predict."""
 
-import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from math import inf
+from math import inf, log
 from typing import Any, cast
 
 import torch
@@ -31,6 +30,7 @@ class Learner:
         self.factor = SCHEDULERS[settings.scheduler].call
         self.frozen: dict[int, dict[str, Tensor]] = {}
         self.stopped: dict[int, int] = {}  # repeat -> the step it stopped at
+        self.reached: dict[int, int] = {}  # repeat -> the step, the end of an epoch, at which it first met the target accuracy
         self.diverged: dict[int, int] = {}  # repeat -> the step whose loss was not finite
 
     @property
@@ -109,19 +109,22 @@ class Learner:
         self.settle()
         return {
             "networks": self.networks.states(),
+            "streams": self.networks.streams(),
             "optimizer": self.optimizer.state_dict(),
             "steps": self.steps,
             "frozen": self.frozen,
             "stopped": self.stopped,
+            "reached": self.reached,
             "diverged": self.diverged,
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
         self.networks.load_states(state["networks"])
+        self.networks.load_streams(state["streams"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps, self.frozen = state["steps"], state["frozen"]
-        self.stopped, self.diverged = state["stopped"], state["diverged"]
+        self.stopped, self.diverged, self.reached = state["stopped"], state["diverged"], state["reached"]
 
 
 class Greedy(Learner):
@@ -137,16 +140,17 @@ class Greedy(Learner):
         networks = cast(GreedyStack, self.networks)
         with self.arithmetic():
             activations = networks.detached_activations(inputs)
-            logits = [logit.float() for logit in networks.layer_logits(activations)]
-        entropies = torch.stack([row_means(cross_entropy(logit, labels)) for logit in logits])
+            logits = torch.stack(networks.layer_logits(activations)).float()  # [L, R, B, K]
+        layers = len(logits)
+        log_q = functional.log_softmax(logits, -1)
+        entropies = -row_means(log_q.gather(-1, labels.expand(layers, -1, -1).unsqueeze(-1)).flatten(0, 1).squeeze(-1)).view(layers, -1)
         losses = entropies
-        if self.settings.lambda_ace and len(logits) > 1:
-            distance = ACE[self.settings.ace_variant]
-            q = [functional.softmax(logit, -1) for logit in logits]
-            apart = torch.stack([row_means(distance(own, after.detach())) for own, after in itertools.pairwise(q)])
+        if self.settings.lambda_ace and layers > 1:
+            apart = row_means(ACE[self.settings.ace_variant](log_q[:-1], log_q[1:].detach()).flatten(0, 1)).view(layers - 1, -1)
             losses = entropies - self.settings.lambda_ace * functional.pad(apart, (0, 0, 0, 1))
         losses.sum().backward()
-        right = torch.stack([hits(logit, labels) for logit in logits], -1)
+        with torch.no_grad():
+            right = row_means((logits.argmax(-1) == labels).float().flatten(0, 1)).view(layers, -1).t()
         return {"loss": entropies[-1].detach(), "accuracy": right[:, -1], "layer_loss": losses.detach().t(), "layer_accuracy": right}
 
 
@@ -166,14 +170,14 @@ def hits(logits: Tensor, labels: Tensor) -> Tensor:
     return row_means((logits.detach().argmax(-1) == labels).float())
 
 
-def _entropy(weights: Tensor, q: Tensor) -> Tensor:
+def _entropy(log_a: Tensor, log_b: Tensor) -> Tensor:
     """H(a, b) = -sum_c a_c ln b_c over classes, b clamped at 1e-12."""
-    return -(weights * q.clamp_min(1e-12).log()).sum(-1)
+    return -(log_a.exp() * log_b.clamp_min(log(1e-12))).sum(-1)
 
 
-def _js(q: Tensor, after: Tensor) -> Tensor:
-    middle = (q + after) / 2
-    return _entropy(middle, middle) - (_entropy(q, q) + _entropy(after, after)) / 2
+def _js(log_q: Tensor, log_after: Tensor) -> Tensor:
+    middle = ((log_q.exp() + log_after.exp()) / 2).log()
+    return _entropy(middle, middle) - (_entropy(log_q, log_q) + _entropy(log_after, log_after)) / 2
 
 
 ACE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -182,4 +186,5 @@ ACE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "js": _js,
     "sym_kl": lambda q, after: _entropy(q, after) - _entropy(q, q) + _entropy(after, q) - _entropy(after, after),
 }
-"""Distance of q_i [R, B, K] from the constant q_{i+1}, per sample [R, B]: cross entropies, Jensen-Shannon, symmetric KL."""
+"""Distance of q_i from the constant q_{i+1}, both given by their logarithms [..., B, K], per sample [..., B]: cross entropies,
+Jensen-Shannon, symmetric KL."""

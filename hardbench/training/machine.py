@@ -1,5 +1,6 @@
 """Where a command computes, and who it is."""
 
+import functools
 import os
 import platform
 import socket
@@ -30,8 +31,13 @@ def identity() -> dict[str, str]:
         "hardbench.process": _process(os.getpid()),
         "hardbench.boot": _boot(),
     }
-    revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
-    return found | ({"hardbench.git": revision.stdout.strip()} if revision.returncode == 0 else {})
+    return found | ({"hardbench.git": _revision()} if _revision() else {})
+
+
+@functools.cache
+def _revision() -> str:
+    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    return asked.stdout.strip()
 
 
 def alive(tags: Mapping[str, str]) -> bool:

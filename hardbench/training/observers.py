@@ -17,7 +17,7 @@ from hardbench.training.layers import Probe, defined
 from hardbench.training.loop import Moment, Observer
 
 Sink = Callable[[Mapping[str, np.ndarray], int], None]
-"""Takes metrics by name, each [R], and their step, as they are measured."""
+"""Takes metrics by name, each [R] (or one number for all networks), and their step, as they are measured."""
 
 
 class Records:
@@ -100,7 +100,7 @@ def curves(records: Records, sink: Sink) -> Observer:
             else:
                 metrics |= {f"{phase}_{metric}/{layer:02d}": row for layer, row in enumerate(value.T)}
         lr = moment.learner.settings.lr * moment.learner.factor(moment.step - 1, moment.total, moment.learner.settings)
-        sink(metrics | {"train/lr": np.array([lr])}, moment.step)
+        sink(metrics | {"train/lr": np.array(lr)}, moment.step)
 
     return log
 
@@ -212,16 +212,20 @@ def validation(eye: Eye, best: Best, but_not: Sequence[int]) -> Observer:
     return look
 
 
-def target(train: Samples, eye: Eye, accuracy: float) -> Observer:
-    """At the end of an epoch: freezes repeats whose accuracy on the clean training set has reached the target."""
+def target(train: Samples, eye: Eye, accuracy: float, stop: bool = True) -> Observer:
+    """At the end of an epoch: notes which repeats' accuracy on the clean training set has first reached the target, and freezes them."""
 
-    def stop(moment: Moment) -> None:
-        if moment.epoch_ends:
-            for r in reaches(moment.learner, train, eye.standardise, accuracy).nonzero().flatten().tolist():
-                if r not in moment.learner.stopped:
-                    moment.learner.freeze(r, moment.step)
+    def look(moment: Moment) -> None:
+        learner = moment.learner
+        waiting = [r for r in range(learner.networks.repeats) if r not in learner.reached and r not in learner.stopped]
+        if moment.epoch_ends and waiting:
+            met = reaches(learner, train, eye.standardise, accuracy)
+            for r in [r for r in waiting if met[r]]:
+                learner.reached[r] = moment.step
+                if stop:
+                    learner.freeze(r, moment.step)
 
-    return stop
+    return look
 
 
 def checkpoint(seconds: float, write: Callable[[Moment], None]) -> Observer:

@@ -1,0 +1,154 @@
+"""Masked channels (DEFINITIONS 4): two sets of channels for every convolution of VGG-11 and VGG-16, 512 images of 32x32.
+
+Against the usual loop: a copy of the model whose weights are set to 0 channel by channel, a DataLoader over the images and a full
+forward pass for every set, scikit-learn's mutual_info_score on the predictions. The networks are random, the images too.
+"""
+
+import copy
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.row import DifferentError, Goal, Piece, Row
+from hardbench import seeding
+from hardbench.data.transforms import Standardise
+from hardbench.metrics.mutual import plugin
+from hardbench.models.layers import Chain
+from hardbench.registry import MODELS
+from hardbench.seeding import Seeds
+from hardbench.studies.train import Config
+from hardbench.training.masking import Masker, Tally, count, masked_layers, steps, subsets
+
+SHAPE, CLASSES, SETS, BATCH = (3, 32, 32), 10, 2, 128
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+FLOPS = {"vgg11": 2 * 153e6, "vgg16": 2 * 313e6}  # of one image's forward pass
+
+
+def images(quick: bool) -> int:
+    """How many go through the networks."""
+    return 128 if quick else 512
+
+
+@functools.cache
+def network(model: str) -> Chain:
+    """Drawn weights, spread so that all classes are predicted, and statistics of batch norm far from 0 and 1."""
+    config = Config(model=model, dataset="cifar10")
+    chain = MODELS[model].call(SHAPE, CLASSES, config, seeding.networks(0, 0, 1)).member(0).eval()
+    generator = Seeds(0).child("benchmark").generator()
+    with torch.no_grad():
+        for module in chain.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for tensor, low, high in ((module.running_mean, -0.3, 0.3), (module.running_var, 0.1, 0.5), (module.weight, 0.7, 1.3)):
+                    assert tensor is not None
+                    tensor.copy_(low + (high - low) * torch.rand(tensor.shape, generator=generator))
+    return chain
+
+
+def pixels(quick: bool) -> tuple[Tensor, Tensor]:
+    """uint8 images [N, 3, 32, 32], smooth so that networks tell them apart, and labels."""
+    generator = Seeds(1).child("benchmark").generator()
+    coarse = torch.rand(images(quick), 3, 4, 4, generator=generator)
+    fine = nn.functional.interpolate(coarse, size=32, mode="bilinear")
+    return (255 * fine).to(torch.uint8), torch.arange(images(quick)) % CLASSES
+
+
+def masks(model: str) -> dict[int, Tensor]:
+    """Two sets of every convolution's channels, bool [S, n]."""
+    chain = network(model)
+    found, streams = steps(chain, SHAPE), Seeds(0).child("masks")
+    return {layer: subsets(found[layer].channels, SETS, streams.child(layer).generator()) for layer in masked_layers(chain)}
+
+
+class Usual(Dataset[Any]):
+    """Images as torchvision's CIFAR10 gives them: one by one, from arrays over PIL to standardised tensors."""
+
+    def __init__(self, quick: bool):
+        from torchvision import transforms
+
+        raw, self.labels = pixels(quick)
+        self.arrays = raw.permute(0, 2, 3, 1).numpy()
+        self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        return self.transform(Image.fromarray(self.arrays[index])), int(self.labels[index])
+
+
+def plain(model: str, quick: bool) -> Piece:
+    """A full pass for every set."""
+    from sklearn.metrics import mutual_info_score
+
+    chain, wanted = network(model), masks(model)
+    names = [step.module for step in steps(chain, SHAPE)]
+    loader = DataLoader(Usual(quick), batch_size=BATCH)
+
+    def information(net: nn.Module) -> float:
+        with torch.no_grad():
+            parts = [(net(inputs).argmax(1), labels) for inputs, labels in loader]
+        predicted, labels = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
+        return float(mutual_info_score(labels, predicted))
+
+    def call() -> Any:
+        found = []
+        for layer, rows in wanted.items():
+            for keep in rows:
+                masked = copy.deepcopy(chain)
+                weight = masked.get_submodule(names[layer]).weight
+                with torch.no_grad():
+                    weight[~keep] = 0  # type: ignore[operator]
+                found.append(information(masked))
+        return np.array(found)
+
+    return Piece(call)
+
+
+def ours(model: str, precision: str, quick: bool) -> Piece:
+    """The engine, from the network to the information of every set."""
+    chain, wanted = network(model), masks(model)
+    raw, labels = pixels(quick)
+    standardise = Standardise(torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1))
+
+    def call() -> Any:
+        masker = Masker(chain, SHAPE, wanted, precision)
+        masker.fix("conv_weight", lambda: iter(()))
+        tally = Tally(wanted, CLASSES)
+        for _ in count(masker, lambda first, stop: standardise(raw[first:stop], 255.0), labels, tally, BATCH):
+            pass
+        return np.concatenate([plugin(tally.counts[layer][0]).numpy() for layer in wanted])
+
+    return Piece(call, flops=len(labels) * FLOPS[model] * SETS * len(wanted))
+
+
+def check(tolerance: float, expected: Any, found: Any) -> str:
+    """Information of every set, which one prediction in 512 moves by about .005."""
+    apart = np.abs(expected - found).max()
+    words = f"information {expected.min():.3f} to {expected.max():.3f} nats, within {apart:.1e}"
+    if apart > tolerance:
+        raise DifferentError(words)
+    return words
+
+
+ROWS = [
+    Row(
+        f"masking_{model}_{precision}",
+        f"{model}, 512 images, {SETS} sets of channels per convolution: predictions and information",
+        "network",
+        functools.partial(plain, model),
+        functools.partial(ours, model, precision),
+        functools.partial(check, tolerance),
+        Goal("faster", bound),
+        precision=precision,
+        needs=("avx512_bf16",) if precision == "bf16" else (),
+        goal_if_quick=False,
+    )
+    for model in ("vgg11", "vgg16")
+    for precision, bound, tolerance in (("fp32", 3, 0.02), ("bf16", 6, 0.2))
+]

@@ -1,0 +1,137 @@
+"""From words to cells: the points of a grid (or of a union of grids), each a configuration of the swept study."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hardbench.config import Config, Option, options
+from hardbench.errors import ConfigError
+from hardbench.registry import Registry
+
+LEFT_OUT = ("device", "threads", "data_dir", "name", "tag", "checkpoint_every")  # numbers do not depend on them
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point: its configuration, the hash that tells whether it has been computed, and a short name."""
+
+    config: Config
+    key: str
+    label: str
+
+    @property
+    def networks(self) -> int:
+        """How many it trains."""
+        return int(getattr(self.config, "repeats", 1))
+
+
+Point = dict[str, Any]
+
+
+def points(
+    study: type[Config], given: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any], grids: Sequence[Mapping[str, Sequence[Any]]]
+) -> list[Point]:
+    """Values by setting for every point, without those that the point's own choices do not read.
+
+    `given` (the command line) comes before `fixed` and before every grid. A setting that is not read is left out where the choice it
+    hangs on is itself swept; ConfigError if no point reads it.
+    """
+    beaten = {rival for name in given for rival in _rivals(study, name)} | given.keys()
+    found: list[Point] = []
+    for grid in grids or [{}]:
+        axes = {name: [value] for name, value in fixed.items() if name not in beaten and name not in grid}
+        axes |= {name: list(values) for name, values in grid.items() if name not in beaten} | {n: list(v) for n, v in given.items()}
+        found += [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    return list(_read(study, found))
+
+
+def _rivals(study: type[Config], name: str) -> set[str]:
+    known = options(study)
+    return set(known[name].declared.instead_of) | {other for other, option in known.items() if name in option.declared.instead_of}
+
+
+def _read(study: type[Config], found: Sequence[Point]) -> Iterator[Point]:
+    known = options(study)
+    chosen = {
+        name: {point.get(name) or option.declared.default for point in found}
+        for name, option in known.items()
+        if isinstance(option.declared.choices, Registry)
+    }
+    for option in known.values():
+        values = [point[option.name] for point in found if point.get(option.name) is not None]
+        chooser = option.declared.read_by
+        if (
+            values
+            and chooser
+            and len(chosen[chooser]) > 1
+            and not any(_reads(known[chooser], word, option.name) for word in chosen[chooser])
+        ):
+            raise option.fail(values[0], f"no {chooser} of the sweep reads it")
+    for point in found:
+        yield {
+            name: value
+            for name, value in point.items()
+            if not ((chooser := known[name].declared.read_by) and len(chosen[chooser]) > 1)
+            or _reads(known[chooser], point.get(chooser) or known[chooser].declared.default, name)
+        }
+
+
+def _reads(chooser: Option, word: str, name: str) -> bool:
+    registry = chooser.declared.choices
+    return isinstance(registry, Registry) and name in registry[word].reads
+
+
+def configurations(study: type[Config], found: Sequence[Point], shared: Mapping[str, Any]) -> list[Config]:
+    """The distinct configurations of the points; `shared` are settings that all have and that a point may overrule."""
+    made: dict[str, Config] = {}
+    for point in found:
+        config = study(**{**{name: value for name, value in shared.items() if name in options(study)}, **point})
+        made.setdefault(json.dumps(numbers(config), sort_keys=True, default=str), config)
+    return list(made.values())
+
+
+def numbers(config: Config) -> dict[str, Any]:
+    """The settings that numbers depend on."""
+    return {name: value for name, value in config.as_dict().items() if name not in LEFT_OUT}
+
+
+def digest(*parts: Any) -> str:
+    """16 hexadecimal digits of anything that is plain data."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def several(option: Option, value: Any) -> tuple[Any, ...]:
+    """The values of a setting in a grid."""
+    values: tuple[Any, ...] = option.accept(value)
+    kept = [value for place, value in enumerate(values) if value not in values[:place]]
+    return tuple(kept)
+
+
+def one(option: Option, value: Any) -> Any:
+    """The value of a setting that all cells share."""
+    return None if value is None else option.declared.each.accept(value)
+
+
+def label(config: Config, swept: Sequence[str]) -> str:
+    """A cell's swept values in words: mlp relu p0.1."""
+    words = []
+    for name in sorted(swept, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name)):
+        value = getattr(config, name)
+        if value is not None:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+            words.append(text if name in ("model", "activation", "dataset") else f"{SHORT.get(name, name)}{text}")
+    return " ".join(words) or "cell"
+
+
+FIRST = ("model", "activation", "corruption_p")
+SHORT = {"corruption_p": "p", "seed": "s", "noise_ratio": "noise"}
+
+
+def check_section(name: str, value: Any) -> Mapping[str, Any]:
+    """A mapping of settings, as `fixed` and the members of `grid` are."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name}: {value}; settings with their values, in YAML")
+    return {str(key): item for key, item in value.items()}

@@ -1,0 +1,101 @@
+"""From cells to jobs: networks that can share a stack, cut into chunks that fit the machine."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+from hardbench.campaign.grid import Cell, digest, numbers
+from hardbench.config import Config
+from hardbench.registry import MODELS
+from hardbench.settings import TrainingSettings
+
+OWN = ("seed", "corruption_p", "noise_ratio", "repeats", "first_repeat")  # what a network of a stack may have of its own
+CHUNKS = ((256, 20), (512, 10))  # widest layer up to -> networks in a stack that still fits a core's cache
+WIDE, LOOPED, GPU = 2, 5, 400  # wider layers; networks that do not stack; stacks on a GPU
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some networks of a cell."""
+
+    cell: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker does at one go: a function (`module:name`) of plain data."""
+
+    parts: tuple[Part, ...]
+    call: str
+    payload: Any = field(repr=False)
+
+    @property
+    def networks(self) -> int:
+        """How many it trains."""
+        return sum(part.count for part in self.parts)
+
+
+STACK = "hardbench.training.course:train_stack"
+
+
+def stackable(config: Config) -> bool:
+    """Whether networks of a training can come from a stack: all but those that need a run of their own while they train."""
+    if not isinstance(config, TrainingSettings) or not type(config).__module__.endswith("studies.train"):
+        return False
+    return not config.log_model and not config.record_dynamics and config.hardness is None
+
+
+def stack_key(config: TrainingSettings, data: str) -> str:
+    """Configurations with the same key train in one stack; `data` names the samples."""
+    own = [name for name in OWN if not config.stop_at_target or name == "repeats"]  # a target adds evaluation points
+    if config.layer_metrics != ("none",):
+        own = [name for name in own if name not in ("seed", "noise_ratio")]  # they fix what the layers are measured on
+    return digest({name: value for name, value in numbers(config).items() if name not in own}, data)
+
+
+def chunk(config: TrainingSettings, cuda: bool) -> int:
+    """Networks in one stack."""
+    if config.model not in ("mlp", "gmlp"):
+        return LOOPED
+    if cuda:
+        return GPU
+    widest = max(config.widths or (config.width or MODELS[config.model].defaults["width"],))
+    return next((count for width, count in CHUNKS if widest <= width), WIDE)
+
+
+def stacks(cells: Sequence[Cell], todo: Sequence[int], data: Mapping[int, str], cuda: bool, workers: int) -> list[Job]:
+    """The jobs of the stackable cells among `todo`: their networks, in order, in chunks of a size fixed by the plan."""
+    groups: dict[str, list[int]] = {}
+    for index in todo:
+        config = cells[index].config
+        assert isinstance(config, TrainingSettings)
+        groups.setdefault(stack_key(config, data[index]) + (str(index) if config.stop_at_target else ""), []).append(index)
+    jobs = []
+    for group in groups.values():
+        config = cells[group[0]].config
+        assert isinstance(config, TrainingSettings)
+        networks = [(index, r) for index in group for r in range(cells[index].networks)]
+        size = len(networks) if config.stop_at_target else min(chunk(config, cuda), max(1, -(-len(networks) // workers)))
+        for start in range(0, len(networks), size):
+            piece = networks[start : start + size]
+            parts = tuple(_part(cells, index, list(rows)) for index, rows in groupby(piece, key=lambda pair: pair[0]))
+            jobs.append(stack_job(cells, parts))
+    return jobs
+
+
+def _part(cells: Sequence[Cell], index: int, rows: Sequence[tuple[int, int]]) -> Part:
+    return Part(index, int(getattr(cells[index].config, "first_repeat", 0)) + rows[0][1], len(rows))
+
+
+def stack_job(cells: Sequence[Cell], parts: Sequence[Part]) -> Job:
+    """The job that trains these parts in one stack."""
+    configs = [replace(cells[part.cell].config, first_repeat=part.first, repeats=part.count) for part in parts]  # type: ignore[call-arg]
+    return Job(tuple(parts), STACK, [{name: getattr(config, name) for name in config.as_dict()} for config in configs])
+
+
+def split(cells: Sequence[Cell], job: Job) -> Iterator[Job]:
+    """A stack whose job failed, part by part, so that only those fail that must."""
+    return (stack_job(cells, [part]) for part in job.parts)

@@ -1,0 +1,124 @@
+"""The results of a campaign: rows per network, a summary per cell, arrays that its figures are drawn from."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hardbench.metrics.hardness import final, mean_stderr
+from hardbench.stored import StoredRun
+
+PER_RUN, SUMMARY, SECONDS = "results_per_run.csv", "results_summary.csv", "seconds.npy"
+FIRST = {"activation": "activation", "model_type": "model", "p": "corruption_p"}  # column -> setting
+SCORES = {"test_accuracy": "accuracy", "test_loss": "loss"}  # column -> array
+
+
+class Table:
+    """Finished cells with the numbers of their networks. `swept` are the settings that differ."""
+
+    def __init__(self, swept: Sequence[str]):
+        self.settings = {**FIRST, **{name: name for name in sorted(swept) if name not in FIRST.values() and name != "seed"}}
+        self.swept = sorted(swept)
+        self.cells: dict[str, dict[str, Any]] = {}  # by hash
+
+    def add(self, key: str, stored: StoredRun, baseline: float) -> None:
+        """Read a finished cell from the store."""
+        config = stored.config
+        row: dict[str, Any] = {column: _word(config.get(name)) for column, name in self.settings.items()}
+        row |= {"seed": config.get("seed", ""), "first": config.get("first_repeat", 0), "run": stored.id, "baseline": baseline}
+        if stored.has("metrics.npz") and SCORES.keys() and "accuracy" in stored.arrays and "confusion" in stored.arrays:
+            row |= {column: final(stored.arrays, name) for column, name in SCORES.items()}
+        else:  # of another study: whatever it measured, as one row
+            row |= {name: np.array([value]) for name, value in sorted(stored.metrics.items()) if not name.endswith("_stderr")}
+        path = stored.file(SECONDS) if stored.has(SECONDS) else None
+        row["seconds"] = np.full(1, np.nan) if path is None else np.load(path, allow_pickle=False)
+        self.cells[key] = row
+
+    def ordered(self) -> list[dict[str, Any]]:
+        """Cells by model_type, activation, p, then the other settings; numbers as numbers."""
+        names = ["model_type", "activation", "p", *(name for name in self.settings if name not in FIRST), "seed", "first", "run"]
+        return sorted(self.cells.values(), key=lambda row: [_rank(row[name]) for name in names])
+
+    def measured(self) -> list[str]:
+        """Columns of numbers."""
+        return list(dict.fromkeys(name for row in self.cells.values() for name, value in row.items() if isinstance(value, np.ndarray)))
+
+    def per_run(self) -> tuple[list[str], list[list[Any]]]:
+        """Header and one row per network: settings, seed, repeat, test accuracy and loss, seconds."""
+        scores = [name for name in self.measured() if name != "seconds"] or list(SCORES)
+        rows = []
+        for row in self.ordered():
+            count = max((len(row[name]) for name in scores if name in row), default=0)
+            for r in range(count):
+                numbers = [_number(row.get(name), r) for name in [*scores, "seconds"]]
+                rows.append([*(row[name] for name in self.settings), row["seed"], row["first"] + r, *numbers, row["run"]])
+        return [*self.settings, "seed", "repeat", *scores, "seconds", "run"], rows
+
+    def summary(self) -> tuple[list[str], list[list[Any]]]:
+        """Header and one row per cell: repeats, mean, std (ddof 1), population std and standard error of every score."""
+        scores = [name for name in self.measured() if name not in ("seconds", "test_loss")] or ["test_accuracy"]
+        kinds = [f"{kind}_{name}" for name in scores for kind in ("mean", "std", "pstd", "stderr")]
+        seeds = ["seed"] if "seed" in self.swept else []
+        rows = []
+        for row in self.ordered():
+            numbers: list[Any] = []
+            for name in scores:
+                values = np.asarray(row.get(name, []), dtype=float)
+                values = values[np.isfinite(values)]
+                mean, stderr = mean_stderr(values) if len(values) else (np.nan, np.nan)
+                std = np.std(values, ddof=1) if len(values) > 1 else np.nan
+                numbers += [mean, std, np.std(values) if len(values) else np.nan, stderr]
+            repeats = max(len(row[name]) for name in scores if name in row)
+            rows.append([*(row[name] for name in [*self.settings, *seeds]), repeats, *map(_text, numbers)])
+        return [*self.settings, *seeds, "repeats", *kinds], rows
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """For figures: every score [C, R] (nan where a cell has fewer networks), the baseline [C], settings as words [C]."""
+        rows = self.ordered()
+        found: dict[str, np.ndarray] = {"swept": np.array(self.swept, dtype=str)}
+        for column, name in {**self.settings, "seed": "seed"}.items():
+            found[f"setting_{name}"] = np.array([str(row[column]) for row in rows], dtype=str)
+        found["baseline"] = np.array([row["baseline"] for row in rows], dtype=float)
+        longest = max((len(value) for row in rows for value in row.values() if isinstance(value, np.ndarray)), default=0)
+        for name in self.measured():
+            whole = np.full((len(rows), longest), np.nan)
+            for place, row in enumerate(rows):
+                values = row.get(name, np.array([]))
+                whole[place, : len(values)] = values
+            found[name] = whole
+        return found
+
+
+def _word(value: Any) -> Any:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return "" if value is None else value
+
+
+def _rank(value: Any) -> tuple[int, float, str]:
+    return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))
+
+
+def _number(values: np.ndarray | None, r: int) -> Any:
+    return "" if values is None or r >= len(values) else _text(values[r])
+
+
+def _text(value: Any) -> Any:
+    return "" if np.isnan(value) else float(value)
+
+
+def write(path: Path, table: tuple[list[str], list[list[Any]]]) -> None:
+    """A CSV file, renamed into place when whole."""
+    aside = path.with_name(f".{path.name}.part")
+    with aside.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(table[0])
+        writer.writerows(table[1])
+    aside.replace(path)
+
+
+def counts(states: Mapping[int, str]) -> dict[str, int]:
+    """How many cells are done, running, failed and to do."""
+    return {state: sum(1 for found in states.values() if found == state) for state in ("done", "running", "failed", "to do")}

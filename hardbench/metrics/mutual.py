@@ -1,0 +1,124 @@
+"""What predictions tell about labels, in nats, from confusions; which classes and which channels it hangs on."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+RESAMPLES = 200  # of a bootstrap
+
+
+def plugin(confusion: Tensor) -> Tensor:
+    """I(Y; prediction) of the observed shares, [...] of counts [..., K, K], in [0, ln K] nats; too high by about (K-1)^2 / (2 N)."""
+    counts = confusion.double()
+    return entropy(counts.sum(-1)) + entropy(counts.sum(-2)) - entropy(counts.flatten(-2))
+
+
+def grassberger(confusion: Tensor) -> Tensor:
+    """I(Y; prediction) from Grassberger's entropies (2003, arXiv:physics/0307138), [...] of counts [..., K, K], nats; may fall below 0.
+
+    His estimate is for few samples per cell: near-independent tables of 100 classes and 10 000 samples come out right within .15.
+    """
+    counts = confusion.double()
+    return _corrected(counts.sum(-1)) + _corrected(counts.sum(-2)) - _corrected(counts.flatten(-2))
+
+
+ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {"plugin": plugin, "grassberger": grassberger}
+
+
+def entropy(counts: Tensor) -> Tensor:
+    """-sum p ln p of counts [..., M], nats; nan where there are none."""
+    shares = counts.double() / counts.sum(-1, keepdim=True)
+    return -torch.special.xlogy(shares, shares).sum(-1)
+
+
+def _corrected(counts: Tensor) -> Tensor:
+    """ln N - sum n G(n) / N with G(n) = psi(n) + (-1)^n / 2 (psi((n + 1) / 2) - psi(n / 2))."""
+    total = counts.sum(-1)
+    n = counts.clamp_min(1)
+    sign = 1 - 2 * (n % 2)
+    g = torch.digamma(n) + sign / 2 * (torch.digamma((n + 1) / 2) - torch.digamma(n / 2))
+    return total.log() - (counts * g).sum(-1) / total
+
+
+def class_information(confusion: Tensor) -> Tensor:
+    """KL(p(prediction | class) || p(prediction)) of every class, [..., K] of counts [..., K, K], nats, >= 0; I is its mean over samples.
+
+    How far the predictions of a class stand out from those of all; nan for a class without samples.
+    """
+    counts = confusion.double()
+    given = counts / counts.sum(-1, keepdim=True)
+    overall = (counts.sum(-2) / counts.sum((-2, -1))[..., None]).unsqueeze(-2)
+    return (
+        (torch.special.xlogy(given, given) - torch.special.xlogy(given, overall))
+        .nan_to_num(nan=0.0)
+        .sum(-1)
+        .where(counts.sum(-1) > 0, torch.nan)
+    )
+
+
+def bootstrap_mean(values: Tensor, generator: torch.Generator) -> tuple[float, float]:
+    """The 95 % interval of the mean of values [S], by drawing the values anew."""
+    rows = torch.randint(len(values), (RESAMPLES, len(values)), generator=generator)
+    low, high = torch.quantile(values.double()[rows].mean(1), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def contributions(masks: Tensor, values: Tensor, generator: torch.Generator) -> Tensor:
+    """What each channel adds to the information, (estimate, low, high) [3, n] in nats, from masks bool [S, n] and values [S].
+
+    The coefficients of a ridge regression of the values on the indicators of the kept channels, which are the Shapley values of the linear
+    game that fits best; the penalty by generalised cross-validation. low and high bound 95 % of the coefficients over subsets drawn anew.
+    With fewer than 4 n subsets the coefficients are pulled together: read them as an order. nan for a single subset.
+    """
+    kept, values = masks.double(), values.double()
+    if len(values) < 2:
+        return kept.new_full((3, kept.shape[1]), torch.nan)
+    penalty = _penalty(kept, values)
+    estimate = _ridge(kept, values, penalty)
+    rows = torch.randint(len(values), (RESAMPLES, len(values)), generator=generator)
+    drawn = torch.stack([_ridge(kept[row], values[row], penalty) for row in rows])
+    low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    return torch.stack([estimate, low, high])
+
+
+def _penalty(kept: Tensor, values: Tensor) -> float:
+    """The ridge penalty with the least generalised cross-validation error, of 25 between 1e-4 and 1e4 times the mean variance."""
+    x, y = kept - kept.mean(0), values - values.mean()
+    u, s, _ = torch.linalg.svd(x, full_matrices=False)
+    grid = torch.logspace(-4, 4, 25, dtype=torch.float64) * max(float(s.square().mean()), 1e-12)
+    shrink = s.square() / (s.square() + grid[:, None])  # [25, M]
+    left = (y - (shrink * (u.T @ y)) @ u.T).square().sum(1)
+    freedom = (len(y) - 1 - shrink.sum(1)).clamp_min(1e-9)
+    return float(grid[(left / freedom.square()).argmin()])
+
+
+def _ridge(kept: Tensor, values: Tensor, penalty: float) -> Tensor:
+    x, y = kept - kept.mean(0), values - values.mean()
+    if x.shape[0] < x.shape[1]:
+        gram = x @ x.T + penalty * torch.eye(len(x), dtype=x.dtype)
+        return x.T @ torch.linalg.solve(gram, y)
+    return torch.linalg.solve(x.T @ x + penalty * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
+
+
+def synergies(masks: Tensor, values: Tensor, channels: Tensor, generator: torch.Generator) -> Tensor:
+    """What two channels tell together beyond what each adds, (estimate, low, high) [3, P, P] nats, for channels [P]; nan on the diagonal.
+
+    Above 0 they need each other, below 0 they tell the same. The slope of what the ridge regression leaves on the product of both centred
+    indicators, with its 95 % interval over subsets drawn anew.
+    """
+    kept, values = masks.double(), values.double()
+    rest = values - values.mean() - (kept - kept.mean(0)) @ _ridge(kept, values, _penalty(kept, values))
+    centred = (kept - kept.mean(0))[:, channels]
+    products = centred[:, :, None] * centred[:, None, :]  # [S, P, P]
+    rows = torch.randint(len(values), (RESAMPLES, len(values)), generator=generator)
+    drawn = torch.stack([_slope(products[row], rest[row]) for row in rows])
+    low, high = torch.nanquantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    found = torch.stack([_slope(products, rest), low, high])
+    found[:, range(len(channels)), range(len(channels))] = torch.nan
+    return found
+
+
+def _slope(products: Tensor, rest: Tensor) -> Tensor:
+    apart = products - products.mean(0)
+    return torch.einsum("spq,s->pq", apart, rest - rest.mean()) / apart.square().sum(0)

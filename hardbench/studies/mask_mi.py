@@ -1,0 +1,373 @@
+"""Mask channels of one layer at a time and measure what the predictions still tell about the labels.
+
+Question: how much does each layer's information hang on many channels? For every convolution (hidden unit layers of an mlp) sets of
+channels of random size are kept, the others made constants; I(Y; prediction) over the test set, its loss per layer and class, and what
+each channel adds. Expect early layers to lose more than late ones; VGG-11 with 20 sets takes a core about 20 s per 100 images.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hardbench import console, tracking
+from hardbench.config import setting
+from hardbench.data.samples import Samples, prepare
+from hardbench.data.transforms import Standardise, unit_of
+from hardbench.errors import ConfigError, TrackingError
+from hardbench.figures import draw
+from hardbench.metrics.mutual import ESTIMATORS, bootstrap_mean, class_information, contributions, entropy, synergies
+from hardbench.models.layers import Chain
+from hardbench.registry import MODELS
+from hardbench.seeding import Seeds
+from hardbench.settings import MachineSettings, PlaceSettings
+from hardbench.stored import FILES, StoredRun
+from hardbench.studies import train
+from hardbench.studies.eval import restore
+from hardbench.training import masking
+from hardbench.training.masking import Masker, Tally
+
+STUDY = "mask-mi"
+VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
+STATE = "partial.npz"  # what is done so far, while the run is on
+SAVE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Config(MachineSettings, PlaceSettings):
+    """Settings of `hardbench mask-mi`."""
+
+    run: str | None = setting(
+        None, "Trained run: id, unique prefix of one, or last (the default).", position=True, was=("run_dir", "run_id")
+    )
+    model: str | None = setting(
+        None, "The newest finished run of that model, or all: of each VGG.", instead_of=("run",), was=("model_type",), headline=True
+    )
+    checkpoint: str = setting("best", "Weights: best on validation, or last.", choices=("best", "last"), headline=True)
+    n_subsets: int = setting(100, "Sets of channels per layer.", low=1, headline=True)
+    mask_mode: str = setting(
+        "conv_weight",
+        "What a masked channel becomes: what its layer gives with weights 0, zero, or its mean over the images.",
+        choices=masking.MODES,
+        headline=True,
+    )
+    estimator: str = setting(
+        "plugin", "Estimate of the information; grassberger for few samples per pair.", choices=ESTIMATORS, headline=True
+    )
+    layers: tuple[int, ...] = setting(("all",), "Layers, counted among those that can be masked: all, or 0,3.", low=0, words=("all",))
+    images: int | str = setting("all", "Test images, drawn once.", low=1, words=("all",), headline=True)
+    batch_size: int = setting(128, "Images that go through the network at once.", low=1)
+    memory: int = setting(512, "MiB that values on their way through the network may take; neither sets nor images add to it.", low=16)
+    pairs: int = setting(0, "Strongest channels per layer whose pairwise synergy is estimated, too.", low=0)
+    seed: int = setting(0, "Seed of the sets, of the drawn images and of the intervals.", low=0, headline=True)
+    precision: str = setting("fp32", "Arithmetic of the products.", choices=("fp32", "bf16"), headline=True)
+    name: str | None = setting(None, "Run name; default: model and mode.")
+    tag: dict[str, str] | None = setting(None, "Tags for the run, k=v,k2=v2.")
+
+    def check(self) -> None:
+        """A word beside `all` means nothing."""
+        if "all" in self.layers and len(self.layers) > 1:
+            raise ConfigError(f"layers: {','.join(map(str, self.layers))}; all, or numbers")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer whose channels are masked: its number among these, its place in a flat sequence of modules, what a set costs."""
+
+    number: int
+    name: str
+    module: str
+    channels: int
+    work: int
+
+
+@dataclass
+class Subject:
+    """One trained run under study: networks, the test images, layers and masks by the layer's position among the products."""
+
+    stored: StoredRun
+    model: str
+    members: list[Chain]
+    test: Samples
+    standardise: Standardise
+    class_names: tuple[str, ...]
+    layers: dict[int, Layer]
+    masks: dict[int, Tensor]
+    part: Tensor | None = None  # [N], which part of the images each belongs to, where they are counted apart (as easy and hard)
+    tallies: list[Tally] = field(default_factory=list)
+
+    def inputs(self, first: int, stop: int) -> Tensor:
+        """Standardised images."""
+        raw = self.test.inputs[first:stop]
+        return self.standardise(raw, unit_of(raw))
+
+    def masker(self, config: Config, r: int) -> Masker:
+        """Network r under the masks, its constants set."""
+        made = Masker(self.members[r], self.test.shape, self.masks, config.precision, config.memory << 20)
+        size = made.batch(config.batch_size)
+        made.fix(config.mask_mode, lambda: (self.inputs(first, first + size) for first in range(0, len(self.test), size)))
+        return made
+
+
+def run(config: Config) -> None:
+    """Measure the runs asked for, in a run of its own; the JSON goes to the trained runs, too."""
+    target = train.out_folder(config.out)
+    subjects = [set_up(config, stored) for stored in sources(config)]
+    models = ", ".join(subject.model for subject in subjects)
+    note = f"{config.n_subsets} sets of channels per layer of {models}, {config.mask_mode}, {config.checkpoint} weights\n"
+    note += f"information of {len(subjects[0].test)} test images by {config.estimator}, runs {', '.join(s.stored.id[:8] for s in subjects)}"
+    tags = {**(config.tag or {}), "hardbench.source_run": ",".join(subject.stored.id for subject in subjects)}
+    with tracking.start(STUDY, config, config.name or f"{models} {config.mask_mode}", note, tags=tags) as open_run:
+        _measure(open_run, config, subjects, None)
+    _report(open_run, config, subjects, target)
+
+
+def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> None:
+    """Go on with an unfinished run at its next unfinished layer."""
+    target = train.out_folder(out)
+    config = Config.read(changed, stored.config)
+    found = [tracking.find(word, ["train"]) for word in stored.tags["hardbench.source_run"].split(",")]
+    subjects = [set_up(config, one) for one in found]
+    state = None
+    if stored.has(STATE):
+        with np.load(stored.file(STATE), allow_pickle=False) as archive:
+            state = {name: archive[name] for name in archive.files}
+    else:
+        console.warn(f"run {stored.id} had finished no layer yet: it starts again")
+    with tracking.reopen(stored) as open_run:
+        _measure(open_run, config, subjects, state)
+    _report(open_run, config, subjects, target)
+
+
+def sources(config: Config) -> list[StoredRun]:
+    """The trained runs: the one named, or the newest finished one of a model (or of each VGG) that kept its weights, sweep cells too."""
+    if config.model is None:
+        return [tracking.find(config.run or "last", ["train"])]
+    wanted = VGGS if config.model == "all" else (MODELS[config.model].name,)
+    newest: dict[str, StoredRun] = {}
+    for one in tracking.runs("train", cells=True):
+        model = one.params.get("model", "")
+        if model in wanted and model not in newest and one.status == "FINISHED" and one.has(f"checkpoints/{config.checkpoint}.pt"):
+            newest[model] = one
+    if not newest:
+        where = f"a finished run of {' or '.join(wanted)} with its weights, and there is none in {tracking.uri()}"
+        raise TrackingError(f"model: {config.model}; {where} (sweeps keep them with --keep-checkpoints)")
+    return [newest[name] for name in wanted if name in newest]
+
+
+def set_up(config: Config, stored: StoredRun) -> Subject:
+    """All that measuring a run needs; raises before a run exists if anything does not fit."""
+    place = {"device": config.device, "threads": config.threads, "data_dir": config.data_dir, "config": None}
+    trained = train.Config.read(place, stored.config)
+    split = prepare(trained, trained.seed)
+    learner, standardise = restore(stored, trained, split, config.checkpoint)
+    members = [learner.networks.member(r).to(learner.device).eval() for r in range(trained.repeats)]
+    masking.check(members[0], trained.model)
+    seeds = Seeds(config.seed).child("masks")
+    products, there = masking.steps(members[0], split.test.shape), masking.masked_layers(members[0])
+    chosen = range(len(there)) if "all" in config.layers else sorted(set(config.layers))
+    if max(chosen) >= len(there):
+        raise ConfigError(f"layers: {max(chosen)}; from 0 to {len(there) - 1} ({trained.model})")
+    test = split.test
+    if config.images != "all":
+        if int(config.images) > len(test):
+            raise ConfigError(f"images: {config.images}; at most the {len(test)} test images there are")
+        order = torch.randperm(len(test), generator=seeds.child("images").generator())
+        test = test.pick(order[: int(config.images)].sort().values)
+    layers = {}
+    for i in chosen:
+        step = products[there[i]]
+        layers[there[i]] = Layer(i, step.name, step.module, step.channels, masking.work(products, there[i]))
+    masks = {at: masking.subsets(layer.channels, config.n_subsets, seeds.child(layer.number).generator()) for at, layer in layers.items()}
+    device = learner.device
+    return Subject(stored, trained.model, members, test.to(device), standardise.to(device), split.class_names, layers, masks)
+
+
+def _measure(run: tracking.Run, config: Config, subjects: list[Subject], state: Mapping[str, np.ndarray] | None) -> None:
+    """Count the confusions of every network, layer and set; then store what follows from them."""
+    for subject in subjects:
+        subject.tallies = [Tally(subject.masks, len(subject.class_names)) for _ in subject.members]
+    every = [(m, r) for m, subject in enumerate(subjects) for r in range(len(subject.members))]
+    if state is not None:
+        for m, r in every:
+            start = f"{m}_{r}_"
+            subjects[m].tallies[r].load({name.removeprefix(start): found for name, found in state.items() if name.startswith(start)})
+    saved = time.monotonic()
+    for _ in _counted(run, config, subjects, every):
+        if time.monotonic() - saved > SAVE_SECONDS:
+            _save(run, subjects, every)
+            saved = time.monotonic()
+    _store(run, config, subjects)
+    (run.folder / STATE).unlink(missing_ok=True)
+
+
+def _counted(run: tracking.Run, config: Config, subjects: list[Subject], every: list[tuple[int, int]]) -> Iterator[None]:
+    """Fills the tallies, showing how far it is."""
+    weights = [{at: layer.work * len(subject.masks[at]) for at, layer in subject.layers.items()} for subject in subjects]
+    total = sum(sum(weights[m].values()) * len(subjects[m].test) for m, _ in every)
+    done = 0
+    with console.progress(run.id[:8], max(total >> 20, 1)) as show:
+        for m, r in every:
+            subject = subjects[m]
+            tally = subject.tallies[r]
+            masker = subject.masker(config, r)
+            size = masker.batch(config.batch_size)
+            for _ in masking.count(masker, subject.inputs, subject.test.labels, tally, size, subject.part):
+                begun = min(size, len(subject.test) - tally.images)
+                now = done + tally.images * sum(weights[m].values()) + begun * sum(weights[m][at] for at in tally.layers)
+                show(now >> 20, f"{subject.model} images {tally.images}/{len(subject.test)}")
+                yield
+            done += len(subject.test) * sum(weights[m].values())
+
+
+def _save(run: tracking.Run, subjects: list[Subject], every: list[tuple[int, int]]) -> None:
+    state = {f"{m}_{r}_{name}": value for m, r in every for name, value in subjects[m].tallies[r].state().items()}
+    run.write_arrays(STATE, state)
+
+
+def arrays_of(config: Config, subject: Subject) -> dict[str, np.ndarray]:
+    """Everything that follows from the confusions of one trained run, [R, S, ...]; names end in the layer's number."""
+    estimate = ESTIMATORS[config.estimator]
+    labels = torch.bincount(subject.test.labels.cpu(), minlength=len(subject.class_names))
+    whole = torch.stack([tally.counts[-1].sum(0)[0] for tally in subject.tallies])  # [R, K, K]
+    found = {
+        "layers": np.array([layer.number for layer in subject.layers.values()]),
+        "layer_names": np.array([layer.name for layer in subject.layers.values()]),
+        "n_channels": np.array([layer.channels for layer in subject.layers.values()]),
+        "class_names": np.array(subject.class_names),
+        "label_entropy": entropy(labels).numpy(),
+        "confusion_full": whole.numpy(),
+        "mi_full": estimate(whole).numpy(),
+        "accuracy_full": _accuracy(whole).numpy(),
+        "class_information_full": class_information(whole).numpy(),
+    }
+    for at, layer in subject.layers.items():
+        number, masks = f"{layer.number:02d}", subject.masks[at]
+        confusion = torch.stack([tally.counts[at].sum(0) for tally in subject.tallies])  # [R, S, K, K]
+        mi = estimate(confusion)
+        seeds = Seeds(config.seed).child("masks", layer.number, "bootstrap")
+        found |= {
+            f"masks_{number}": masks.numpy(),
+            f"kept_{number}": masks.sum(1).numpy(),
+            f"confusion_{number}": confusion.int().numpy(),
+            f"mi_{number}": mi.numpy(),
+            f"accuracy_{number}": _accuracy(confusion).numpy(),
+            f"class_information_{number}": class_information(confusion).numpy(),
+            f"contribution_{number}": torch.stack([contributions(masks, row, seeds.generator()) for row in mi]).numpy(),
+            f"ci95_{number}": np.array(bootstrap_mean(mi.mean(0), seeds.generator())),
+        }
+        if config.pairs > 1 and len(masks) > 1:
+            strongest = torch.from_numpy(found[f"contribution_{number}"][:, 0].mean(0)).argsort(descending=True)[: config.pairs]
+            found[f"pairs_{number}"] = strongest.numpy()
+            found[f"synergy_{number}"] = torch.stack([synergies(masks, row, strongest, seeds.generator()) for row in mi]).numpy()
+    return found
+
+
+def _accuracy(confusion: Tensor) -> Tensor:
+    return confusion.diagonal(dim1=-2, dim2=-1).sum(-1).double() / confusion.sum((-2, -1))
+
+
+def summary(config: Config, subject: Subject, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """One model's part of the JSON: the published structure and what this study adds. Means over repeats; per_repeat has each."""
+    per_repeat: list[dict[str, Any]] = [
+        {"repeat": r, "i_full": float(full), "accuracy_full": float(arrays["accuracy_full"][r]), "layers": []}
+        for r, full in enumerate(arrays["mi_full"])
+    ]
+    layers = []
+    full = float(arrays["mi_full"].mean())
+    for layer in subject.layers.values():
+        number = f"{layer.number:02d}"
+        mi, sets = arrays[f"mi_{number}"], len(arrays[f"kept_{number}"])
+        low, high = arrays[f"ci95_{number}"].tolist()
+        lost = (arrays["class_information_full"][:, None] - arrays[f"class_information_{number}"]).mean((0, 1))
+        layers.append(
+            {
+                "layer_idx": layer.number,
+                "layer_name": layer.name,
+                "module": layer.module,
+                "n_channels": layer.channels,
+                "n_subsets": sets,
+                "mean_mi": float(mi.mean()),
+                "std_mi": float(mi.std(1).mean()),
+                "i_full": full,
+                "delta_mi": full - float(mi.mean()),
+                "ci95": [low, high],
+                "k": arrays[f"kept_{number}"].tolist(),
+                "mi": mi.mean(0).tolist(),
+                "accuracy": arrays[f"accuracy_{number}"].mean(0).tolist(),
+                "class_information_loss": [None if np.isnan(value) else float(value) for value in lost],
+                "contribution_underdetermined": sets < 4 * layer.channels,
+            }
+        )
+        for r, part in enumerate(per_repeat):
+            mean = float(mi[r].mean())
+            part["layers"].append(
+                {"layer_idx": layer.number, "mean_mi": mean, "std_mi": float(mi[r].std()), "delta_mi": per_repeat[r]["i_full"] - mean}
+            )
+    return {
+        "model_name": subject.model,
+        "checkpoint_path": str(subject.stored.file(f"checkpoints/{config.checkpoint}.pt")),
+        "source_run": subject.stored.id,
+        "n_subsets": config.n_subsets,
+        "mask_mode": config.mask_mode,
+        "estimator": config.estimator,
+        "n_images": len(subject.test),
+        "i_full": full,
+        "label_entropy": float(arrays["label_entropy"]),
+        "layers": layers,
+        "per_repeat": per_repeat,
+    }
+
+
+def _store(run: tracking.Run, config: Config, subjects: list[Subject]) -> None:
+    """Arrays, JSON and metrics; the JSON of each trained run goes to that run, too."""
+    each = {subject.model: arrays_of(config, subject) for subject in subjects}
+    alone = len(subjects) == 1
+    arrays = {name if alone else f"{model}/{name}": value for model, found in each.items() for name, value in found.items()}
+    run.write_arrays(FILES[STUDY][0], arrays | {"models": np.array(list(each))})
+    results = {subject.model: summary(config, subject, each[subject.model]) for subject in subjects}
+    run.write_text(_json(config), json.dumps(results, indent=1))
+    for subject in subjects:
+        found, end = each[subject.model], "" if alone else f"_{subject.model}"
+        metrics = {f"mask_mi_full{end}": found["mi_full"]}
+        for layer in subject.layers.values():
+            mean = found[f"mi_{layer.number:02d}"].mean(1)
+            metrics |= {f"mask_mi{end}/{layer.number:02d}": mean, f"delta_mi{end}/{layer.number:02d}": found["mi_full"] - mean}
+        run.log(metrics)
+        with tracking.extend(subject.stored) as trained:
+            trained.write_text(_json(config), json.dumps({subject.model: results[subject.model]}, indent=1))
+    run.tag("hardbench.source_run", ",".join(subject.stored.id for subject in subjects))
+
+
+def _json(config: Config) -> str:
+    return f"mi_results_{config.checkpoint}.json"
+
+
+def _report(run: tracking.Run, config: Config, subjects: list[Subject], out: Path | None) -> None:
+    """Draw the figures, print a line per layer, the run id and the link."""
+    stored = tracking.find(run.id, [STUDY])
+    with tracking.extend(stored) as open_run:
+        for name in draw([stored], open_run.folder / "figures"):
+            open_run.publish(f"figures/{name}")
+    for model, part in json.loads(stored.file(_json(config)).read_text()).items():
+        columns = ["layer", "name", "channels", "sets", "mean I", "std", "delta I", "95 %"]
+        rows = []
+        for layer in part["layers"]:
+            numbers = [f"{layer[name]:.3f}" for name in ("mean_mi", "std_mi", "delta_mi")]
+            low, high = layer["ci95"]
+            rows.append(
+                [layer["layer_idx"], layer["layer_name"], layer["n_channels"], layer["n_subsets"], *numbers, f"{low:.3f} to {high:.3f}"]
+            )
+        console.table(f"{model}: information of {part['n_images']} images / nats, {part['i_full']:.3f} without masks", columns, rows)
+        few = [layer["layer_idx"] for layer in part["layers"] if layer["contribution_underdetermined"]]
+        if few:
+            console.say(
+                f"contributions of channels in layers {', '.join(map(str, few))} rest on fewer than 4 sets per channel: an order, no more"
+            )
+    train.finish(run, out)

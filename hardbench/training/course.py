@@ -1,0 +1,292 @@
+"""A training from settings to records, without a store: one configuration, or several that train in one stack."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from hardbench import seeding
+from hardbench.config import options
+from hardbench.data.batches import Batches
+from hardbench.data.samples import Samples, Split, make_labels_wrong, prepare
+from hardbench.data.transforms import Standardise, check_fits, standardise_for, unit_of
+from hardbench.errors import ConfigError
+from hardbench.metrics.overlap import class_sums, overlap
+from hardbench.metrics.view import select
+from hardbench.models.gmlp import GreedyStack
+from hardbench.registry import MODELS
+from hardbench.settings import DataSettings, TrainingSettings
+from hardbench.training import machine, observers
+from hardbench.training.layers import Probe
+from hardbench.training.learners import Learner, learner
+from hardbench.training.loop import Observer, at, evaluation_steps, every, fit
+
+Prepare = Callable[[TrainingSettings, int], Split]
+_loaded: dict[str, Split] = {}  # the last split of this process
+
+
+def data_key(config: TrainingSettings) -> str:
+    """What fixes the samples before labels are made wrong: configurations with the same key share them."""
+    unlike = ("corruption_p", "noise_ratio", "normalize", "mean", "std", "shift", "augment")
+    found = {name: getattr(config, name) for name in options(DataSettings) if name not in unlike}
+    drawn = config.val_size or config.dataset == "gaussian" or (config.subset_size != "all" and config.subset_from == "random")
+    return str(sorted(found.items())) + (f" seed {config.seed}" if drawn else "")
+
+
+def remembered(config: TrainingSettings, seed: int) -> Split:
+    """`prepare`, which is spared where the last call asked for the same."""
+    key = data_key(config)
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = prepare(config, seed)
+    return _loaded[key]
+
+
+@dataclass
+class Course:
+    """A training that is ready to start: everything a bad setting could spoil has been built.
+
+    `members` are the configurations whose networks train together, one after the other along the repeats; `config` is the first.
+    """
+
+    config: TrainingSettings
+    split: Split
+    standardise: Standardise
+    learner: Learner
+    batches: Batches
+    total: int
+    layer_metrics: list[str]
+    members: tuple[TrainingSettings, ...] = ()
+    noisy: list[Split] = field(default_factory=list)  # the split of every member, with labels of its own
+    groups: dict[tuple[str, str], Samples] = field(default_factory=dict)  # by phase and group: the samples metrics are split into
+
+
+def set_up(config: TrainingSettings, *others: TrainingSettings, load: Prepare = prepare) -> Course:
+    """Data on the device, networks, learner and batches; raises before a run exists if anything does not fit.
+
+    The others differ from the first in what a network of a stack may have of its own: repeats, seed, corruption_p, noise_ratio.
+    """
+    members = (config, *others)
+    device = machine.take(config)
+    noisy = [_own_labels(load, member) for member in members]
+    split = noisy[0]
+    for member in members:
+        check_fits(member, split.train)
+    standardise = standardise_for(config, split.train)
+    streams = [seeds for each in members for seeds in seeding.networks(each.seed, each.first_repeat, each.repeats)]
+    networks = MODELS[config.model].call(split.train.shape, split.num_classes, config, streams).to(device)
+    train = split.train.to(device)
+    corruption_p = [each.corruption_p for each in members for _ in range(each.repeats)]
+    labels = None
+    if any(each.noise_ratio for each in members) and others:
+        labels = torch.stack([own.train.labels for own, each in zip(noisy, members, strict=True) for _ in range(each.repeats)]).to(device)
+    batches = Batches(train, standardise.to(device), config.batch_size, streams, corruption_p, config.augment, labels)
+    alone = len(train) % batches.size == 1 or batches.size == 1
+    if alone and any(isinstance(module, torch.nn.BatchNorm2d) for module in networks.modules()):
+        raise ConfigError(f"batch_size: {config.batch_size}; one that leaves no batch of a single sample, which batch norm cannot train on")
+    total = config.epochs * batches.per_epoch
+    metrics = select(config.layer_metrics, isinstance(networks, GreedyStack))
+    if metrics and len(train) < 2:
+        raise ConfigError(f"layer_metrics: {','.join(config.layer_metrics)}; none for a single training sample")
+    return Course(config, split, standardise, learner(networks, config, total), batches, total, metrics, members, noisy)
+
+
+def _own_labels(load: Prepare, member: TrainingSettings) -> Split:
+    """A member's split; its labels are made wrong here, so that members can share what `load` has loaded."""
+    split = load(replace(member, noise_ratio=0.0), member.seed)
+    if not member.noise_ratio:
+        return split
+    seeds = seeding.Seeds(member.seed).child("data", "noise")
+    return replace(split, train=make_labels_wrong(split.train, member.noise_ratio, split.num_classes, seeds))
+
+
+def static_overlaps(split: Split, standardise: Standardise) -> dict[str, np.ndarray]:
+    """Overlaps [K, K] of the class means of the standardised training inputs, uncentred and centred."""
+    train, classes = split.train, split.num_classes
+    sums = torch.zeros(classes, *train.shape, dtype=torch.float64)
+    for start in range(0, len(train), 4096):
+        raw = train.inputs[start : start + 4096]
+        rows = raw.flatten(1).double().unsqueeze(0)
+        sums += class_sums(rows, train.labels[start : start + 4096], classes).view_as(sums)
+    counts = torch.bincount(train.labels, minlength=classes).double().view(-1, *(1,) * len(train.shape))
+    unit = unit_of(train.inputs)
+    shifted = [(part / unit - standardise.mean) / standardise.std + standardise.shift for part in (sums / counts, sums.sum(0) / len(train))]
+    means, centre = shifted[0].flatten(1), shifted[1].flatten()
+    return {"overlap_static": overlap(means).numpy(), "overlap_static_centred": overlap(means, centre).numpy()}
+
+
+def watch(course: Course, records: observers.Records, best: observers.Best, sink: observers.Sink) -> list[Observer]:
+    """The observers that measure a course and stop its networks: all but progress and checkpoints."""
+    config, split, device = course.config, course.split, course.learner.device
+    val = None if split.val is None else split.val.to(device)
+    eye = observers.Eye(split.test.to(device), val, course.standardise.to(device), split.num_classes)
+    steps = evaluation_steps(config.eval_points, config.eval_steps, course.total)
+    groups = {key: samples.to(device) for key, samples in course.groups.items()}
+    watching: list[Observer] = [observers.divergence()]
+    if aims(config):
+        watching.append(observers.target(course.batches.train, eye, config.target_accuracy, config.stop_at_target))
+    watching += [
+        every(config.log_every, observers.curves(records, sink)),
+        at(steps, observers.evaluation(records, sink, eye, best)),
+        *([at(steps, observers.layers(records, sink, probe(course, eye)))] if course.layer_metrics else []),
+        *([at(steps, observers.groups(records, sink, eye, groups))] if groups else []),
+        observers.validation(eye, best, steps),
+    ]
+    return watching
+
+
+def aims(config: TrainingSettings) -> bool:
+    """Whether the training accuracy is watched: where the run is to stop by it, or the recipe (or the user) names a target of its own."""
+    named = config.target_accuracy != options(TrainingSettings)["target_accuracy"].declared.default
+    return config.stop_at_target or named or "target_accuracy" in MODELS[config.model].defaults
+
+
+def probe(course: Course, eye: observers.Eye) -> Probe:
+    """What measures the layers: on the validation split, or the test set where there is none."""
+    config, train = course.config, course.batches.train
+    seeds = seeding.Seeds(config.seed).child("data", "layers")
+    batch = course.batches.size if config.layer_estimator == "published" else 0
+    more = {"standardise": eye.standardise, "num_classes": eye.num_classes, "null_repeats": config.null_repeats, "published_batch": batch}
+    return Probe.of(course.layer_metrics, train, eye.val or eye.test, eye.test, seeds, **more)
+
+
+@dataclass
+class Outcome:
+    """What one member leaves behind, as plain data that can travel: all that a store keeps of its run."""
+
+    arrays: dict[str, np.ndarray]
+    step: int  # updates made
+    diverged: dict[int, int]  # place among the repeats -> step
+    reached: dict[int, float]  # place among the repeats -> epoch in which it reached the target accuracy
+    validated: bool
+    bayes_accuracy: float | None
+    digest: str
+    about: tuple[int, int]  # classes, training samples
+    journal: list[tuple[dict[str, np.ndarray], int]] = field(default_factory=list)  # metrics as they were measured
+    checkpoints: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0  # of one network
+    cuda: bool = False
+
+
+def outcome(course: Course, records: observers.Records, place: int = 0) -> Outcome:
+    """What a member's networks have measured."""
+    member, split = course.members[place], course.noisy[place]
+    first = sum(each.repeats for each in course.members[:place])
+    rows = range(first, first + member.repeats)
+    arrays = {name: value if name.endswith("steps") else value[rows.start : rows.stop] for name, value in records.arrays().items()}
+    arrays |= static_overlaps(split, course.standardise)
+    arrays["stopped_step"] = np.array([course.learner.stopped.get(r, -1) for r in rows])
+    arrays["class_names"] = np.array(split.class_names)
+    diverged = {r - first: step for r, step in course.learner.diverged.items() if r in rows}
+    reached = {r - first: step / course.batches.per_epoch for r, step in course.learner.reached.items() if r in rows}
+    about = (split.num_classes, len(split.train))
+    validated = split.val is not None
+    return Outcome(arrays, course.learner.steps, diverged, reached, validated, split.bayes_accuracy, split.digest, about)
+
+
+def states(course: Course, best: observers.Best, place: int = 0) -> dict[str, Any]:
+    """The weights of a member at the end and at its best, as its checkpoints hold them."""
+    member = course.members[place]
+    first = sum(each.repeats for each in course.members[:place])
+    rows = slice(first, first + member.repeats)
+    constants = {"mean": course.standardise.mean, "std": course.standardise.std, "shift": course.standardise.shift}
+    course.learner.settle()
+    networks, steps = course.learner.networks.states()[rows], course.learner.steps
+    last = {"networks": networks, "steps": steps, "standardise": constants}
+    chosen: dict[str, Any] = {name: value[rows] for name, value in best.state().items()}
+    if course.split.val is None:
+        chosen = {"networks": networks, "step": [steps] * member.repeats, "is_last": True}
+    return {"last": last, "best": {**chosen, "standardise": constants}}
+
+
+def train_stack(settings: Sequence[Mapping[str, Any]], load: Prepare = remembered) -> list[Outcome]:
+    """Train configurations (as plain settings) in one stack; what each leaves behind."""
+    began = time.monotonic()
+    members = [TrainingSettings(**one) for one in settings]
+    course = set_up(*members, load=load)
+    networks = len(course.batches.order)
+    records, best = observers.Records(), observers.Best(networks)
+    journal: list[tuple[dict[str, np.ndarray], int]] = []
+    watching = watch(course, records, best, lambda values, step: journal.append((dict(values), step)))
+    fit(course.learner, course.batches, course.total, watching)
+    found = []
+    for place, member in enumerate(members):
+        one = outcome(course, records, place)
+        first = sum(each.repeats for each in members[:place])
+        rows = slice(first, first + member.repeats)
+        one.journal = [({name: value if value.ndim == 0 else value[rows] for name, value in row.items()}, step) for row, step in journal]
+        one.checkpoints = states(course, best, place) if member.keep_checkpoints else {}
+        one.cuda = course.learner.device.type == "cuda"
+        _until_the_end(one)
+        found.append(one)
+    for one in found:
+        one.seconds = (time.monotonic() - began) / networks
+    return found
+
+
+def _until_the_end(one: Outcome) -> None:
+    """Cut off the points after the last measured one: where all networks of a member diverged, the stack may have gone on."""
+    for axis, name in (("steps", "accuracy"), ("log_steps", "train_loss")):
+        if name not in one.arrays:
+            continue
+        measured = np.isfinite(one.arrays[name]).any(0)
+        kept, count = int(measured.nonzero()[0].max(initial=-1)) + 1, len(one.arrays[axis])
+        if kept == count:
+            continue
+        for key, value in one.arrays.items():
+            if key == axis or (value.ndim > 1 and value.shape[1] == count and not key.startswith("overlap_static")):
+                one.arrays[key] = value[:kept] if key == axis else value[:, :kept]
+
+
+def joined(parts: Sequence[Outcome]) -> Outcome:
+    """One outcome of the same configuration's parts, in the order of the repeats."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    offsets = np.cumsum([0, *(len(part.arrays["accuracy"]) for part in parts)])
+    longest = max(parts, key=lambda part: len(part.arrays["log_steps"]))
+    arrays = dict(longest.arrays)
+    for name in first.arrays:
+        if not (name.endswith("steps") or name.startswith("overlap_static") or name == "class_names"):
+            arrays[name] = _stacked([part.arrays[name] for part in parts])
+    known = [{(name, step): value for row, step in part.journal for name, value in row.items()} for part in parts]
+    nothing = [np.full(len(part.arrays["accuracy"]), np.nan) for part in parts]
+    journal = [
+        ({name: value if value.ndim == 0 else _at(known, nothing, (name, step)) for name, value in row.items()}, step)
+        for row, step in longest.journal
+    ]
+    diverged = {int(offset) + r: step for offset, part in zip(offsets, parts, strict=False) for r, step in part.diverged.items()}
+    reached = {int(offset) + r: epoch for offset, part in zip(offsets, parts, strict=False) for r, epoch in part.reached.items()}
+    seconds = float(np.average([part.seconds for part in parts], weights=np.diff(offsets)))
+    step = max(part.step for part in parts)
+    checkpoints = _joined([part.checkpoints for part in parts])
+    return replace(
+        first, arrays=arrays, journal=journal, diverged=diverged, reached=reached, step=step, seconds=seconds, checkpoints=checkpoints
+    )
+
+
+def _at(known: Sequence[Mapping[tuple[str, int], np.ndarray]], nothing: Sequence[np.ndarray], point: tuple[str, int]) -> np.ndarray:
+    return np.concatenate([part.get(point, none) for part, none in zip(known, nothing, strict=True)])
+
+
+def _stacked(values: Sequence[np.ndarray]) -> np.ndarray:
+    """Parts [r, T, ...] along the repeats; one that ended early is nan from there on."""
+    longest = max((value.shape[1:] for value in values), key=lambda shape: shape[:1])
+    padded = []
+    for value in values:
+        whole = np.full((len(value), *longest), np.nan, dtype=value.dtype) if value.shape[1:] != longest else value
+        if whole is not value:
+            whole[:, : value.shape[1]] = value
+        padded.append(whole)
+    return np.concatenate(padded)
+
+
+def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, first in parts[0].items():
+        lists = {key: [one for part in parts for one in part[name][key]] for key, value in first.items() if isinstance(value, list)}
+        found[name] = {**first, **lists}
+    return found

@@ -1,0 +1,288 @@
+"""Sweeps through the command line: every cell a run with the numbers of a run of its own, whatever happens on the way."""
+
+import csv
+import json
+import os
+import random
+import signal
+from pathlib import Path
+
+import campaigns
+import numpy as np
+import pytest
+from projects import all_runs, new_project, started
+
+from hardbench.cli import main
+from hardbench.training import course
+
+SMALL = [
+    "--normalize",
+    "none",
+    "--layer-metrics",
+    "none",
+    "--epochs",
+    "1",
+    "--eval-points",
+    "3",
+    "--log-every",
+    "10",
+    "--width",
+    "8",
+    "--depth",
+    "1",
+    "--workers",
+    "1",
+]
+GRID = ["sweep", "train", *SMALL, "--corruption-p", "0,0.5", "--noise-ratio", "0,0.2", "--repeats", "2", "--keep-checkpoints"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A folder with a finished sweep: corruption levels 0 and 0.5, label noise 0 and 0.2, two networks each, all in one stack."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = new_project(patch, tmp_path_factory.mktemp("sweep"))
+        assert main(GRID) == 0
+        yield folder
+
+
+def of_kind(kind):
+    return [run for run in all_runs() if run.tags.get("hardbench.kind") == kind]
+
+
+def table(path):
+    with Path(path).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_run_per_cell_under_one_parent(project):
+    (parent,) = of_kind("sweep")
+    found = of_kind("cell")
+    assert (parent.status, parent.study, parent.tags["hardbench.cells"]) == ("FINISHED", "sweep", "4 done")
+    assert [(cell.status, cell.study, cell.tags["mlflow.parentRunId"]) for cell in found] == [("FINISHED", "train", parent.id)] * 4
+    assert {cell.run.info.experiment_id for cell in found} == {parent.run.info.experiment_id}
+    assert sorted(cell.name for cell in found) == ["p0 noise0", "p0 noise0.2", "p0.5 noise0", "p0.5 noise0.2"]
+    assert parent.file("plan.txt").read_text().count("job") == 1
+
+
+def test_a_cell_is_the_run_that_train_would_have_made(project):
+    """All arrays and metrics, bit for bit, though four cells of three kinds were one stack."""
+    cell = next(cell for cell in of_kind("cell") if cell.name == "p0.5 noise0.2")
+    line = [
+        "train",
+        *SMALL[: SMALL.index("--workers")],
+        "--corruption-p",
+        "0.5",
+        "--noise-ratio",
+        "0.2",
+        "--repeats",
+        "2",
+        "--threads",
+        "1",
+    ]
+    assert main(line) == 0
+    (alone,) = of_kind("run")
+    assert campaigns.same({"": cell.arrays}, {"": alone.arrays}) == []
+    assert cell.metrics == {name: value for name, value in alone.metrics.items() if name != "samples_per_second"}
+    assert cell.config == alone.config
+    assert cell.tags["hardbench.data_digest"] == alone.tags["hardbench.data_digest"]
+
+
+def test_tables(project):
+    rows, summary = table("results/results_per_run.csv"), table("results/results_summary.csv")
+    assert list(rows[0]) == [
+        "activation",
+        "model_type",
+        "p",
+        "noise_ratio",
+        "seed",
+        "repeat",
+        "test_accuracy",
+        "test_loss",
+        "seconds",
+        "run",
+    ]
+    assert [(row["p"], row["noise_ratio"], row["repeat"]) for row in rows] == [
+        (p, noise, repeat) for p in ("0.0", "0.5") for noise in ("0.0", "0.2") for repeat in ("0", "1")
+    ]
+    names = ["repeats", "mean_test_accuracy", "std_test_accuracy", "pstd_test_accuracy", "stderr_test_accuracy"]
+    assert list(summary[0]) == ["activation", "model_type", "p", "noise_ratio", *names]
+    values = np.array([float(row["test_accuracy"]) for row in rows[:2]])
+    expected = [2, values.mean(), values.std(ddof=1), values.std(), values.std(ddof=1) / 2**0.5]
+    np.testing.assert_allclose([float(summary[0][name]) for name in names], expected, rtol=1e-12)
+    (parent,) = of_kind("sweep")
+    assert parent.file("results_per_run.csv").read_text() == Path("results/results_per_run.csv").read_text()
+    assert {float(row["test_accuracy"]) for row in rows} == {x for cell in of_kind("cell") for x in cell.arrays["accuracy"][:, -1]}
+
+
+def test_a_cell_can_be_evaluated(project):
+    cell = next(cell for cell in of_kind("cell") if cell.name == "p0.5 noise0")
+    assert main(["eval", cell.id, "--threads", "1"]) == 0
+    values = json.loads(cell.file("test_results.json").read_text())["levels"][0]["accuracy"]["values"]
+    np.testing.assert_array_equal(values, cell.arrays["accuracy"][:, -1])
+
+
+def test_figures_are_drawn_from_the_store(project):
+    (parent,) = of_kind("sweep")
+    assert {path.name for path in Path("results/figures").iterdir()} == {"accuracy_vs_p_mlp.png", "grid_noise_ratio_corruption_p.png"}
+    assert main(["plot", parent.id, "--kind", "grid", "--by", "noise-ratio,corruption-p", "--out", "drawn"]) == 0
+    assert Path("drawn/grid_corruption_p_noise_ratio.png").stat().st_size > 10_000
+    assert main(["plot", parent.id, "--kind", "grid", "--by", "noise-ratio"]) == 2
+    assert main(["plot", parent.id, "--kind", "grid", "--metric", "speed"]) == 2
+
+
+def test_the_plan_is_shown_and_nothing_done(project, capsys):
+    before = len(all_runs())
+    assert main([*GRID, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert [line.split("│")[1:3] for line in shown.splitlines() if "done" in line or "to do" in line]
+    assert "estimated time" not in shown
+    assert main([*(word.replace("0,0.5", "0,0.5,1") for word in GRID), "--dry-run"]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for words in ("done 4", "running 0", "failed 0", "to do 2", "networks to train 4", "estimated time", "MiB"):
+        assert words in shown
+    assert len(all_runs()) == before
+
+
+def test_finished_cells_are_not_run_again_and_more_values_go_on(project):
+    before = {cell.id for cell in of_kind("cell")}
+    assert main(GRID) == 0
+    assert {cell.id for cell in of_kind("cell")} == before
+    assert main([word.replace("0,0.5", "0,1") for word in GRID]) == 0
+    found = of_kind("cell")
+    assert len(found) == 6 and before < {cell.id for cell in found} and len(of_kind("sweep")) == 1
+    assert len(table("results/results_per_run.csv")) == 12  # with the earlier ones of the same campaign
+    by_key = {cell.id: cell.arrays for cell in found}
+    assert main([*(word.replace("0,0.5", "1") for word in GRID), "--name", "again", "--rerun"]) == 0
+    again = [cell for cell in of_kind("cell") if cell.id not in by_key]
+    assert len(again) == 2 and len(of_kind("cell")) == 6  # those they replace are gone
+    for cell in again:
+        old = next(arrays for key, arrays in by_key.items() if np.array_equal(arrays["accuracy"], cell.arrays["accuracy"]))
+        assert campaigns.same({"": old}, {"": cell.arrays}) == []
+
+
+def test_a_cell_that_fails_fails_alone(monkeypatch, tmp_path, capsys):
+    """Inputs that are no pixels cannot be corrupted; in the same stack the clean cell is trained."""
+    new_project(monkeypatch, tmp_path)
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.normal(size=(40, 5)).astype(np.float32) for name in ("x_train", "x_test")}
+    np.savez("set.npz", **arrays, y_train=np.arange(40) % 2, y_test=np.arange(40) % 2)
+    line = ["sweep", "train", *SMALL, "--dataset", "npz:set.npz", "--corruption-p", "0,0.5"]
+    assert main(line) == 4
+    assert "1 of 2 cells failed: p0.5: DataError: corruption_p" in capsys.readouterr().err
+    states = {cell.name: (cell.status, cell.tags.get("error", "")) for cell in of_kind("cell")}
+    assert states["p0"] == ("FINISHED", "")
+    assert states["p0.5"][0] == "FAILED" and "inputs outside [0, 1]" in states["p0.5"][1]
+    first = {cell.id for cell in of_kind("cell")}
+    assert main(line) == 4 and {cell.id for cell in of_kind("cell")} == first  # not tried again unasked
+
+
+def test_networks_that_diverge_are_failed_cells(monkeypatch, tmp_path):
+    new_project(monkeypatch, tmp_path)
+    line = ["sweep", "train", *SMALL, "--optimizer", "sgd", "--lr", "0.01,1e30", "--repeats", "2"]
+    assert main(line) == 4
+    states = {cell.name: cell for cell in of_kind("cell")}
+    assert (states["lr0.01"].status, states["lr1e+30"].status) == ("FINISHED", "FAILED")
+    assert "not finite" in states["lr1e+30"].tags["error"] and states["lr1e+30"].arrays["accuracy"].shape[0] == 2
+    assert [row["lr"] for row in table("results/results_per_run.csv")] == ["0.01", "0.01"]
+    assert main([*line, "--retry-failed"]) == 4
+    again = {cell.name: cell for cell in of_kind("cell")}
+    assert len(of_kind("cell")) == 2 and again["lr0.01"].id == states["lr0.01"].id and again["lr1e+30"].id != states["lr1e+30"].id
+
+
+def test_another_study(monkeypatch, tmp_path):
+    """A study that makes runs of its own: each cell is such a run."""
+    new_project(monkeypatch, tmp_path)
+    assert main(["sweep", "simulate", *SMALL, "--seed", "0,1"]) == 0
+    (parent,) = of_kind("sweep")
+    found = of_kind("cell")
+    assert sorted(cell.config["seed"] for cell in found) == [0, 1]
+    assert {(cell.status, cell.tags["mlflow.parentRunId"]) for cell in found} == {("FINISHED", parent.id)}
+    assert all("eval/accuracy" in cell.metrics for cell in found)
+    assert sorted(row["seed"] for row in table("results/results_per_run.csv")) == ["0", "1"]
+    assert main(["sweep", "simulate", *SMALL, "--seed", "0,1"]) == 0 and len(of_kind("cell")) == 2
+
+
+def test_a_study_that_writes_into_the_run_it_reads(project):
+    """Each cell has the numbers it found; the evaluated run is named in it."""
+    cell = next(cell for cell in of_kind("cell") if cell.name == "p0 noise0")
+    assert main(["sweep", "eval", "--run", cell.id, "--corruption-p", "0;1", "--workers", "1"]) == 0
+    found = [run for run in of_kind("cell") if "hardbench.source_run" in run.tags]
+    assert {run.tags["hardbench.source_run"] for run in found} == {cell.id} and len(found) == 2
+    assert all(run.status == "FINISHED" and any(name.startswith("eval/") for name in run.metrics) for run in found)
+    assert len(table("results/results_per_run.csv")) == 2
+
+
+@pytest.mark.parametrize("settings", [
+    {"model": "mlp", "widths": (9, 5), "precision": "bf16"}, {"model": "simple_cnn", "batch_size": 500},
+    {"model": "mlp", "batch_size": "full"},
+])  # fmt: skip
+def test_a_stack_is_its_members_alone(settings):
+    """Seeds, levels and label noise of their own; also where clean networks take the full batch as it is."""
+    shared = {"threads": 1, "device": "cpu", "layer_metrics": ("none",), "epochs": 1, "eval_points": 2, "log_every": 3, **settings}
+    shared |= {"subset_size": 301, "subset_from": "first", "normalize": "none"}
+    own = [{"seed": 0, "repeats": 2}, {"seed": 1, "corruption_p": 0.4}, {"seed": 1, "noise_ratio": 0.3, "corruption_p": 0.001}]
+    members = [{**shared, **one} for one in own]
+    together = course.train_stack(members)
+    for member, found in zip(members, together, strict=True):
+        (alone,) = course.train_stack([member])
+        assert campaigns.same({"": alone.arrays}, {"": found.arrays}) == []
+        assert [(sorted(row), step) for row, step in alone.journal] == [(sorted(row), step) for row, step in found.journal]
+
+
+def test_parts_of_a_cell_are_the_cell():
+    shared = {
+        "threads": 1,
+        "device": "cpu",
+        "layer_metrics": ("none",),
+        "epochs": 1,
+        "eval_points": 3,
+        "log_every": 3,
+        "width": 6,
+        "depth": 1,
+    }
+    shared |= {"subset_size": 200, "keep_checkpoints": True, "val_size": 50, "optimizer": "sgd", "lr": 1e5}
+    (whole,) = course.train_stack([{**shared, "repeats": 3}])
+    parts = [course.train_stack([{**shared, "first_repeat": first, "repeats": count}])[0] for first, count in ((0, 1), (1, 2))]
+    joined = course.joined(parts)
+    assert campaigns.same({"": whole.arrays}, {"": joined.arrays}) == []
+    assert (whole.diverged, whole.about, whole.digest) == (joined.diverged, joined.about, joined.digest)
+    assert [len(joined.checkpoints[name]["networks"]) for name in ("last", "best")] == [3, 3]
+
+
+def test_killed_and_taken_up_again(monkeypatch, tmp_path):
+    """A worker and then the parent by SIGKILL: each cell is finished once, with the numbers of an undisturbed campaign."""
+    words = [*campaigns.TINY, "--width", "4", "--depth", "1", "--corruption-p", "0,0.25,0.5,0.75", "--activation", "relu,tanh"]
+    calm = new_project(monkeypatch, tmp_path / "calm")
+    assert main([*words, "--workers", "1"]) == 0
+    wild = new_project(monkeypatch, tmp_path / "wild")
+    process = started(wild, *words, "--workers", "2")
+    campaigns.wait_for_cells(wild, 1, process)
+    assert process.pid is not None
+    for pid in campaigns.workers(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.kill()
+    process.join()
+    assert main([*words, "--workers", "1"]) == 0
+    assert sorted(campaigns.finished(wild).values()) == [1] * 8
+    assert campaigns.same(campaigns.arrays(calm), campaigns.arrays(wild)) == []
+    assert campaigns.metrics(calm) == campaigns.metrics(wild)
+
+
+@pytest.mark.slow
+def test_two_hundred_cells_disturbed_ten_times(tmp_path):
+    """kill -9 of a worker, of the parent, and Ctrl-C, in turns, at random moments."""
+    levels = ",".join(str(round(i / 50, 4)) for i in range(50))
+    words = [*campaigns.TINY, "--width", "16", "--depth", "1", "--corruption-p", levels, "--seed", "0,1", "--activation", "relu,tanh"]
+    calm, wild, rng = tmp_path / "calm", tmp_path / "wild", random.Random(1)
+    calm.mkdir()
+    wild.mkdir()
+    assert campaigns.end(calm, [*words, "--repeats", "2", "--workers", "1"]) == 0
+    for kill in range(10):
+        how = ("worker", "parent", "interrupt")[kill % 3]
+        code = campaigns.disturb(wild, [*words, "--repeats", "2", "--workers", "2"], how, rng.uniform(0, 3), rng)
+        assert code in {"worker": (0, 143), "parent": (-9,), "interrupt": (0, 130)}[how]
+    assert campaigns.end(wild, [*words, "--repeats", "2", "--workers", "2"]) == 0
+    assert sorted(campaigns.finished(wild).values()) == [1] * 200
+    assert campaigns.same(campaigns.arrays(calm), campaigns.arrays(wild)) == []
+    assert campaigns.metrics(calm) == campaigns.metrics(wild)
+    assert campaigns.rows(calm / "results/results_per_run.csv") == campaigns.rows(wild / "results/results_per_run.csv")
