@@ -80,6 +80,7 @@ class Row:
     warm_up: bool = True  # run both once before anything is timed
     memory: bool = True  # whether the work is done in this process, where its memory can be measured
     goal_if_quick: bool = True  # whether the goal is for less work, too
+    rounds: int = ROUNDS
 
 
 @dataclass
@@ -148,7 +149,7 @@ def measure(row: Row, quick: bool) -> Outcome:
 def _time(row: Row, outcome: Outcome, plain: Piece, ours: Piece) -> None:
     outcome.flops = ours.flops
     first = (plain.call(), ours.call()) if row.warm_up else None
-    for _ in range(ROUNDS):
+    for _ in range(row.rounds):
         expected, seconds = _timed(row.clock, plain)
         outcome.plain.append(seconds)
         found, seconds = _timed(row.clock, ours)

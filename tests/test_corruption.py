@@ -8,7 +8,7 @@ from hardbench.data.corruption import Corruption
 from hardbench.seeding import networks
 
 CPU = torch.device("cpu")
-LEVELS = (0.001, 0.01, 0.1, 0.3, 0.5, 0.9, 1.0)
+LEVELS = (0.001, 0.1, 0.5, 1.0)
 
 
 def corrupted(p, raw, unit=1.0, repeat=0):
@@ -16,7 +16,7 @@ def corrupted(p, raw, unit=1.0, repeat=0):
 
 
 @pytest.mark.parametrize("p", LEVELS)
-@pytest.mark.parametrize("pixel", [0, 51, 255])
+@pytest.mark.parametrize("pixel", [0, 51])
 def test_mean_and_variance_are_the_closed_form(p, pixel):
     """E = (1-p) x + p/2 and Var = p (1-p) (x - 1/2)^2 + p/12, within five standard errors of a million draws."""
     x, count = pixel / 255, 1_000_000
@@ -39,7 +39,7 @@ def test_the_share_is_p_and_the_rest_is_untouched(p):
 @pytest.mark.parametrize("p", [0.01, 0.1, 1.0])
 def test_new_values_are_uniform(p):
     """The largest distance from the straight line, against the Kolmogorov-Smirnov bound at 1e-6."""
-    values = corrupted(p, torch.full((2000, 1000), 2.0))
+    values = corrupted(p, torch.full((1000, 1000), 2.0))
     new = np.sort(values[values != 2.0].double().numpy())
     steps = np.arange(len(new)) / len(new)
     assert max(np.abs(new - steps).max(), np.abs(new - steps - 1 / len(new)).max()) < 2.7 / len(new) ** 0.5

@@ -16,11 +16,15 @@ from hardbench.errors import Killed
 from hardbench.metrics.mutual import ESTIMATORS
 from hardbench.studies import mask_mi, train
 
-TRAIN = ["train", "--threads", "1", "--layer-metrics", "none", "--eval-points", "2", "--epochs", "1"]
-CNN = [*TRAIN, "--model", "cnn", "--width", "8", "--subset-size", "600"]
 MASK = ["mask-mi", "--threads", "1", "--n-subsets", "12", "--images", "150", "--batch-size", "60"]
 REAL = Path(os.environ.get("HARDBENCH_DATA", "")).absolute() / "cifar10-20k.npz"
 KINDS = {"mi_per_layer", "delta_mi", "mi_vs_kept", "class_information", "top_channels"}
+
+
+def train_one(**settings):
+    """A trained run without figures, which are not looked at here."""
+    config = train.Config(**{"threads": 1, "layer_metrics": ("none",), "eval_points": 1, "epochs": 1} | settings)
+    return train.run(config, kinds=())
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +32,8 @@ def project(tmp_path_factory):
     """A folder with a trained cnn of two networks, an mlp, and a run of mask-mi on the cnn."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         folder = new_project(monkeypatch, tmp_path_factory.mktemp("project"))
-        assert main([*CNN, "--repeats", "2", "--lr", "0.01"]) == 0
-        assert main([*TRAIN, "--model", "mlp", "--width", "10", "--epochs", "4"]) == 0
+        train_one(model="cnn", width=8, subset_size=600, repeats=2, lr=0.01)
+        train_one(model="mlp", width=10, epochs=4)
         assert main([*MASK, "--model", "cnn", "--pairs", "3", "--out", str(folder / "out")]) == 0
         yield folder
 
@@ -186,14 +190,14 @@ def test_a_model_is_found_among_the_cells_of_a_sweep_but_not_without_weights(pro
     with tracking.start("train", config, "cell", "note", kind="cell") as run:
         train._train(run, course, None)
     cell = last()
-    assert main([*TRAIN, "--model", "cnn", "--width", "8", "--keep-checkpoints", "false"]) == 0
+    train_one(model="cnn", width=8, subset_size=200, keep_checkpoints=False)
     assert mask_mi.sources(mask_mi.Config(model="cnn"))[0].id == cell.id
     assert mask_mi.sources(mask_mi.Config())[0].id == of("train").id != cell.id
 
 
 def test_networks_that_are_no_sequence_are_told(monkeypatch, tmp_path, capsys):
     new_project(monkeypatch, tmp_path)
-    assert main([*TRAIN, "--model", "gmlp", "--width", "16", "--depth", "2", "--subset-size", "100"]) == 0
+    train_one(model="gmlp", width=16, depth=2, subset_size=100)
     assert main(["mask-mi", "last", "--threads", "1"]) == 2
     assert "model: gmlp; one whose layers run in sequence (vgg11 to vgg19, cnn, simple_cnn, mlp)" in capsys.readouterr().err
     assert [one.study for one in tracking.runs()] == ["train"]

@@ -67,3 +67,9 @@ def test_mlflow_run_joins(monkeypatch, tmp_path):
     inverted, *_ = mlflow_run("-e", "invert", "-P", "dataset=digits", "-P", "subset_size=400", "-P", "epochs=5", "-P", "threads=1")
     assert (inverted.status, inverted.study) == ("FINISHED", "invert")
     assert inverted.file("radii.npz").is_file()
+
+    swept = mlflow_run("--experiment-name", "hardbench/train", "-e", "sweep", *small, "-P", "corruption_p=0,1", "-P", "layer_metrics=none")
+    parent = next(run for run in swept if run.tags.get("hardbench.kind") == "sweep")
+    cells = [run for run in swept if run.tags.get("hardbench.kind") == "cell"]
+    assert (parent.status, parent.tags["mlflow.project.entryPoint"]) == ("FINISHED", "sweep")
+    assert [(cell.status, cell.tags["mlflow.parentRunId"]) for cell in cells] == [("FINISHED", parent.id)] * 2

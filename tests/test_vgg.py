@@ -103,15 +103,15 @@ def test_a_resumed_training_draws_the_same_dropout():
 def test_the_target_is_noted_and_missing_it_warns(monkeypatch, tmp_path, capsys):
     """Easy digits reach .5 in the first epochs, and go on; nothing reaches 1 in one."""
     new_project(monkeypatch, tmp_path)
-    words = ["train", "--threads", "1", "--layer-metrics", "none", "--eval-points", "2", "--repeats", "2"]
-    assert main([*words, "--target-accuracy", "0.5", "--epochs", "3"]) == 0
+    more = {"threads": 1, "layer_metrics": ("none",), "eval_points": 1, "repeats": 2}
+    train.run(train.Config(**more, target_accuracy=0.5, epochs=3), kinds=())
     found, told = last(), capsys.readouterr().err
     assert found.metrics["train/target_reached"] == 1
     assert 1 <= found.metrics["train/target_epoch"] <= 3 and "target" not in told
     assert np.isfinite(found.arrays["loss"]).all()
-    assert main([*words, "--target-accuracy", "1", "--epochs", "1"]) == 0
+    assert main(["train", "--threads", "1", "--layer-metrics", "none", "--repeats", "2", "--target-accuracy", "1", "--epochs", "1"]) == 0
     found, told = last(), capsys.readouterr().err
     assert found.metrics["train/target_reached"] == 0 and "train/target_epoch" not in found.metrics
     assert "warning: target_accuracy: 1 of the training set was not reached by repeat 0, 1" in told
-    assert main([*words, "--epochs", "1"]) == 0
+    train.run(train.Config(**more, epochs=1), kinds=())
     assert not any("target" in name for name in last().metrics)  # a recipe without a target is not judged by one

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from hardbench.errors import ConfigError, nearest
@@ -54,11 +55,11 @@ def accuracy_vs_p(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str
     figures = {}
     for run, prefix in zip(runs, style.run_labels(runs), strict=True):
         settings, (metric, values) = _settings(run), _score(run, options)
-        if "corruption_p" not in settings or len(set(settings["corruption_p"])) < 2:
-            raise ConfigError(f"kind: accuracy_vs_p; a sweep over corruption_p, and {run.name} is none")
+        if len(set(settings["corruption_p"])) < 2 or not all(settings["model"]):
+            raise ConfigError(f"kind: accuracy_vs_p; a sweep of trainings over corruption_p, and {run.name} is none")
         for model in _ordered(settings["model"]):
             rows = settings["model"] == model
-            stem = f"accuracy_vs_p_{style.slug(model)}" if metric == "test_accuracy" else f"{metric}_vs_p_{style.slug(model)}"
+            stem = f"accuracy_vs_p_{style.slug(model)}" if metric == "test_accuracy" else f"{style.slug(metric)}_vs_p_{style.slug(model)}"
             figures[stem if len(runs) == 1 else f"{stem}_{style.slug(prefix)}"] = _levels(run, rows, metric, values, model)
     return figures
 
@@ -76,7 +77,7 @@ def _levels(run: StoredRun, rows: Array, metric: str, values: Array, model: str)
             chosen = here.copy()
             for name, value in zip(others, line, strict=True):
                 chosen &= settings[name] == value
-            label = ", ".join(f"{name} {value}" for name, value in zip(others, line, strict=True)) or "mean ± standard error"
+            label = _line(others, line) or "networks"
             handles.setdefault(label, _bars(axis, settings["corruption_p"][chosen], values[chosen], label, number))
         known = run.arrays["baseline"][here]
         if metric == "test_accuracy" and np.isfinite(known).any():
@@ -91,8 +92,12 @@ def _levels(run: StoredRun, rows: Array, metric: str, values: Array, model: str)
     axes[0, 0].set_ylabel(WORDS.get(metric, metric.replace("_", " ")))
     if metric.endswith("accuracy"):
         axes[0, 0].set_ylim(-0.02, 1.02)
-    style.legend(axes.flat[-1], list(handles.values()))
+    style.legend(axes.flat[-1], list(handles.values()), "mean ± standard error")
     return figure
+
+
+def _line(names: Sequence[str], values: Sequence[str]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value or '-'}" for name, value in zip(names, values, strict=True))
 
 
 def _bars(axis: Any, levels: Array, values: Array, label: str, number: int) -> Any:
@@ -117,7 +122,7 @@ def grid(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]
         for name in (x, y):
             if name not in settings:
                 raise ConfigError(f"by: {name}; {nearest(name, settings)}")
-        stem = f"grid_{y}_{x}" if metric == "test_accuracy" else f"grid_{metric}_{y}_{x}"
+        stem = f"grid_{y}_{x}" if metric == "test_accuracy" else f"grid_{style.slug(metric)}_{y}_{x}"
         others = [name for name in varying if name not in (x, y)]
         figures[stem if len(runs) == 1 else f"{stem}_{style.slug(prefix)}"] = _tables(settings, metric, values, (x, y), others)
     return figures
@@ -136,11 +141,14 @@ def _tables(settings: dict[str, Array], metric: str, values: Array, by: tuple[st
     if len(panels) > PANELS:
         raise ConfigError(f"by: {x},{y}; two settings that leave at most {PANELS} combinations of the others, not {len(panels)}")
     columns, rows = _ordered(settings[x]), _ordered(settings[y])
-    width = 1.8 + max(0.5 * len(columns), 2.2) + 0.07 * max(map(len, rows))
-    figure, axes = style.sheet(1, len(panels), width=width, height=1.5 + max(0.42 * len(rows), 1.2))
+    width = 1.8 + max(0.42 * len(columns), 2.2) + 0.07 * max(map(len, rows))
+    across = min(len(panels), 3)
+    figure, axes = style.sheet(-(-len(panels) // across), across, width=width, height=1.4 + max(0.42 * len(rows), 1.2))
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
     means = mean_stderr(values.T)[0]
     top = np.nanmax(means, initial=1e-9) if not metric.endswith("accuracy") else 1.0
-    for axis, panel in zip(axes.flat, panels, strict=True):
+    for axis, panel in zip(axes.flat, panels, strict=False):
         table = np.full((len(rows), len(columns)), np.nan)
         chosen = np.ones(len(values), dtype=bool)
         for name, value in zip(others, panel, strict=True):
@@ -151,10 +159,9 @@ def _tables(settings: dict[str, Array], metric: str, values: Array, by: tuple[st
                 table[i, j] = mean_stderr(values[cells].ravel())[0]
         texts = np.array([["-" if np.isnan(value) else f"{value:.3f}" for value in line] for line in table], dtype=object)
         label = f"{WORDS.get(metric, metric.replace('_', ' '))}, mean"
-        style.heatmap(axis, table, rows, columns, label, texts, top, aspect="auto")
+        style.heatmap(axis, table, rows, columns, label, texts, norm=Normalize(0, top), aspect="auto")
         axis.set(xlabel=WORDS.get(x, x.replace("_", " ")), ylabel=WORDS.get(y, y.replace("_", " ")))
-        title = ", ".join(f"{name} {value or '-'}" for name, value in zip(others, panel, strict=True))
-        axis.set_title(title, fontsize=style.SMALL + 1, parse_math=False)
+        axis.set_title(_line(others, panel), fontsize=style.SMALL + 1, parse_math=False)
     return figure
 
 
