@@ -157,6 +157,22 @@ def test_hardness_goes_on_to_train_and_eval_sets(run):
     assert split.metrics["test/loss_hard"] > split.metrics["test/loss_easy"]
 
 
+def test_mask_mi_measures_hard_images_apart(run):
+    """The parts add up to the whole, and hard images have less to tell."""
+    assert main(["train", "--dataset", "digits", "--epochs", "5", "--width", "16", "--threads", "1", "--layer-metrics", "none"]) == 0
+    assert main(["mask-mi", last().id, "--n-subsets", "5", "--threads", "1", "--hardness", f"{run.id}:loss"]) == 0
+    found = last()
+    assert (found.study, found.config["hardness"]) == ("mask-mi", f"{run.id}:loss")
+    known = handover.read(run, "loss")
+    here = known.hard[known.index >= 1437]
+    rows = found.arrays
+    assert rows["mi_hard_full"].shape == (1,) and rows["mi_easy_00"].shape == (1, 5)
+    parts = {"unknown": 360 - len(here), "easy": (~here).sum(), "hard": here.sum()}
+    both = sum(parts[group] * rows[f"accuracy_{group}_00"] for group in parts)
+    np.testing.assert_allclose(both / 360, rows["accuracy_00"])
+    assert rows["accuracy_hard_full"] < rows["accuracy_easy_full"]
+
+
 def test_a_stopped_study_goes_on_at_the_next_group(run, monkeypatch, tmp_path):
     """Killed in the grid: what was done is not trained again, what is under way goes on, the numbers are those of an undisturbed run."""
     folder = new_project(monkeypatch, tmp_path / "project")

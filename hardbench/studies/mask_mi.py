@@ -8,7 +8,7 @@ each channel adds. Expect early layers to lose more than late ones; VGG-11 with 
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from hardbench import console, tracking
 from hardbench.config import setting
-from hardbench.data.samples import Samples, prepare
+from hardbench.data.samples import Samples, load, prepare
 from hardbench.data.transforms import Standardise, unit_of
-from hardbench.errors import ConfigError, TrackingError
+from hardbench.errors import ConfigError, DataError, TrackingError
 from hardbench.figures import draw
 from hardbench.metrics.mutual import ESTIMATORS, bootstrap_mean, class_information, contributions, entropy, synergies
 from hardbench.models.layers import Chain
@@ -37,6 +37,7 @@ STUDY = "mask-mi"
 VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
 STATE = "partial.npz"  # what is done so far, while the run is on
 SAVE_SECONDS = 10.0
+PARTS = ("unknown", "easy", "hard")  # of the images, where their hardness is given
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Config(MachineSettings, PlaceSettings):
     images: int | str = setting("all", "Test images, drawn once.", low=1, words=("all",), headline=True)
     batch_size: int = setting(128, "Images that go through the network at once.", low=1)
     memory: int = setting(512, "MiB that values on their way through the network may take; neither sets nor images add to it.", low=16)
+    hardness: str | None = setting(None, "Run (or RUN:STRATEGY) whose easy and hard test images are also measured apart.")
     pairs: int = setting(0, "Strongest channels per layer whose pairwise synergy is estimated, too.", low=0)
     seed: int = setting(0, "Seed of the sets, of the drawn images and of the intervals.", low=0, headline=True)
     precision: str = setting("fp32", "Arithmetic of the products.", choices=("fp32", "bf16"), headline=True)
@@ -99,7 +101,7 @@ class Subject:
     class_names: tuple[str, ...]
     layers: dict[int, Layer]
     masks: dict[int, Tensor]
-    part: Tensor | None = None  # [N], which part of the images each belongs to, where they are counted apart (as easy and hard)
+    part: Tensor | None = None  # [N], which of PARTS each image is in, where they are counted apart
     tallies: list[Tally] = field(default_factory=list)
 
     def inputs(self, first: int, stop: int) -> Tensor:
@@ -118,6 +120,7 @@ class Subject:
 def run(config: Config) -> None:
     """Measure the runs asked for, in a run of its own; the JSON goes to the trained runs, too."""
     target = train.out_folder(config.out)
+    config = config if config.hardness is None else replace(config, hardness=train.named(config.hardness))
     subjects = [set_up(config, stored) for stored in sources(config)]
     models = ", ".join(subject.model for subject in subjects)
     note = f"{config.n_subsets} sets of channels per layer of {models}, {config.mask_mode}, {config.checkpoint} weights\n"
@@ -186,13 +189,24 @@ def set_up(config: Config, stored: StoredRun) -> Subject:
         layers[there[i]] = Layer(i, step.name, step.module, step.channels, masking.work(products, there[i]))
     masks = {at: masking.subsets(layer.channels, config.n_subsets, seeds.child(layer.number).generator()) for at, layer in layers.items()}
     device = learner.device
-    return Subject(stored, trained.model, members, test.to(device), standardise.to(device), split.class_names, layers, masks)
+    part = None if config.hardness is None else _parts(config.hardness, trained, test).to(device)
+    return Subject(stored, trained.model, members, test.to(device), standardise.to(device), split.class_names, layers, masks, part)
+
+
+def _parts(hardness: str, trained: train.Config, test: Samples) -> Tensor:
+    """Which of PARTS every test image is in, [N]; DataError if none of them is known to the run."""
+    rows, hard = train.hardness(hardness).match(test, len(load(trained, trained.seed).train))
+    if not len(rows):
+        raise DataError(f"hardness: {hardness}; a run that knows test images (stragglers or invert on this data set)")
+    return torch.zeros(len(test), dtype=torch.long).index_put((rows,), 1 + hard.long())
 
 
 def _measure(run: tracking.Run, config: Config, subjects: list[Subject], state: Mapping[str, np.ndarray] | None) -> None:
     """Count the confusions of every network, layer and set; then store what follows from them."""
     for subject in subjects:
-        subject.tallies = [Tally(subject.masks, len(subject.class_names)) for _ in subject.members]
+        subject.tallies = [
+            Tally(subject.masks, len(subject.class_names), 1 if subject.part is None else len(PARTS)) for _ in subject.members
+        ]
     every = [(m, r) for m, subject in enumerate(subjects) for r in range(len(subject.members))]
     if state is not None:
         for m, r in every:
@@ -247,6 +261,10 @@ def arrays_of(config: Config, subject: Subject) -> dict[str, np.ndarray]:
         "accuracy_full": _accuracy(whole).numpy(),
         "class_information_full": class_information(whole).numpy(),
     }
+    for p, group in enumerate(PARTS) if subject.part is not None else ():
+        for at, suffix in ((-1, "full"), *((at, f"{layer.number:02d}") for at, layer in subject.layers.items())):
+            counts = torch.stack([tally.counts[at][p][0 if at == -1 else slice(None)] for tally in subject.tallies])
+            found |= {f"mi_{group}_{suffix}": estimate(counts).numpy(), f"accuracy_{group}_{suffix}": _accuracy(counts).numpy()}
     for at, layer in subject.layers.items():
         number, masks = f"{layer.number:02d}", subject.masks[at]
         confusion = torch.stack([tally.counts[at].sum(0) for tally in subject.tallies])  # [R, S, K, K]
@@ -304,6 +322,7 @@ def summary(config: Config, subject: Subject, arrays: Mapping[str, np.ndarray]) 
                 "class_information_loss": [None if np.isnan(value) else float(value) for value in lost],
                 "contribution_underdetermined": sets < 4 * layer.channels,
             }
+            | _apart(arrays, "mean_mi", number)
         )
         for r, part in enumerate(per_repeat):
             mean = float(mi[r].mean())
@@ -319,10 +338,17 @@ def summary(config: Config, subject: Subject, arrays: Mapping[str, np.ndarray]) 
         "estimator": config.estimator,
         "n_images": len(subject.test),
         "i_full": full,
+        **_apart(arrays, "i_full", "full"),
         "label_entropy": float(arrays["label_entropy"]),
         "layers": layers,
         "per_repeat": per_repeat,
     }
+
+
+def _apart(arrays: Mapping[str, np.ndarray], name: str, suffix: str) -> dict[str, float]:
+    """The mean information of easy and of hard images, where they were measured apart and there are any."""
+    means = {group: float(arrays[f"mi_{group}_{suffix}"].mean()) for group in PARTS[1:] if f"mi_{group}_{suffix}" in arrays}
+    return {f"{name}_{group}": mean for group, mean in means.items() if np.isfinite(mean)}
 
 
 def _store(run: tracking.Run, config: Config, subjects: list[Subject]) -> None:

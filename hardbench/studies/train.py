@@ -61,12 +61,10 @@ def _source(word: str) -> StoredRun:
     return tracking.find(word, list(handover.SOURCES))
 
 
-def named(config: Config) -> Config:
-    """The settings with the run whose hardness is read by its id, which goes on to mean the same run."""
-    if config.hardness is None:
-        return config
-    run, strategy = handover.words(config.hardness)
-    return replace(config, hardness=":".join(filter(None, (_source(run).id, strategy))))
+def named(word: str) -> str:
+    """RUN or RUN:STRATEGY with the run by its id, which goes on to mean the same run."""
+    run, strategy = handover.words(word)
+    return ":".join(filter(None, (_source(run).id, strategy)))
 
 
 FIGURES = ("basic_training_curves", "class_hardness", "overlap_scatter", "confusion_matrix", "research_questions")
@@ -75,7 +73,8 @@ FIGURES = ("basic_training_curves", "class_hardness", "overlap_scatter", "confus
 def run(config: Config, kinds: Sequence[str] | None = FIGURES) -> StoredRun:
     """Train as the settings say, in a run of its own, and draw the kinds of figures that apply (None: all there are); the stored run."""
     target = out_folder(config.out)
-    config = named(config)
+    if config.hardness is not None:
+        config = replace(config, hardness=named(config.hardness))
     course = set_up(config)
     note = note_of(config, course.split.num_classes, len(course.split.train))
     tags, dataset = tags_of(config, str(course.learner.device)), config.dataset.rpartition("/")[2]
