@@ -224,8 +224,6 @@ def test_a_config_that_is_no_text_or_not_there(tmp_path):
 
 def test_presets_are_configurations():
     for word in presets():
-        if "study" in read_file(word):
-            continue  # of a sweep
         found = given("--config", word)
         assert read_file(word).items() and found.as_dict() == train.Config.read(read_file(word)).as_dict()
 
