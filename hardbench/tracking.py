@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from math import isfinite
 from pathlib import Path
 from types import FrameType
@@ -162,8 +162,6 @@ class Run:
 
     def close(self) -> None:
         """Send what is buffered."""
-        if self.copy is not None:
-            self.copy.close()
         while self._buffer:
             self.client.log_batch(self.id, metrics=self._buffer[:BATCH])
             del self._buffer[:BATCH]
@@ -278,13 +276,11 @@ def extend(stored: StoredRun) -> Iterator[Run]:
         client.set_tag(joined, "hardbench.source_run", stored.id)
         other = client.get_run(joined)
         run.copy = Run(client, other) if other.data.tags.get(KIND) == "cell" else None
-    handle = os.open(run.folder, os.O_RDONLY)
-    try:
+    with ExitStack() as held, closing(run), closing(run.copy or run):
+        handle = os.open(run.folder, os.O_RDONLY)
+        held.callback(os.close, handle)
         fcntl.flock(handle, fcntl.LOCK_EX)
-        with closing(run):
-            yield run
-    finally:
-        os.close(handle)
+        yield run
 
 
 @contextmanager
@@ -338,12 +334,6 @@ def parent_of(study: str, key: str) -> StoredRun | None:
     client = connect()
     found = _search(client, f"tags.`{KIND}` = 'sweep' and tags.`{SWEEP}` = '{key}'", [_experiment(client, f"hardbench/{study}")])
     return next((StoredRun(client, run) for run in found), None)
-
-
-def cells() -> list[StoredRun]:
-    """All cells of sweeps, newest first."""
-    client = connect()
-    return [StoredRun(client, run) for run in _search(client, f"tags.`{KIND}` = 'cell'")]
 
 
 def open_cell(parent: Run, study: str, config: Config, title: str, note: str, tags: Mapping[str, str], swept: Sequence[str]) -> Run:

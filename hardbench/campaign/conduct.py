@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -41,8 +40,8 @@ def _patient() -> Iterator[None]:
 class Campaign:
     """The parent's side: `take` a result, and its cells become runs when all their parts are there."""
 
-    def __init__(self, parent: tracking.Run, plan: Plan, swept: Sequence[str], out: Path, write: Callable[..., None], title: Any):
-        self.parent, self.plan, self.out, self.write, self.title = parent, plan, out, write, title
+    def __init__(self, parent: tracking.Run, plan: Plan, swept: Sequence[str], out: Path, write: Callable[..., None]):
+        self.parent, self.plan, self.out, self.write = parent, plan, out, write
         self.table = Table(swept)
         self.networks = 0  # trained by this command
         self._parts: dict[int, dict[int, Outcome]] = {}

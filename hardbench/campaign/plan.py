@@ -37,10 +37,6 @@ class Plan:
         wanted = {"to do", "running"} | ({"failed"} if retry_failed or rerun else set()) | ({"done"} if rerun else set())
         return [index for index, state in self.states.items() if state in wanted]
 
-    def finished(self, index: int) -> StoredRun | None:
-        """The finished run of a cell."""
-        return next((run for run in self.runs.get(self.cells[index].key, []) if run.status == "FINISHED"), None)
-
 
 def make(study: str, version: int, configs: Sequence[Config], swept: Sequence[str]) -> Plan:
     """The plan for these configurations; `version` is raised when the study's numbers change. DataError if samples cannot be read."""
@@ -71,8 +67,9 @@ def _samples(config: TrainingSettings) -> tuple[str, float]:
 def look(plan: Plan, in_flight: Sequence[str]) -> None:
     """Ask the store for the runs of the cells; `in_flight` are hashes that a living sweep works on."""
     plan.runs = {}
-    for stored in tracking.cells():
-        plan.runs.setdefault(stored.tags.get(CELL, ""), []).append(stored)
+    for stored in tracking.runs(cells=True):
+        if CELL in stored.tags:
+            plan.runs.setdefault(stored.tags[CELL], []).append(stored)
     for index, cell in enumerate(plan.cells):
         statuses = [run.status for run in plan.runs.get(cell.key, [])]
         running = cell.key in in_flight

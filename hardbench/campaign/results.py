@@ -28,7 +28,7 @@ class Table:
         config = stored.config
         row: dict[str, Any] = {column: _word(config.get(name)) for column, name in self.settings.items()}
         row |= {"seed": config.get("seed", ""), "first": config.get("first_repeat", 0), "run": stored.id, "baseline": baseline}
-        if stored.has("metrics.npz") and SCORES.keys() and "accuracy" in stored.arrays and "confusion" in stored.arrays:
+        if stored.has("metrics.npz") and "accuracy" in stored.arrays and "confusion" in stored.arrays:
             row |= {column: final(stored.arrays, name) for column, name in SCORES.items()}
         else:  # of another study: whatever it measured, as one row
             row |= {name: np.array([value]) for name, value in sorted(stored.metrics.items()) if not name.endswith("_stderr")}

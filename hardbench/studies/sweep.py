@@ -198,7 +198,7 @@ def run(config: CampaignSettings) -> None:
     title = config.name or f"sweep {config.study} {' x '.join(swept) or 'of one cell'}"
     note = f"{len(made.cells)} cells, {sum(cell.networks for cell in made.cells)} networks\nswept: {', '.join(swept) or 'nothing'}"
     with tracking.sweep(config.study, key, config, title, note, config.tag or {}) as parent_run:
-        campaign = Campaign(parent_run, made, swept, target, train.write_cell, train.title_of)
+        campaign = Campaign(parent_run, made, swept, target, train.write_cell)
         parent_run.write_text("plan.txt", _lines(work))
         campaign.known(todo)
         try:
