@@ -190,8 +190,12 @@ def _finish(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None
     run.write_arrays(ARRAYS, found.arrays)
     run.write_text("class_hardness.csv", hardness_table(found.arrays).to_csv(index=False))
     final = {f"final/{name}": last_measured(found.arrays, key) for name, key in _FINAL.items()}
-    groups = [name for name in found.arrays if name.startswith("accuracy_") and name.endswith((handover.HARD, handover.EASY))]
-    final |= {f"final/{name.split('_')[1]}_accuracy_{name.split('_')[2]}": last_measured(found.arrays, name) for name in groups}
+    groups = [(phase, group) for phase in ("train", "val", "test") for group in (handover.HARD, handover.EASY)]
+    final |= {
+        f"final/{phase}_accuracy_{group}": last_measured(found.arrays, f"accuracy_{phase}_{group}")
+        for phase, group in groups
+        if f"accuracy_{phase}_{group}" in found.arrays
+    }
     final["final/overlap_hardness_spearman"] = overlap_hardness_spearman(found.arrays)
     if not found.validated:
         del final["final/val_loss"], final["final/val_accuracy"]
