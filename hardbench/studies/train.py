@@ -5,6 +5,7 @@ and mlp also what each layer knows. Expect about .96 on ten MNIST classes after 
 network; that takes a second or two per network on a laptop core, a ResNet an hour per CIFAR epoch.
 """
 
+import itertools
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -190,12 +191,9 @@ def _finish(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None
     run.write_arrays(ARRAYS, found.arrays)
     run.write_text("class_hardness.csv", hardness_table(found.arrays).to_csv(index=False))
     final = {f"final/{name}": last_measured(found.arrays, key) for name, key in _FINAL.items()}
-    groups = [(phase, group) for phase in ("train", "val", "test") for group in (handover.HARD, handover.EASY)]
-    final |= {
-        f"final/{phase}_accuracy_{group}": last_measured(found.arrays, f"accuracy_{phase}_{group}")
-        for phase, group in groups
-        if f"accuracy_{phase}_{group}" in found.arrays
-    }
+    for phase, group in itertools.product(("train", "val", "test"), (handover.HARD, handover.EASY)):
+        if f"accuracy_{phase}_{group}" in found.arrays:
+            final[f"final/{phase}_accuracy_{group}"] = last_measured(found.arrays, f"accuracy_{phase}_{group}")
     final["final/overlap_hardness_spearman"] = overlap_hardness_spearman(found.arrays)
     if not found.validated:
         del final["final/val_loss"], final["final/val_accuracy"]
