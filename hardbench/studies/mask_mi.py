@@ -293,10 +293,8 @@ def _accuracy(confusion: Tensor) -> Tensor:
 
 def summary(config: Config, subject: Subject, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """One model's part of the JSON: the published structure and what this study adds. Means over repeats; per_repeat has each."""
-    per_repeat: list[dict[str, Any]] = [
-        {"repeat": r, "i_full": float(full), "accuracy_full": float(arrays["accuracy_full"][r]), "layers": []}
-        for r, full in enumerate(arrays["mi_full"])
-    ]
+    both = enumerate(zip(arrays["mi_full"].tolist(), arrays["accuracy_full"].tolist(), strict=True))
+    per_repeat: list[dict[str, Any]] = [{"repeat": r, "i_full": mi, "accuracy_full": share, "layers": []} for r, (mi, share) in both]
     layers = []
     full = float(arrays["mi_full"].mean())
     for layer in subject.layers.values():
@@ -321,8 +319,8 @@ def summary(config: Config, subject: Subject, arrays: Mapping[str, np.ndarray]) 
                 "accuracy": arrays[f"accuracy_{number}"].mean(0).tolist(),
                 "class_information_loss": [None if np.isnan(value) else float(value) for value in lost],
                 "contribution_underdetermined": sets < 4 * layer.channels,
+                **_apart(arrays, "mean_mi", number),
             }
-            | _apart(arrays, "mean_mi", number)
         )
         for r, part in enumerate(per_repeat):
             mean = float(mi[r].mean())
