@@ -420,6 +420,10 @@ def test_the_command_leaves_a_finished_run(monkeypatch, tmp_path):
     assert run.metrics["stragglers/fraction"] == pytest.approx(arrays["stragglers"].mean())
     for name in ("radii", "radii_retrained", "distance_error", "stability", "prune_curve", "gallery"):
         assert run.has(f"figures/{name}.png"), name
+    assert main(["compare", "--csv", "runs.csv"]) == 0
+    with (tmp_path / "runs.csv").open() as file:
+        shown = next(csv.DictReader(file))
+    assert float(shown["inversions/found"]) == pytest.approx(np.isfinite(arrays["inversion_epoch"]).sum(1).mean())
     assert main(["plot", "--kind", "gallery,distance-error", "--out", "drawn"]) == 0
     assert (tmp_path / "drawn" / "gallery.png").exists()
 
