@@ -125,6 +125,9 @@ def test_detectors_take_whole_arrays_and_never_take_back():
 def test_a_rise_before_the_guard_or_without_patience_is_none():
     assert np.isnan(smooth(blob(10)))
     assert smooth(blob(10), guard=0) == 10
+    skewed = np.where(EPOCHS < 18, 18 - EPOCHS, 0.02 * (EPOCHS - 18.0))  # its mean over 11 epochs is smallest 5 later
+    assert smooth(skewed, guard=0) == 18
+    assert smooth(skewed) == 20
     bump = 0.5 - 0.001 * EPOCHS + 0.05 * np.exp(-(((EPOCHS - 100) / 6.0) ** 2))  # rises for ten epochs
     assert np.isnan(smooth(bump))
     assert np.isfinite(smooth(bump, patience=5))
@@ -417,6 +420,10 @@ def test_the_command_leaves_a_finished_run(monkeypatch, tmp_path):
     assert run.metrics["stragglers/fraction"] == pytest.approx(arrays["stragglers"].mean())
     for name in ("radii", "radii_retrained", "distance_error", "stability", "prune_curve", "gallery"):
         assert run.has(f"figures/{name}.png"), name
+    assert main(["compare", "--csv", "runs.csv"]) == 0
+    with (tmp_path / "runs.csv").open() as file:
+        shown = next(csv.DictReader(file))
+    assert float(shown["inversions/found"]) == pytest.approx(np.isfinite(arrays["inversion_epoch"]).sum(1).mean())
     assert main(["plot", "--kind", "gallery,distance-error", "--out", "drawn"]) == 0
     assert (tmp_path / "drawn" / "gallery.png").exists()
 

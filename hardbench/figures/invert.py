@@ -210,7 +210,7 @@ def _gallery(run: StoredRun) -> Figure:
         axis.imshow(_pixels(image), cmap="gray_r" if image.shape[0] == 1 else None)
         text = f"{names[arrays['labels'][place]]} → {names[votes.argmax()]}\n{len(guessed)} of {count}"
         axis.set_title(text, fontsize=style.SMALL - 1, parse_math=False, pad=2)
-    title = f"label → prediction at the inversion (the most frequent one); networks of {count} that call it a straggler"
+    title = f"label → prediction when its class was judged (the most frequent one); networks of {count} that call it a straggler"
     figure.suptitle(title, fontsize=style.SMALL + 1)
     return figure
 

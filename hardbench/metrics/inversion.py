@@ -52,7 +52,7 @@ def smooth(curves: Array, window: int = 11, patience: int = 20, guard: int = 20)
 
     curves [T] or [T, ...] with T = epochs from 0 (initialisation) on; the result is [] or [...], float. The curve is smoothed by a centred
     mean over `window` epochs (even windows lose one); minima before `guard` do not count. The epoch returned is that of the smallest
-    radius itself within half a window of the smoothed minimum. What later epochs bring never changes an epoch once found.
+    radius itself within half a window of the smoothed minimum, from `guard` on. What later epochs bring never changes an epoch once found.
     """
     half = window // 2
     curves = np.asarray(curves, dtype=float)
@@ -67,6 +67,7 @@ def smooth(curves: Array, window: int = 11, patience: int = 20, guard: int = 20)
     middle = found.argmax(0) + half + 1
     window_of = sliding_window_view(curves, 2 * half + 1, axis=0)  # [T - 2 half, ..., window]
     near = np.take_along_axis(window_of, (middle - half)[None, ..., None], axis=0)[0]
+    near = np.where((middle - half)[..., None] + np.arange(2 * half + 1) < guard, np.inf, near)
     return np.where(found.any(0), middle - half + near.argmin(-1), np.nan)
 
 

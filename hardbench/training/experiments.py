@@ -13,7 +13,7 @@ from hardbench.metrics.hardness import mean_stderr
 from hardbench.metrics.stragglers import class_shares, hardest, overlap_z
 from hardbench.seeding import Seeds
 from hardbench.settings import InversionSettings
-from hardbench.training import evaluation, observers
+from hardbench.training import evaluation, machine, observers
 from hardbench.training.inversion import Data, Inversions, Search
 from hardbench.training.loop import Moment, Observer
 
@@ -60,6 +60,7 @@ class Journey:
         """
         if name in self.done:
             return Inversions(**self.done[name])
+        machine.trim()  # of what the search before has left
         weights = None if without is None else (~without).float().to(self.data.train.labels.device)
         search = Search(self.data, self.settings, repeats, self.seed, self.precision, weights, looks, sink)
         if self._under_way is not None and self._under_way["name"] == name:
