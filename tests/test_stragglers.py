@@ -289,6 +289,24 @@ def test_no_complete_network_is_an_error(run, capsys):
     assert last().status == "FAILED"
 
 
+def test_a_search_that_diverges_is_an_error(run, capsys):
+    """Not a set without hard samples."""
+    capsys.readouterr()
+    assert main(["stragglers", *TINY, "--lr", "1e20", "--activation", "relu"]) == 4
+    assert "lr: 1e+20; a smaller one" in capsys.readouterr().err
+    assert last().status == "FAILED"
+
+
+def test_a_data_set_that_is_hard_as_a_whole(run):
+    """All labels wrong: every sample is hard for a score, and the easy test that is missing a fact."""
+    words = ["--noise-ratio", "1", "--strategy", "aum", "--remaining-train-ratios", "1", "--repeats", "1"]
+    assert main(["stragglers", *TINY, *words]) == 0
+    table = pandas.read_csv(last().file("accuracy.csv"))
+    assert table.easy.isna().all()
+    assert (table.full == table.hard).all()
+    assert "no easy test sample of aum, set 0" in last().tags["hardbench.facts"]
+
+
 def test_what_a_set_lacks_is_a_recorded_fact(run, capsys):
     """Classes that do not invert are left out: they have no stragglers; where nothing is left to train on the accuracy is nan."""
     capsys.readouterr()

@@ -156,6 +156,7 @@ def cells_of(config: CampaignSettings) -> tuple[list[AnyConfig], list[str]]:
     found = grid.points(study, words.given, words.fixed, words.grids)
     if "run" in options(study):  # `last` is another run tomorrow
         found = [{**point, "run": tracking.find(point.get("run") or "last", STUDIES).id} for point in found]
+    found = [{**point, "hardness": train.named(point["hardness"])} if point.get("hardness") else point for point in found]
     shared: dict[str, Any] = {"data_dir": config.data_dir, "device": config.device, "threads": config.threads or 1, "tag": config.tag}
     shared |= {"keep_checkpoints": False} if config.study == "train" else {}  # others may read their own
     return grid.configurations(study, found, shared), words.swept
