@@ -1,5 +1,6 @@
 """The study of hard samples through the real command line: what is counted, cut, trained, stored, resumed, drawn and refused."""
 
+import json
 import os
 import shutil
 import signal
@@ -168,9 +169,12 @@ def test_mask_mi_measures_hard_images_apart(run):
     rows = found.arrays
     assert rows["mi_hard_full"].shape == (1,) and rows["mi_easy_00"].shape == (1, 5)
     parts = {"unknown": 360 - len(here), "easy": (~here).sum(), "hard": here.sum()}
+    assert {group: rows[f"images_{group}"].item() for group in parts} == parts
     both = sum(parts[group] * rows[f"accuracy_{group}_00"] for group in parts)
     np.testing.assert_allclose(both / 360, rows["accuracy_00"])
     assert rows["accuracy_hard_full"] < rows["accuracy_easy_full"]
+    results = json.loads(found.file("mi_results_best.json").read_text())["mlp"]
+    assert (results["n_images_hard"], results["i_full_hard"]) == (here.sum(), rows["mi_hard_full"].mean())
 
 
 def test_a_stopped_study_goes_on_at_the_next_group(run, monkeypatch, tmp_path):
