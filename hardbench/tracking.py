@@ -112,6 +112,7 @@ class Run:
         self._nonfinite = set(filter(None, run.data.tags.get("nonfinite", "").split(",")))
         self._buffer: list[Metric] = []
         self._flushed = time.monotonic()
+        self.copy: Run | None = None  # a run that gets the same metrics
         local = local_path(run.info.artifact_uri)
         self._remote = local is None
         self.folder = local or Path(tempfile.mkdtemp(prefix="hardbench-"))
@@ -141,6 +142,8 @@ class Run:
 
         A point that is stored already is not stored again; a value that is not finite goes into the tag `nonfinite`.
         """
+        if self.copy is not None:
+            self.copy.log(values, step)
         now = int(time.time() * 1000)
         for name, value in values.items():
             row = np.ravel(value)
@@ -159,6 +162,8 @@ class Run:
 
     def close(self) -> None:
         """Send what is buffered."""
+        if self.copy is not None:
+            self.copy.close()
         while self._buffer:
             self.client.log_batch(self.id, metrics=self._buffer[:BATCH])
             del self._buffer[:BATCH]
@@ -262,14 +267,24 @@ def reopen(stored: StoredRun) -> Iterator[Run]:
 
 @contextmanager
 def extend(stored: StoredRun) -> Iterator[Run]:
-    """A run that has ended, to add results to; its status stays. Under `mlflow run` the run that it opened is tagged with it."""
+    """A run that has ended, to add results to, one process at a time; its status stays.
+
+    Under `mlflow run` the run that it opened is tagged with it; a cell of a sweep gets the metrics, too.
+    """
     client = connect()
+    run = Run(client, client.get_run(stored.id), again=True)
     joined = os.environ.get("MLFLOW_RUN_ID")
     if joined and joined != stored.id:
         client.set_tag(joined, "hardbench.source_run", stored.id)
-    run = Run(client, client.get_run(stored.id), again=True)
-    with closing(run):
-        yield run
+        other = client.get_run(joined)
+        run.copy = Run(client, other) if other.data.tags.get(KIND) == "cell" else None
+    handle = os.open(run.folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with closing(run):
+            yield run
+    finally:
+        os.close(handle)
 
 
 @contextmanager

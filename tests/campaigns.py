@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from hardbench.stored import StoredRun
 
 ROOT = Path(__file__).parents[1]
+CELLS = "mlruns/*/*/artifacts/seconds.npy"  # a file that every cell of a training gets
 TINY = [
     "sweep",
     "train",
@@ -102,33 +103,35 @@ def wait_for_cells(folder: Path, count: int, process: subprocess.Popen[bytes] | 
     """Until so many cells are finished, or the process has ended."""
     until = time.monotonic() + seconds
     while (process.is_alive() if isinstance(process, BaseProcess) else process.poll() is None) and time.monotonic() < until:
-        if (folder / "mlflow.db").exists() and len(list(folder.glob("mlruns/*/*/artifacts/seconds.npy"))) >= count:
+        if (folder / "mlflow.db").exists() and len(list(folder.glob(CELLS))) >= count:
             return
         time.sleep(0.05)
 
 
-def disturb(folder: Path, words: Sequence[str], how: str, moment: float, rng: random.Random) -> int:
-    """Start the sweep, wait `moment` seconds from its first cell on, do `how` (worker, parent or interrupt); the exit code.
+def disturb(folder: Path, words: Sequence[str], how: str, rng: random.Random) -> int:
+    """Start the sweep and do `how` (worker, parent or interrupt) some cells and a moment later; the exit code.
 
-    A sweep whose worker was killed goes on, and is left to end by itself.
+    A sweep whose worker was killed goes on for a few cells and is then ended by SIGTERM. Cells are counted, not seconds: on a machine of
+    any speed there is work left to disturb.
     """
-    before = len(list(folder.glob("mlruns/*/*/artifacts/seconds.npy")))
+
+    def some_cells() -> None:
+        wait_for_cells(folder, len(list(folder.glob(CELLS))) + rng.randint(1, 5), process)
+        time.sleep(rng.uniform(0, 0.4))
+
     process = sweep(folder, *words)
-    wait_for_cells(folder, before + 1, process)
-    time.sleep(moment)
+    some_cells()
+    left = workers(process.pid)
     if how == "worker":
-        for pid in rng.sample(found, 1) if (found := workers(process.pid)) else ():
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(moment)
-        process.send_signal(signal.SIGTERM)
-    else:
-        left = workers(process.pid)
-        process.send_signal(signal.SIGKILL if how == "parent" else signal.SIGINT)
-        process.wait()
-        until = time.monotonic() + 20
-        while any(Path(f"/proc/{pid}").exists() for pid in left) and time.monotonic() < until:
-            time.sleep(0.05)
-        assert not any(Path(f"/proc/{pid}").exists() for pid in left), "a worker outlived its parent"
+        assert left, "no worker to kill"
+        os.kill(rng.choice(left), signal.SIGKILL)
+        some_cells()
+    process.send_signal({"worker": signal.SIGTERM, "parent": signal.SIGKILL, "interrupt": signal.SIGINT}[how])
+    process.wait()
+    until = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in left) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in left), "a worker outlived its parent"
     return process.wait(timeout=120)
 
 

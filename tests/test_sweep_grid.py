@@ -7,18 +7,18 @@ from hardbench.campaign import jobs
 from hardbench.campaign.grid import Cell
 from hardbench.campaign.plan import make
 from hardbench.config import options, parse_yaml, read_file
-from hardbench.errors import ConfigError
+from hardbench.errors import ConfigError, TrackingError
 from hardbench.studies import sweep, train
 
 
 def config(study="train", file=None, **words):
     cls = sweep.sweep_class(study)
-    return cls.read(words, {}, file or {})
+    return cls.read({"study": study, **words}, {}, file or {})
 
 
-def cells(*names, **more):
+def cells(*names, study="train", **more):
     """The named settings of every cell, in order."""
-    found, swept = sweep.cells_of(config(**more))
+    found, swept = sweep.cells_of(config(study, **more))
     return [tuple(getattr(cell, name) for name in names) for cell in found], swept
 
 
@@ -60,6 +60,13 @@ def test_the_command_line_comes_before_the_file():
 def test_what_a_model_does_not_read_is_left_out_in_a_sweep_over_models():
     found, _ = cells("model", "widths", model="mlp,simple_cnn", widths="8;16")
     assert sorted(found, key=str) == [("mlp", (16,)), ("mlp", (8,)), ("simple_cnn", None)]
+
+
+def test_a_model_chooses_the_run_that_is_read(monkeypatch, tmp_path):
+    no_surroundings(monkeypatch, tmp_path)
+    assert cells("run", "model", study="mask_mi", model="vgg11,vgg13")[0] == [(None, "vgg11"), (None, "vgg13")]
+    with pytest.raises(TrackingError, match="run: last; there is no finished run of train in"):
+        cells("run", study="mask_mi")
 
 
 @pytest.mark.parametrize(

@@ -76,10 +76,13 @@ def test_a_node_dies(cluster, tmp_path):
     assert campaigns.rows(local / name) == campaigns.rows(spread / name)
 
 
-def test_without_a_cluster(tmp_path):
-    """One line, and no run."""
+@pytest.mark.parametrize("word", ["HOST:PORT", "auto"])
+def test_without_a_cluster(monkeypatch, tmp_path, word):
+    """One line, and no run; also where `auto` finds a cluster that is gone."""
     pytest.importorskip("ray")
-    process = campaigns.sweep(tmp_path, *WORDS, "--executor", "ray", "--ray-address", f"127.0.0.1:{free_port()}")
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    process = campaigns.sweep(tmp_path, *WORDS, "--executor", "ray", "--ray-address", address if word == "HOST:PORT" else word)
     assert process.wait(timeout=120) == 2
     assert "ray_address" in (tmp_path / "log").read_text().splitlines()[-1]
     assert campaigns.cells(tmp_path) == []

@@ -216,7 +216,12 @@ class Campaign:
     def failed(self) -> list[str]:
         """A line per cell that failed, now or before."""
         return [
-            self._failed.get(index, f"{self.plan.cells[index].label}: failed before")
+            self._failed.get(index, f"{self.plan.cells[index].label}: {self._before(index)}")
             for index, state in self.plan.states.items()
             if state == "failed"
         ]
+
+    def _before(self, index: int) -> str:
+        """What an earlier command stored of a cell that failed."""
+        runs = self.plan.runs.get(self.plan.cells[index].key, [])
+        return f"failed before ({runs[0].tags.get('error', 'without an error') if runs else 'its run is gone'})"

@@ -55,7 +55,7 @@ class CampaignSettings(MachineSettings, PlaceSettings):
     )
     tries: int = setting(4, "Times a job is begun where its worker or node dies.", low=1, stored=False)
     dry_run: bool = setting(False, "Show the plan with the time it needs, and do nothing.", stored=False)
-    rerun: bool = setting(False, "Compute finished cells again.", stored=False)
+    rerun: bool = setting(False, "Compute finished and failed cells again.", stored=False)
     retry_failed: bool = setting(False, "Compute failed cells again.", stored=False)
 
     def headline(self) -> dict[str, Any]:
@@ -154,12 +154,20 @@ def cells_of(config: CampaignSettings) -> tuple[list[AnyConfig], list[str]]:
     """The configurations of all cells, and the names of the swept settings."""
     study, words = config_class(config.study), words_of(config)
     found = grid.points(study, words.given, words.fixed, words.grids)
-    if "run" in options(study):  # `last` is another run tomorrow
-        found = [{**point, "run": tracking.find(point.get("run") or "last", STUDIES).id} for point in found]
-    found = [{**point, "hardness": train.named(point["hardness"])} if point.get("hardness") else point for point in found]
+    found = [_pinned(study, point) for point in found]
     shared: dict[str, Any] = {"data_dir": config.data_dir, "device": config.device, "threads": config.threads or 1, "tag": config.tag}
     shared |= {"keep_checkpoints": False} if config.study == "train" else {}  # others may read their own
     return grid.configurations(study, found, shared), words.swept
+
+
+def _pinned(study: type[AnyConfig], point: grid.Point) -> grid.Point:
+    """A point with the runs that it reads by their ids: `last` is another one tomorrow."""
+    found = dict(point)
+    if "run" in options(study) and point.get("model") is None:  # a model chooses its run itself
+        found["run"] = tracking.find(point.get("run") or "last", ["train"]).id
+    if point.get("hardness") is not None:
+        found["hardness"] = train.named(point["hardness"])
+    return found
 
 
 def _named(config: CampaignSettings, word: str) -> Any:
@@ -272,13 +280,7 @@ def run_cell(payload: Mapping[str, Any]) -> str:
     study = payload["study"]
     module = importlib.import_module(f"hardbench.studies.{study}")
     module.run(module.Config(**payload["settings"]))
-    own = tracking.find(payload["run"], STUDIES, finished=None)
-    source = own.tags.get("hardbench.source_run")
-    if source and not own.metrics:  # a study that writes into the run it reads
-        measured = tracking.find(source, STUDIES, finished=None).metrics
-        with tracking.extend(own) as cell:
-            cell.log({name: value for name, value in measured.items() if name.startswith(study)})
-    return own.id
+    return str(payload["run"])
 
 
 def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> None:
