@@ -68,8 +68,8 @@ class Hardness:
 def read(stored: StoredRun, strategy: str | None = None) -> Hardness:
     """What a run says of its samples: by a strategy's name, else its first one's. ConfigError if it has no such score.
 
-    Hard is what most of the run's sets (of stragglers), networks (of invert) or repeats (of recorded dynamics) call hard. Of dynamics, as
-    many are as the networks misclassify at the end, for strategies other than stragglers the hardest ones.
+    Hard is what at least half of the run's sets (of stragglers), networks (of invert) or repeats (of recorded dynamics) call hard. For each
+    repeat of dynamics these are the samples misclassified at the end, for strategies other than stragglers as many of the hardest ones.
     """
     name = SOURCES[stored.study][0]
     if not stored.has(name):

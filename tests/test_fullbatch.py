@@ -65,6 +65,17 @@ def test_what_a_step_saw_are_the_weights_before_it():
     assert not torch.allclose(now.logits, student.seen.logits)
 
 
+def test_looking_before_the_first_update_leaves_training_as_it_is():
+    """What looking keeps for later passes can be trained on."""
+    (looked, batches), (other, _) = ready(), ready()
+    inputs, labels = batches.draw()
+    looked.survey(inputs)
+    for student in (looked, other):
+        student.update(inputs, labels)
+    for name, value in looked.networks.state_dict().items():
+        assert torch.equal(value, other.networks.state_dict()[name])
+
+
 def test_a_subset_as_weights_is_the_subset():
     """Networks on the first and the last two thirds, sharing the wide product, against each on its part alone."""
     whole = blobs()

@@ -16,7 +16,7 @@ from hardbench.data.samples import Samples
 from hardbench.errors import DataError
 from hardbench.registry import SCORES
 from hardbench.scores.dynamics import Dynamics
-from hardbench.studies import train
+from hardbench.studies import sweep, train
 
 SMALL = ["--batch-size", "13", "--width", "20", "--depth", "1", "--threads", "1", "--layer-metrics", "none"]
 
@@ -118,6 +118,15 @@ def test_train_splits_its_metrics(recorded):
     assert main([*line, *noisy, "--hardness", "last"]) == 0  # the newest run that has a recording
     assert last().config["hardness"] == recorded.id
     np.testing.assert_array_equal(run.arrays["accuracy"], last().arrays["accuracy"])
+
+
+def test_a_sweep_means_the_run_that_is_last_now(recorded):
+    """By its id, so that the cells' hashes do not name another run tomorrow."""
+    words = {"dataset": ("digits",), "lr": (0.1, 0.01), "hardness": ("last:loss",)}
+    cells, swept = sweep.cells_of(sweep.Config(**words))
+    assert [config.hardness for config in cells] == [train.named("last:loss")] * 2
+    assert "last" not in cells[0].hardness
+    assert swept == ["lr"]
 
 
 def test_metrics_are_split_on_a_subset_by_original_index(recorded):

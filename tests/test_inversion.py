@@ -13,8 +13,8 @@ from projects import all_runs, history, last, new_project, started, wait_for_ste
 from hardbench.cli import main
 from hardbench.data.pool import prepare_pool
 from hardbench.errors import ConfigError, DataError
-from hardbench.metrics.inversion import class_means, distances, inversion_epochs, published, published_parity, radii, smooth
-from hardbench.metrics.stragglers import hardest, overlap_z
+from hardbench.metrics.inversion import class_means, distances, inversion_epochs, published, published_parity, radii, shortest, smooth
+from hardbench.metrics.stragglers import class_shares, hardest, overlap_z, share
 from hardbench.settings import InversionSettings
 from hardbench.training.experiments import Journey, looks
 from hardbench.training.inversion import Data, Search, find_inversions, judging_epochs
@@ -61,6 +61,14 @@ def test_an_activation_of_zero_has_no_direction():
     activations = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])  # two samples, one of them zero
     means, squares = class_means(activations, torch.ones(1, 2))
     torch.testing.assert_close(radii(means, squares), torch.tensor([[0.5]]))
+
+
+def test_a_class_of_one_sample_has_radius_0_and_no_inversion():
+    activations = torch.randn(200, 20, 1, generator=torch.Generator().manual_seed(0))  # 200 epochs, all of one sample
+    curve = radii(*class_means(activations, torch.ones(1, 1))).numpy()
+    assert not curve.any()
+    assert np.isnan(published(curve)).all()
+    assert np.isnan(smooth(curve)).all()
 
 
 # detectors
@@ -117,6 +125,9 @@ def test_detectors_take_whole_arrays_and_never_take_back():
 def test_a_rise_before_the_guard_or_without_patience_is_none():
     assert np.isnan(smooth(blob(10)))
     assert smooth(blob(10), guard=0) == 10
+    skewed = np.where(EPOCHS < 18, 18 - EPOCHS, 0.02 * (EPOCHS - 18.0))  # its mean over 11 epochs is smallest 5 later
+    assert smooth(skewed, guard=0) == 18
+    assert smooth(skewed) == 20
     bump = 0.5 - 0.001 * EPOCHS + 0.05 * np.exp(-(((EPOCHS - 100) / 6.0) ** 2))  # rises for ten epochs
     assert np.isnan(smooth(bump))
     assert np.isfinite(smooth(bump, patience=5))
@@ -139,6 +150,26 @@ def test_which_weights_judge_a_class():
         ("last", "exclude", [[50, np.nan, 50], [40, 40, 40]]),
     ):
         np.testing.assert_array_equal(judging_epochs(epochs, 99, settings(snapshot=snapshot, if_no_inversion=absent)), expected)
+
+
+def test_a_diverged_network_judges_only_what_had_inverted():
+    epochs, end = np.array([[30.0, np.nan], [20.0, np.nan]]), np.array([[99.0], [np.nan]])
+    np.testing.assert_array_equal(judging_epochs(epochs, end, settings()), [[30, 99], [20, np.nan]])
+    stragglers, labels = np.ones((2, 4), dtype=bool), np.array([0, 0, 1, 1])
+    np.testing.assert_array_equal(class_shares(stragglers, labels, np.array([[30, 99], [20, np.nan]])), [[1, 1], [1, np.nan]])
+    np.testing.assert_array_equal(share(stragglers, np.array([[30, 99], [np.nan, np.nan]])), [1, np.nan])
+
+
+@pytest.mark.parametrize("words", [{}, {"guard": 0}, {"window": 4, "patience": 3}, {"detector": "published"}])
+def test_the_shortest_training_with_an_inversion(words):
+    chosen = settings(**words)
+    least = shortest(chosen)
+
+    def found(turning, epochs):
+        return np.isfinite(inversion_epochs(np.abs(np.arange(epochs + 1.0) - turning)[:, None, None], chosen)).any()
+
+    assert any(found(turning, least) for turning in range(least))
+    assert not any(found(turning, least - 1) for turning in range(least))
 
 
 # agreement
@@ -389,6 +420,10 @@ def test_the_command_leaves_a_finished_run(monkeypatch, tmp_path):
     assert run.metrics["stragglers/fraction"] == pytest.approx(arrays["stragglers"].mean())
     for name in ("radii", "radii_retrained", "distance_error", "stability", "prune_curve", "gallery"):
         assert run.has(f"figures/{name}.png"), name
+    assert main(["compare", "--csv", "runs.csv"]) == 0
+    with (tmp_path / "runs.csv").open() as file:
+        shown = next(csv.DictReader(file))
+    assert float(shown["inversions/found"]) == pytest.approx(np.isfinite(arrays["inversion_epoch"]).sum(1).mean())
     assert main(["plot", "--kind", "gallery,distance-error", "--out", "drawn"]) == 0
     assert (tmp_path / "drawn" / "gallery.png").exists()
 
@@ -431,8 +466,14 @@ def test_networks_that_diverge_fail_with_what_was_measured(monkeypatch, tmp_path
     new_project(monkeypatch, tmp_path)
     assert main([*WORDS.split(), *THREE, "--lr", "1e30", "--activation", "relu", "--stability"]) == 4
     assert "loss: not finite in repeats 0, 1" in capsys.readouterr().err
-    assert last().status == "FAILED"
-    assert np.isnan(last().arrays["radii"][:, -1]).all()
+    run = last()
+    assert run.status == "FAILED"
+    assert np.isnan(run.arrays["radii"][:, -1]).all()
+    assert np.isnan(run.arrays["judged_epoch"]).all()
+    assert not run.arrays["stragglers"].any()
+    assert "stragglers/fraction" not in run.metrics
+    assert main(["resume"]) == 4
+    assert "loss: not finite in repeats 0, 1" in capsys.readouterr().err
 
 
 def test_parity_vectors_and_colours(monkeypatch, tmp_path):

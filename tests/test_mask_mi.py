@@ -70,6 +70,13 @@ def test_the_json_has_the_published_structure_and_more(project):
         assert layer["ci95"][0] <= layer["mean_mi"] <= layer["ci95"][1]
         assert len(layer["mi"]) == len(layer["k"]) == len(layer["accuracy"]) == 12
         assert layer["contribution_underdetermined"] is True  # 12 sets of 8 channels
+        each = [part["layers"][layer["layer_idx"]] for part in found["per_repeat"]]
+        assert layer["mean_mi_stderr"] == pytest.approx(abs(each[0]["mean_mi"] - each[1]["mean_mi"]) / 2)
+        strongest = of("mask-mi").arrays[f"contribution_{layer['layer_idx']:02d}"][:, 0].argsort(1)[:, ::-1]
+        for own, order in zip(each, strongest, strict=True):  # each network's own channels
+            a, b, c = order[:3]
+            assert [pair["channels"] for pair in own["pairs"]] == [[a, b], [a, c], [b, c]]
+            assert all(pair["ci95"][0] <= pair["synergy"] <= pair["ci95"][1] for pair in own["pairs"])
     assert [part["repeat"] for part in found["per_repeat"]] == [0, 1]
     assert np.mean([part["layers"][1]["mean_mi"] for part in found["per_repeat"]]) == pytest.approx(found["layers"][1]["mean_mi"])
 
@@ -84,7 +91,7 @@ def test_the_arrays_hold_masks_and_confusions(project):
         assert confusion.shape == (2, 12, 10, 10)
         assert np.array_equal(confusion.sum(3), np.broadcast_to(arrays["confusion_full"].sum(2)[:, None], (2, 12, 10)))
         assert arrays[f"contribution_{layer}"].shape == (2, 3, 8) and arrays[f"class_information_{layer}"].shape == (2, 12, 10)
-        assert arrays[f"synergy_{layer}"].shape == (2, 3, 3, 3)
+        assert arrays[f"pairs_{layer}"].shape == (2, 3) and arrays[f"synergy_{layer}"].shape == (2, 3, 3, 3)
         labels, predicted = (np.repeat(np.arange(100), confusion[1, 5].ravel()) // div % 10 for div in (10, 1))
         assert arrays[f"mi_{layer}"][1, 5] == pytest.approx(mutual_info_score(labels, predicted))
         assert arrays[f"accuracy_{layer}"][1, 5] == pytest.approx((labels == predicted).mean())
@@ -98,6 +105,14 @@ def test_the_unmasked_network_is_the_trained_one(project):
     assert found.arrays["layers"].tolist() == [1]
     earlier = next(one for one in all_runs() if one.study == "mask-mi" and one.id != found.id)
     assert np.array_equal(found.arrays["masks_01"], earlier.arrays["masks_01"])
+
+
+def test_a_single_set_has_no_interval(project, capsys):
+    """null in the JSON, which knows no nan; and a plug-in estimate from few images is told."""
+    assert main(["mask-mi", "--model", "mlp", "--threads", "1", "--n-subsets", "1", "--images", "50", "--pairs", "2"]) == 0
+    told, found = capsys.readouterr().err, json.loads(last().file("mi_results_best.json").read_text(), parse_constant=pytest.fail)["mlp"]
+    assert "estimator: plugin; too high by up to 0.81 nat for 50 images of 10 classes" in told
+    assert all(layer["ci95"] == [None, None] and layer["mean_mi_stderr"] is None for layer in found["layers"])
 
 
 def test_units_of_an_mlp_and_the_other_settings(project):
@@ -174,6 +189,7 @@ def test_runs_are_drawn_together_and_layers_alone(project, capsys):
         (["--model", "vg16"], "model: vg16; nearest: vgg16", 2),
         (["last", "--model", "cnn"], "model: cnn; either model or run, not both", 2),
         (["--mask-mode", "zero"], "mask_mode: zero", 2),
+        (["--pairs", "1"], "pairs: 1; 0 for none", 2),
     ],
 )
 def test_what_does_not_fit_is_told_before_a_run_exists(project, capsys, words, told, code):

@@ -1,5 +1,6 @@
 """The study of hard samples through the real command line: what is counted, cut, trained, stored, resumed, drawn and refused."""
 
+import json
 import os
 import shutil
 import signal
@@ -168,9 +169,12 @@ def test_mask_mi_measures_hard_images_apart(run):
     rows = found.arrays
     assert rows["mi_hard_full"].shape == (1,) and rows["mi_easy_00"].shape == (1, 5)
     parts = {"unknown": 360 - len(here), "easy": (~here).sum(), "hard": here.sum()}
+    assert {group: rows[f"images_{group}"].item() for group in parts} == parts
     both = sum(parts[group] * rows[f"accuracy_{group}_00"] for group in parts)
     np.testing.assert_allclose(both / 360, rows["accuracy_00"])
     assert rows["accuracy_hard_full"] < rows["accuracy_easy_full"]
+    results = json.loads(found.file("mi_results_best.json").read_text())["mlp"]
+    assert (results["n_images_hard"], results["i_full_hard"]) == (here.sum(), rows["mi_hard_full"].mean())
 
 
 def test_a_stopped_study_goes_on_at_the_next_group(run, monkeypatch, tmp_path):
@@ -287,6 +291,24 @@ def test_no_complete_network_is_an_error(run, capsys):
     assert main(["stragglers", *TINY, *few]) == 4
     assert "none of 20 networks has an inversion of every class in 3 epochs" in capsys.readouterr().err
     assert last().status == "FAILED"
+
+
+def test_a_search_that_diverges_is_an_error(run, capsys):
+    """Not a set without hard samples."""
+    capsys.readouterr()
+    assert main(["stragglers", *TINY, "--lr", "1e20", "--activation", "relu"]) == 4
+    assert "lr: 1e+20; a smaller one" in capsys.readouterr().err
+    assert last().status == "FAILED"
+
+
+def test_a_data_set_that_is_hard_as_a_whole(run):
+    """All labels wrong: every sample is hard for a score, and the easy test that is missing a fact."""
+    words = ["--noise-ratio", "1", "--strategy", "aum", "--remaining-train-ratios", "1", "--repeats", "1"]
+    assert main(["stragglers", *TINY, *words]) == 0
+    table = pandas.read_csv(last().file("accuracy.csv"))
+    assert table.easy.isna().all()
+    assert (table.full == table.hard).all()
+    assert "no easy test sample of aum, set 0" in last().tags["hardbench.facts"]
 
 
 def test_what_a_set_lacks_is_a_recorded_fact(run, capsys):

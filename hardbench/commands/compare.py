@@ -51,7 +51,8 @@ def run(config: Config) -> None:
 
 
 def _shown(name: str) -> bool:
-    return name in ("final/test_accuracy", "final/test_loss", "final/val_accuracy", "eval/accuracy")
+    trained = ("final/test_accuracy", "final/test_loss", "final/val_accuracy", "eval/accuracy")
+    return name in (*trained, "final/error", "inversions/found", "stragglers/fraction", "train/error_at_inversion")
 
 
 def _differing(chosen: Sequence[StoredRun]) -> list[str]:

@@ -14,6 +14,7 @@ from hardbench.errors import ConfigError
 from hardbench.figures import style
 from hardbench.figures.style import FigureOptions, StoredRun, class_names, look, measured, run_labels
 from hardbench.metrics.hardness import mean_stderr
+from hardbench.metrics.stragglers import share
 
 Array = np.ndarray[Any, Any]
 APART = 7  # networks up to which each has a line of its own
@@ -143,7 +144,8 @@ def stability(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Fi
         if np.isfinite(level):
             axes[0, 0].axhline(level, color=colour, linewidth=1, linestyle="--")
         style.band(axes[0, 1], x, run.arrays["misclassified"], color=colour)
-        axes[0, 1].axhline(run.arrays["stragglers"].mean(), color=colour, linewidth=1, linestyle="--")
+        if np.isfinite(fraction := mean_stderr(share(run.arrays["stragglers"], run.arrays["judged_epoch"]))[0]):
+            axes[0, 1].axhline(fraction, color=colour, linewidth=1, linestyle="--")
         head = f"{label}\n" if len(runs) > 1 else ""
         handles.append(
             Line2D([], [], color=colour, linewidth=1.8, label=f"{head}misclassified:\nmean of {len(z)} pair{'s' * (len(z) > 1)}")
@@ -208,7 +210,7 @@ def _gallery(run: StoredRun) -> Figure:
         axis.imshow(_pixels(image), cmap="gray_r" if image.shape[0] == 1 else None)
         text = f"{names[arrays['labels'][place]]} → {names[votes.argmax()]}\n{len(guessed)} of {count}"
         axis.set_title(text, fontsize=style.SMALL - 1, parse_math=False, pad=2)
-    title = f"label → prediction at the inversion (the most frequent one); networks of {count} that call it a straggler"
+    title = f"label → prediction when its class was judged (the most frequent one); networks of {count} that call it a straggler"
     figure.suptitle(title, fontsize=style.SMALL + 1)
     return figure
 

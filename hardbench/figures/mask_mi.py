@@ -195,8 +195,8 @@ def top_channels(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str,
             axis.set_axis_off()
         for axis, layer in zip(axes.flat, layers, strict=False):
             _channels(axis, part, layer)
-        figure.supxlabel("what a channel adds to the information / nats", fontsize=style.SMALL + 2)
-        figure.suptitle(f"{part.label}: the channels that add most, with 95 % intervals over sets", fontsize=style.SMALL + 2)
+        figure.supxlabel("what a channel adds to the information / nats, 95 % over sets", fontsize=style.SMALL + 2)
+        figure.suptitle(f"{part.label}: strongest channels", fontsize=style.SMALL + 2)
         figures["top_channels" if len(found) == 1 else f"top_channels_{style.slug(part.label)}"] = figure
     return figures
 

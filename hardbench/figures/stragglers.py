@@ -60,7 +60,7 @@ def _errorbars(axis: Axes, run: StoredRun, test: str, place: tuple[int, int], nu
 
 
 def _panels(run: StoredRun, rows: int) -> tuple[Figure, Array]:
-    figure, axes = style.sheet(rows, len(TESTS), width=3.3, height=2.9, sharex=True)
+    figure, axes = style.sheet(rows, len(TESTS), width=3.3, height=2.9, sharex=True, sharey="col")
     for row in axes:
         for axis, test in zip(row, TESTS, strict=True):
             axis.set_title("all test samples" if test == "full" else f"{test} test samples", fontsize=style.SMALL + 1)
@@ -156,7 +156,7 @@ def _agreement(run: StoredRun) -> Figure:
     side = 1.9 + 0.45 * len(names)
     figure, axes = style.sheet(1, 2, width=side + 1.1, height=side, layout="compressed")
     overlap, ranks = (mean_stderr(measured(run, name))[0] for name in ("jaccard", "spearman"))
-    style.heatmap(axes[0, 0], overlap, _named(run, names), names, "Jaccard overlap of the hard samples", top=1)
+    style.heatmap(axes[0, 0], overlap, _named(run, names), names, "Jaccard overlap of the hard samples", norm=Normalize(0, 1))
     style.heatmap(axes[0, 1], ranks, names, names, "Spearman correlation of the scores", shades="RdBu_r", norm=Normalize(-1, 1))
     return figure
 
@@ -168,7 +168,7 @@ def _agreement_per_class(run: StoredRun) -> Figure:
     pairs = [f"{names[i]} - {names[j]}" for i, j in zip(first, second, strict=True)]
     figure, axes = style.sheet(1, 1, width=3.6 + 0.36 * len(classes), height=1.3 + 0.3 * len(pairs))
     values = overlap[:, first, second].T
-    style.heatmap(axes[0, 0], values, pairs, classes, "Jaccard overlap", top=1, aspect="auto")
+    style.heatmap(axes[0, 0], values, pairs, classes, "Jaccard overlap", norm=Normalize(0, 1), aspect="auto")
     axes[0, 0].set_xlabel("class")
     return figure
 

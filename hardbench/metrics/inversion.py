@@ -12,6 +12,7 @@ from hardbench.settings import InversionSettings
 
 Array = np.ndarray[Any, Any]
 RISE = 1e-5  # growth of a smoothed radius that is none: rounding of a flat curve
+EXACT = 1e-6  # squared radii below are rounding: a class of one sample has radius 0
 PUBLISHED_EVERY, PUBLISHED_AFTER = 5, 20  # epochs of the published rules
 
 
@@ -36,7 +37,8 @@ def class_means(activations: Tensor, onehot: Tensor, weights: Tensor | None = No
 
 def radii(means: Tensor, squares: Tensor | float = 1.0) -> Tensor:
     """R_c = sqrt(mean |u - m_c|^2) = sqrt(mean |u|^2 - |m_c|^2), [R, K] in [0, 1], of class means [R, K, D] of unit vectors u."""
-    return (squares - means.square().sum(-1)).clamp_min(0).sqrt()
+    variance = squares - means.square().sum(-1)
+    return torch.where(variance < EXACT, 0, variance).sqrt()
 
 
 def distances(means: Tensor) -> Tensor:
@@ -50,7 +52,7 @@ def smooth(curves: Array, window: int = 11, patience: int = 20, guard: int = 20)
 
     curves [T] or [T, ...] with T = epochs from 0 (initialisation) on; the result is [] or [...], float. The curve is smoothed by a centred
     mean over `window` epochs (even windows lose one); minima before `guard` do not count. The epoch returned is that of the smallest
-    radius itself within half a window of the smoothed minimum. What later epochs bring never changes an epoch once found.
+    radius itself within half a window of the smoothed minimum, from `guard` on. What later epochs bring never changes an epoch once found.
     """
     half = window // 2
     curves = np.asarray(curves, dtype=float)
@@ -65,6 +67,7 @@ def smooth(curves: Array, window: int = 11, patience: int = 20, guard: int = 20)
     middle = found.argmax(0) + half + 1
     window_of = sliding_window_view(curves, 2 * half + 1, axis=0)  # [T - 2 half, ..., window]
     near = np.take_along_axis(window_of, (middle - half)[None, ..., None], axis=0)[0]
+    near = np.where((middle - half)[..., None] + np.arange(2 * half + 1) < guard, np.inf, near)
     return np.where(found.any(0), middle - half + near.argmin(-1), np.nan)
 
 
@@ -102,6 +105,14 @@ def inversion_epochs(curves: Array, settings: InversionSettings) -> Array:
     if settings.task == "parity":
         return np.repeat(published_parity(curves[..., :1]), curves.shape[-1], axis=-1)
     return published(curves)
+
+
+def shortest(settings: InversionSettings) -> int:
+    """Epochs without which the detector can find no inversion."""
+    if settings.detector == "smooth":
+        half = settings.window // 2
+        return max(settings.guard, half + 1) + half + settings.patience
+    return PUBLISHED_AFTER + (PUBLISHED_EVERY if settings.task == "classes" else 0)
 
 
 def lag(settings: InversionSettings) -> int:

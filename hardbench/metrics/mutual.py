@@ -1,7 +1,11 @@
 """What predictions tell about labels, in nats, from confusions; which classes and which channels it hangs on."""
 
+import itertools
+import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,8 +61,43 @@ def class_information(confusion: Tensor) -> Tensor:
     )
 
 
+def accuracy(confusion: Tensor) -> Tensor:
+    """Share of right predictions, [...] of counts [..., K, K], in [0, 1]; nan without samples."""
+    return confusion.diagonal(dim1=-2, dim2=-1).sum(-1).double() / confusion.sum((-2, -1))
+
+
+def of_sets(
+    confusion: Tensor, masks: Tensor, estimator: str, pairs: int, generator: Callable[[], torch.Generator]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """What follows from confusions [R, S, K, K] of R networks under sets of a layer's channels, bool [S, n], that all of them share.
+
+    mi and accuracy [R, S], class_information [R, S, K] (of the observed shares, whatever the estimator), contribution [R, 3, n], ci95 [2]
+    of the mean over sets and networks; and, for pairs > 1 and several sets, each network's own strongest channels, pairs [R, P], and
+    their synergy [R, 3, P, P]: channels of different networks do not correspond.
+    """
+    mi = ESTIMATORS[estimator](confusion)
+    contribution = torch.stack([contributions(masks, row, generator()) for row in mi])
+    found = {
+        "masks": masks,
+        "kept": masks.sum(1),
+        "confusion": confusion.int(),
+        "mi": mi,
+        "accuracy": accuracy(confusion),
+        "class_information": class_information(confusion),
+        "contribution": contribution,
+        "ci95": torch.tensor(bootstrap_mean(mi.mean(0), generator()), dtype=torch.float64),
+    }
+    if pairs > 1 and len(masks) > 1:
+        strongest = contribution[:, 0].argsort(dim=1, descending=True)[:, :pairs]
+        found["pairs"] = strongest
+        found["synergy"] = torch.stack([synergies(masks, row, own, generator()) for row, own in zip(mi, strongest, strict=True)])
+    return {name: value.numpy() for name, value in found.items()}
+
+
 def bootstrap_mean(values: Tensor, generator: torch.Generator) -> tuple[float, float]:
-    """The 95 % interval of the mean of values [S], by drawing the values anew."""
+    """The 95 % interval of the mean of values [S], by drawing the values anew; nan for a single value."""
+    if len(values) < 2:
+        return math.nan, math.nan
     rows = torch.randint(len(values), (RESAMPLES, len(values)), generator=generator)
     low, high = torch.quantile(values.double()[rows].mean(1), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
@@ -105,7 +144,8 @@ def synergies(masks: Tensor, values: Tensor, channels: Tensor, generator: torch.
     """What two channels tell together beyond what each adds, (estimate, low, high) [3, P, P] nats, for channels [P]; nan on the diagonal.
 
     Above 0 they need each other, below 0 they tell the same. The slope of what the ridge regression leaves on the product of both centred
-    indicators, with its 95 % interval over subsets drawn anew.
+    indicators, with its 95 % interval over subsets drawn anew. With fewer than 4 n subsets the regression explains too much and leaves
+    too little: pulled towards 0.
     """
     kept, values = masks.double(), values.double()
     rest = values - values.mean() - (kept - kept.mean(0)) @ _ridge(kept, values, _penalty(kept, values))
@@ -122,3 +162,17 @@ def synergies(masks: Tensor, values: Tensor, channels: Tensor, generator: torch.
 def _slope(products: Tensor, rest: Tensor) -> Tensor:
     apart = products - products.mean(0)
     return torch.einsum("spq,s->pq", apart, rest - rest.mean()) / apart.square().sum(0)
+
+
+def pairs_of(channels: np.ndarray[Any, Any], synergy: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
+    """Synergies (estimate, low, high) [3, P, P] of channels [P] as a list, pair by pair."""
+    places = itertools.combinations(range(len(channels)), 2)
+    both = [([int(channels[i]), int(channels[j])], known(synergy[:, i, j])) for i, j in places]
+    return [{"channels": pair, "synergy": estimate, "ci95": bounds} for pair, (estimate, *bounds) in both]
+
+
+def known(values: np.ndarray[Any, Any]) -> Any:
+    """For JSON, which has no nan: numbers, None for those that are not finite."""
+    found = np.asarray(values, dtype=object)
+    found[~np.isfinite(values)] = None
+    return found.tolist()

@@ -31,6 +31,20 @@ def overlap_z(sets: Tensor, members: Tensor | None = None) -> Array:
     return torch.where(stacked.isfinite(), stacked, torch.nan).numpy()
 
 
+def share(stragglers: Array, judged: Array) -> Array:
+    """Share of all samples that are stragglers, [R] in [0, 1], from stragglers [R, N]; nan for a network none of whose classes was judged.
+
+    judged [R, K]: epoch of the weights that judged a class, nan where it was left out.
+    """
+    return np.where(np.isfinite(judged).any(1), stragglers.mean(1), np.nan)
+
+
+def class_shares(stragglers: Array, labels: Array, judged: Array) -> Array:
+    """Share of each class's samples that are stragglers, [R, K] in [0, 1], nan where the class was left out; `judged` as for `share`."""
+    shares = np.stack([stragglers[:, labels == c].mean(1) for c in range(judged.shape[1])], 1)
+    return np.where(np.isfinite(judged), shares, np.nan)
+
+
 def hardest(stragglers: Tensor, logits: Tensor, labels: Tensor, count: int) -> Tensor:
     """Rows [count] of the samples that most networks call stragglers, of equals those with the largest mean loss at the end.
 

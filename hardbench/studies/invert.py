@@ -21,6 +21,8 @@ from hardbench.data.samples import Split
 from hardbench.data.transforms import unit_of
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.figures import draw
+from hardbench.metrics import stragglers
+from hardbench.metrics.inversion import shortest
 from hardbench.settings import CheckpointSettings, InversionSettings, RunSettings
 from hardbench.stored import StoredRun
 from hardbench.studies import train
@@ -44,7 +46,7 @@ class Config(RunSettings, InversionSettings, CheckpointSettings):
     )
     stability: bool = setting(False, "Compare the misclassified sets of the networks over training time (two networks at least).")
     prune_curve: bool = setting(False, "Test networks trained without the samples misclassified at log-spaced epochs.")
-    prune_points: int = setting(8, "Epochs of the prune curve.", low=1)
+    prune_points: int = setting(8, "Epochs of the prune curve.", low=2)
     test_noise: tuple[float, ...] = setting((0.0,), "Standard deviations of Gaussian noise on the prune curve's test inputs.", low=0)
 
     def check(self) -> None:
@@ -79,6 +81,8 @@ def run(config: Config, kinds: Sequence[str] | None = None) -> StoredRun:
     """Search as the settings say, in a run of its own, and draw the kinds of figures that apply (None: all there are); the stored run."""
     target = train.out_folder(config.out)
     course = set_up(config)
+    if config.epochs < (least := shortest(config)):
+        console.warn(f"epochs: {config.epochs}; the detector finds no inversion in fewer than {least}")
     dataset = config.dataset.rpartition("/")[2]
     title = config.name or f"{config.task} {dataset} s{config.seed}"
     note = f"{config.repeats} networks on {len(course.split.train)} samples of {dataset}, {config.task}\n"
@@ -145,14 +149,16 @@ def _search(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> 
 
     found = find_inversions(course.data, config, range(config.first_repeat, config.first_repeat + config.repeats), more)
     if not len(found.repeats):
-        raise TrainingError(f"if_no_inversion: retry; none of {10 * config.repeats} networks had an inversion of every class")
+        _store(run, course, Inversions(**next(iter(journey.done.values()))), journey)
+        failed = f"none of {10 * config.repeats} networks had an inversion of every class"
+        raise TrainingError(f"if_no_inversion: retry; {failed}; the first are kept (run {run.id})")
     if len(found.repeats) < config.repeats:
         console.warn(
             f"{len(found.repeats)} of {10 * config.repeats} networks have an inversion of every class, {config.repeats} were asked for"
         )
     _store(run, course, found, journey)
     if not bool(found.loss[:, -1].isfinite().any()):
-        return _close(run, course, found, constants)  # which says that all of them diverged
+        return _close(run, course, found, constants, journey)  # which says that all of them diverged
     if config.retrain_without_stragglers:
         again = journey.search("retrained", found.repeats.tolist(), found.stragglers, sink=_live(run, config, split, "retrained_"))
         _store_retrained(run, course, found, again)
@@ -162,7 +168,7 @@ def _search(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> 
         arrays = experiments.prune_curve(journey, found, points, split.test.to(course.data.train.labels.device), config.test_noise)
         run.write_arrays(PRUNE, arrays)
         run.log({f"prune_error/{at:02d}": errors for at, errors in enumerate(arrays["prune_error"][:, 0].T)}, config.epochs)
-    return _close(run, course, found, constants)
+    return _close(run, course, found, constants, journey)
 
 
 def _progress(run: tracking.Run) -> experiments.Progress:
@@ -199,10 +205,10 @@ def _store(run: tracking.Run, course: Course, found: Inversions, journey: Journe
     metrics = {f"inversion_epoch/{c:02d}": epochs[:, c] for c in range(split.num_classes)}
     metrics |= {
         f"straggler_share/{c:02d}": share
-        for c, share in enumerate(experiments.class_shares(sets["stragglers"], sets["labels"], split.num_classes).T)
+        for c, share in enumerate(stragglers.class_shares(sets["stragglers"], sets["labels"], sets["judged_epoch"]).T)
     }
     metrics["train/error_at_inversion"] = found.error_at_inversion.numpy()
-    metrics["stragglers/fraction"] = found.stragglers.float().mean(1).numpy()
+    metrics["stragglers/fraction"] = stragglers.share(sets["stragglers"], sets["judged_epoch"])
     metrics["inversions/found"] = np.isfinite(epochs).sum(1).astype(float)
     metrics["final/error"] = found.error[:, -1].numpy()
     run.log(metrics, config.epochs)
@@ -233,10 +239,12 @@ def _store_retrained(run: tracking.Run, course: Course, found: Inversions, again
     console.say(f"inversions {int(before.sum())}; without the stragglers {int(after.sum())}")
 
 
-def _close(run: tracking.Run, course: Course, found: Inversions, constants: Mapping[str, Any]) -> None:
+def _close(run: tracking.Run, course: Course, found: Inversions, constants: Mapping[str, Any], journey: Journey) -> None:
     """The last checkpoint; TrainingError if a network diverged."""
     folder = run.folder / "checkpoints"
+    lost = [int(r) for r, loss in zip(found.repeats, found.loss[:, -1], strict=True) if not loss.isfinite()]
     end = {"networks": found.final, "steps": course.config.epochs, "repeats": found.repeats, "standardise": constants, "name": "end"}
+    end |= {"done": journey.done} if lost else {}  # a failed run can be resumed, and then says the same
     if not course.config.keep_checkpoints:
         shutil.rmtree(folder)
     else:
@@ -244,7 +252,6 @@ def _close(run: tracking.Run, course: Course, found: Inversions, constants: Mapp
         (folder / checkpoints.PREVIOUS).unlink(missing_ok=True)
         for path in folder.glob("*.pt"):
             run.publish(f"checkpoints/{path.name}")
-    lost = [int(r) for r, loss in zip(found.repeats, found.loss[:, -1], strict=True) if not loss.isfinite()]
     if lost:
         raise TrainingError(f"loss: not finite in repeats {', '.join(map(str, lost))}; what was measured until then is kept (run {run.id})")
 
@@ -258,5 +265,6 @@ def _report(run: tracking.Run, out: Path | None, kinds: Sequence[str] | None) ->
     arrays = stored.arrays
     console.table("Inversions", *experiments.class_rows(arrays))
     found = np.isfinite(arrays["inversion_epoch"])
-    console.say(f"inversions {found.sum()} of {found.size}, stragglers {experiments.spread(arrays['stragglers'].mean(1))}")
+    shares = stragglers.share(arrays["stragglers"], arrays["judged_epoch"])
+    console.say(f"inversions {found.sum()} of {found.size}, stragglers {experiments.spread(shares)}")
     train.finish(run, out)

@@ -22,7 +22,8 @@ from hardbench.data.samples import Samples, load, prepare
 from hardbench.data.transforms import Standardise, unit_of
 from hardbench.errors import ConfigError, DataError, TrackingError
 from hardbench.figures import draw
-from hardbench.metrics.mutual import ESTIMATORS, bootstrap_mean, class_information, contributions, entropy, synergies
+from hardbench.metrics.hardness import mean_stderr
+from hardbench.metrics.mutual import ESTIMATORS, accuracy, class_information, entropy, known, of_sets, pairs_of
 from hardbench.models.layers import Chain
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
@@ -37,6 +38,7 @@ STUDY = "mask-mi"
 VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
 STATE = "partial.npz"  # what is done so far, while the run is on
 SAVE_SECONDS = 10.0
+BIASED = 0.2  # nats by which the plug-in estimate may be too high before it is told
 PARTS = ("unknown", "easy", "hard")  # of the images, where their hardness is given
 
 
@@ -73,9 +75,11 @@ class Config(MachineSettings, PlaceSettings):
     tag: dict[str, str] | None = setting(None, "Tags for the run, k=v,k2=v2.")
 
     def check(self) -> None:
-        """A word beside `all` means nothing."""
+        """A word beside `all` means nothing, nor does a pair of one."""
         if "all" in self.layers and len(self.layers) > 1:
             raise ConfigError(f"layers: {','.join(map(str, self.layers))}; all, or numbers")
+        if self.pairs == 1:
+            raise ConfigError("pairs: 1; 0 for none, or at least 2 channels")
 
 
 @dataclass(frozen=True)
@@ -190,6 +194,7 @@ def set_up(config: Config, stored: StoredRun) -> Subject:
     masks = {at: masking.subsets(layer.channels, config.n_subsets, seeds.child(layer.number).generator()) for at, layer in layers.items()}
     device = learner.device
     part = None if config.hardness is None else _parts(config.hardness, trained, test).to(device)
+    _warn_of_bias(config, split.num_classes, len(test), part)
     return Subject(stored, trained.model, members, test.to(device), standardise.to(device), split.class_names, layers, masks, part)
 
 
@@ -199,6 +204,15 @@ def _parts(hardness: str, trained: train.Config, test: Samples) -> Tensor:
     if not len(rows):
         raise DataError(f"hardness: {hardness}; a run that knows test images (stragglers or invert on this data set)")
     return torch.zeros(len(test), dtype=torch.long).index_put((rows,), 1 + hard.long())
+
+
+def _warn_of_bias(config: Config, classes: int, images: int, part: Tensor | None) -> None:
+    """Says where the plug-in estimate may be far too high: many classes, few images, above all of a part of them."""
+    counts = {"": images} | ({} if part is None else {f"{group} ": int((part == p).sum()) for p, group in enumerate(PARTS) if p})
+    for group, count in counts.items():
+        if config.estimator == "plugin" and count and (bias := (classes - 1) ** 2 / (2 * count)) > BIASED:
+            told = f"too high by up to {bias:.2f} nat for {count} {group}images of {classes} classes (grassberger corrects it)"
+            console.warn(f"estimator: plugin; {told}")
 
 
 def _measure(run: tracking.Run, config: Config, subjects: list[Subject], state: Mapping[str, np.ndarray] | None) -> None:
@@ -241,8 +255,7 @@ def _counted(run: tracking.Run, config: Config, subjects: list[Subject], every: 
 
 
 def _save(run: tracking.Run, subjects: list[Subject], every: list[tuple[int, int]]) -> None:
-    state = {f"{m}_{r}_{name}": value for m, r in every for name, value in subjects[m].tallies[r].state().items()}
-    run.write_arrays(STATE, state)
+    run.write_arrays(STATE, {f"{m}_{r}_{name}": value for m, r in every for name, value in subjects[m].tallies[r].state().items()})
 
 
 def arrays_of(config: Config, subject: Subject) -> dict[str, np.ndarray]:
@@ -258,51 +271,28 @@ def arrays_of(config: Config, subject: Subject) -> dict[str, np.ndarray]:
         "label_entropy": entropy(labels).numpy(),
         "confusion_full": whole.numpy(),
         "mi_full": estimate(whole).numpy(),
-        "accuracy_full": _accuracy(whole).numpy(),
+        "accuracy_full": accuracy(whole).numpy(),
         "class_information_full": class_information(whole).numpy(),
     }
     for p, group in enumerate(PARTS) if subject.part is not None else ():
         for at, suffix in ((-1, "full"), *((at, f"{layer.number:02d}") for at, layer in subject.layers.items())):
             counts = torch.stack([tally.counts[at][p][0 if at == -1 else slice(None)] for tally in subject.tallies])
-            found |= {f"mi_{group}_{suffix}": estimate(counts).numpy(), f"accuracy_{group}_{suffix}": _accuracy(counts).numpy()}
+            found |= {f"mi_{group}_{suffix}": estimate(counts).numpy(), f"accuracy_{group}_{suffix}": accuracy(counts).numpy()}
+        found[f"images_{group}"] = subject.tallies[0].counts[-1][p].sum().numpy()
     for at, layer in subject.layers.items():
-        number, masks = f"{layer.number:02d}", subject.masks[at]
         confusion = torch.stack([tally.counts[at].sum(0) for tally in subject.tallies])  # [R, S, K, K]
-        mi = estimate(confusion)
         seeds = Seeds(config.seed).child("masks", layer.number, "bootstrap")
-        found |= {
-            f"masks_{number}": masks.numpy(),
-            f"kept_{number}": masks.sum(1).numpy(),
-            f"confusion_{number}": confusion.int().numpy(),
-            f"mi_{number}": mi.numpy(),
-            f"accuracy_{number}": _accuracy(confusion).numpy(),
-            f"class_information_{number}": class_information(confusion).numpy(),
-            f"contribution_{number}": torch.stack([contributions(masks, row, seeds.generator()) for row in mi]).numpy(),
-            f"ci95_{number}": np.array(bootstrap_mean(mi.mean(0), seeds.generator())),
-        }
-        if config.pairs > 1 and len(masks) > 1:
-            strongest = torch.from_numpy(found[f"contribution_{number}"][:, 0].mean(0)).argsort(descending=True)[: config.pairs]
-            found[f"pairs_{number}"] = strongest.numpy()
-            found[f"synergy_{number}"] = torch.stack([synergies(masks, row, strongest, seeds.generator()) for row in mi]).numpy()
+        own = of_sets(confusion, subject.masks[at], config.estimator, config.pairs, seeds.generator)
+        found |= {f"{name}_{layer.number:02d}": value for name, value in own.items()}
     return found
-
-
-def _accuracy(confusion: Tensor) -> Tensor:
-    return confusion.diagonal(dim1=-2, dim2=-1).sum(-1).double() / confusion.sum((-2, -1))
 
 
 def summary(config: Config, subject: Subject, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """One model's part of the JSON: the published structure and what this study adds. Means over repeats; per_repeat has each."""
-    per_repeat: list[dict[str, Any]] = [
-        {"repeat": r, "i_full": float(full), "accuracy_full": float(arrays["accuracy_full"][r]), "layers": []}
-        for r, full in enumerate(arrays["mi_full"])
-    ]
-    layers = []
-    full = float(arrays["mi_full"].mean())
+    layers, full = [], float(arrays["mi_full"].mean())
     for layer in subject.layers.values():
         number = f"{layer.number:02d}"
         mi, sets = arrays[f"mi_{number}"], len(arrays[f"kept_{number}"])
-        low, high = arrays[f"ci95_{number}"].tolist()
         lost = (arrays["class_information_full"][:, None] - arrays[f"class_information_{number}"]).mean((0, 1))
         layers.append(
             {
@@ -312,23 +302,19 @@ def summary(config: Config, subject: Subject, arrays: Mapping[str, np.ndarray]) 
                 "n_channels": layer.channels,
                 "n_subsets": sets,
                 "mean_mi": float(mi.mean()),
+                "mean_mi_stderr": known(mean_stderr(mi.mean(1))[1]),
                 "std_mi": float(mi.std(1).mean()),
                 "i_full": full,
                 "delta_mi": full - float(mi.mean()),
-                "ci95": [low, high],
+                "ci95": known(arrays[f"ci95_{number}"]),
                 "k": arrays[f"kept_{number}"].tolist(),
                 "mi": mi.mean(0).tolist(),
                 "accuracy": arrays[f"accuracy_{number}"].mean(0).tolist(),
-                "class_information_loss": [None if np.isnan(value) else float(value) for value in lost],
+                "class_information_loss": known(lost),
                 "contribution_underdetermined": sets < 4 * layer.channels,
+                **_apart(arrays, "mean_mi", number),
             }
-            | _apart(arrays, "mean_mi", number)
         )
-        for r, part in enumerate(per_repeat):
-            mean = float(mi[r].mean())
-            part["layers"].append(
-                {"layer_idx": layer.number, "mean_mi": mean, "std_mi": float(mi[r].std()), "delta_mi": per_repeat[r]["i_full"] - mean}
-            )
     return {
         "model_name": subject.model,
         "checkpoint_path": str(subject.stored.file(f"checkpoints/{config.checkpoint}.pt")),
@@ -337,12 +323,32 @@ def summary(config: Config, subject: Subject, arrays: Mapping[str, np.ndarray]) 
         "mask_mode": config.mask_mode,
         "estimator": config.estimator,
         "n_images": len(subject.test),
+        **{f"n_images_{group}": int(arrays[f"images_{group}"]) for group in PARTS[1:] if f"images_{group}" in arrays},
+        "n_repeats": len(subject.members),
         "i_full": full,
         **_apart(arrays, "i_full", "full"),
         "label_entropy": float(arrays["label_entropy"]),
         "layers": layers,
-        "per_repeat": per_repeat,
+        "per_repeat": [_of_repeat(subject, arrays, r) for r in range(len(subject.members))],
     }
+
+
+def _of_repeat(subject: Subject, arrays: Mapping[str, np.ndarray], r: int) -> dict[str, Any]:
+    """One network's numbers, and the synergies of its strongest channels where they were asked for."""
+    full, layers = float(arrays["mi_full"][r]), []
+    for layer in subject.layers.values():
+        number = f"{layer.number:02d}"
+        mi = arrays[f"mi_{number}"][r]
+        own: dict[str, Any] = {
+            "layer_idx": layer.number,
+            "mean_mi": float(mi.mean()),
+            "std_mi": float(mi.std()),
+            "delta_mi": full - float(mi.mean()),
+        }
+        if f"pairs_{number}" in arrays:
+            own["pairs"] = pairs_of(arrays[f"pairs_{number}"][r], arrays[f"synergy_{number}"][r])
+        layers.append(own)
+    return {"repeat": r, "i_full": full, "accuracy_full": float(arrays["accuracy_full"][r]), "layers": layers}
 
 
 def _apart(arrays: Mapping[str, np.ndarray], name: str, suffix: str) -> dict[str, float]:
@@ -386,14 +392,9 @@ def _report(run: tracking.Run, config: Config, subjects: list[Subject], out: Pat
         rows = []
         for layer in part["layers"]:
             numbers = [f"{layer[name]:.3f}" for name in ("mean_mi", "std_mi", "delta_mi")]
-            low, high = layer["ci95"]
-            rows.append(
-                [layer["layer_idx"], layer["layer_name"], layer["n_channels"], layer["n_subsets"], *numbers, f"{low:.3f} to {high:.3f}"]
-            )
+            bounds = "-" if None in layer["ci95"] else "{:.3f} to {:.3f}".format(*layer["ci95"])
+            rows.append([layer["layer_idx"], layer["layer_name"], layer["n_channels"], layer["n_subsets"], *numbers, bounds])
         console.table(f"{model}: information of {part['n_images']} images / nats, {part['i_full']:.3f} without masks", columns, rows)
-        few = [layer["layer_idx"] for layer in part["layers"] if layer["contribution_underdetermined"]]
-        if few:
-            console.say(
-                f"contributions of channels in layers {', '.join(map(str, few))} rest on fewer than 4 sets per channel: an order, no more"
-            )
+        if few := ", ".join(str(layer["layer_idx"]) for layer in part["layers"] if layer["contribution_underdetermined"]):
+            console.say(f"contributions of channels in layers {few} rest on fewer than 4 sets per channel: an order, no more")
     train.finish(run, out)

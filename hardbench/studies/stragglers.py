@@ -181,7 +181,7 @@ def _showing(show: Callable[[int, str], None], text: str, before: int = 0) -> Ob
 
 
 def _stragglers(run: tracking.Run, study: Study, data: Data) -> Inversions:
-    """One network per set with its stragglers; a fact for every set that is missing, TrainingError if all are."""
+    """One network per set with its stragglers; a fact for every set that is missing, TrainingError if all are or one diverged."""
     config = study.config
 
     def draw_networks(repeats: Sequence[int]) -> Inversions:
@@ -199,6 +199,8 @@ def _stragglers(run: tracking.Run, study: Study, data: Data) -> Inversions:
         raise TrainingError(
             f"if_no_inversion: retry; none of {10 * config.sets} networks has an inversion of every class in {config.epochs} epochs"
         )
+    if any(not whole and not ended for whole, ended in zip(found.complete, found.logits.isfinite().all(2).all(1), strict=True)):
+        raise TrainingError(f"lr: {config.lr:g}; a smaller one, as a network that is to find stragglers diverged")
     if missing:
         study.note(f"sets: {config.sets}; {len(found.repeats)} complete ones among {10 * config.sets} networks, and these are used")
     return found
@@ -285,8 +287,9 @@ def _group(
     for p, q in cuts.keys() - cells.keys():
         where = f"train ratio {config.train_ratios[p]:g}, remaining {config.remaining_train_ratios[q]:g}"
         study.note(f"remaining_train_ratios: no training sample is left of {config.strategy[m]}, set {s}, at {where}: nan")
-    if any(cut.hard_end == 0 for cut in cuts.values()):
-        study.note(f"train_ratios: no hard test sample of {config.strategy[m]}, set {s}: its accuracy is nan")
+    for group, lacks in (("hard", lambda cut: cut.hard_end == 0), ("easy", lambda cut: cut.easy_start == len(order.rows))):
+        if any(map(lacks, cuts.values())):
+            study.note(f"train_ratios: no {group} test sample of {config.strategy[m]}, set {s}: its accuracy is nan")
     if not cells:
         return
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from hardbench.data.samples import Samples
 from hardbench.metrics.hardness import mean_stderr
-from hardbench.metrics.stragglers import hardest, overlap_z
+from hardbench.metrics.stragglers import class_shares, hardest, overlap_z
 from hardbench.seeding import Seeds
 from hardbench.settings import InversionSettings
-from hardbench.training import evaluation, observers
+from hardbench.training import evaluation, machine, observers
 from hardbench.training.inversion import Data, Inversions, Search
 from hardbench.training.loop import Moment, Observer
 
@@ -42,7 +42,7 @@ class Journey:
     ):
         self.data, self.settings, self.seed, self.precision = data, settings, seed, precision
         self.seconds, self.write, self.progress = seconds, write, progress
-        self.done: dict[str, Any] = dict(state["done"]) if state else {}
+        self.done: dict[str, Any] = dict(state.get("done", {})) if state else {}
         self._under_way = state
 
     def search(
@@ -60,6 +60,7 @@ class Journey:
         """
         if name in self.done:
             return Inversions(**self.done[name])
+        machine.trim()  # of what the search before has left
         weights = None if without is None else (~without).float().to(self.data.train.labels.device)
         search = Search(self.data, self.settings, repeats, self.seed, self.precision, weights, looks, sink)
         if self._under_way is not None and self._under_way["name"] == name:
@@ -89,12 +90,13 @@ def stability(found: Inversions, epochs: Sequence[int]) -> dict[str, Array]:
     """
     rows = torch.isin(found.looks, torch.tensor(epochs)).nonzero().flatten()
     wrong = found.wrong[rows]
+    alive = found.error[:, found.looks[rows]].isfinite()
     count = len(found.repeats)
     return {
         "stability_epochs": found.looks[rows].numpy(),
         "stability_z": overlap_z(wrong).T,
         "straggler_z": overlap_z(found.stragglers),
-        "misclassified": wrong.double().mean(2).numpy().T,
+        "misclassified": torch.where(alive, wrong.double().mean(2).t(), torch.nan).numpy(),
         "stability_pairs": np.array([(i, j) for i in range(count) for j in range(i + 1, count)]).reshape(-1, 2),
     }
 
@@ -123,7 +125,10 @@ def prune_curve(journey: Journey, found: Inversions, epochs: Sequence[int], test
 
 
 def errors_on(judge: Search, states: Sequence[dict[str, Tensor]], test: Samples, noise: Sequence[float]) -> Tensor:
-    """Error [R, S] in [0, 1] of networks on test samples whose standardised inputs get Gaussian noise, the same for all, of S strengths."""
+    """Error [R, S] in [0, 1] of networks on test samples whose standardised inputs get Gaussian noise, the same for all, of S strengths.
+
+    nan for a network that diverged.
+    """
     judge.learner.networks.load_states(states)
     device = test.labels.device
     rows = []
@@ -133,7 +138,8 @@ def errors_on(judge: Search, states: Sequence[dict[str, Tensor]], test: Samples,
         for inputs, labels in evaluation.batches(test, judge.data.standardise):
             if strength:
                 inputs = inputs + strength * torch.randn(inputs.shape, generator=generator, device=device)
-            wrong += (judge.learner.predict(inputs).argmax(-1) != labels).sum(-1)
+            logits = judge.learner.predict(inputs)
+            wrong += torch.where(logits.isfinite().all(-1), logits.argmax(-1) != labels, torch.nan).sum(-1)
         rows.append((wrong / len(test)).cpu())
     return torch.stack(rows, 1)
 
@@ -157,19 +163,14 @@ def straggler_arrays(found: Inversions, train: Samples) -> dict[str, Array]:
     }
 
 
-def class_shares(stragglers: Array, labels: Array, num_classes: int) -> Array:
-    """Share of each class's samples that are stragglers, [R, K] in [0, 1], from stragglers [R, N]."""
-    return np.stack([stragglers[:, labels == c].mean(1) for c in range(num_classes)], 1)
-
-
 def inversion_table(arrays: Mapping[str, Array]) -> "pandas.DataFrame":
     """One row per class and network: class, repeat, epoch of the inversion, radius and training error there (nan where there is none),
     then the class's name, its smallest radius, the epoch it was judged at and the share of its samples that are stragglers.
     """
     import pandas
 
-    epochs, labels, names = arrays["inversion_epoch"], arrays["labels"], arrays["class_names"]
-    shares = class_shares(arrays["stragglers"], labels, len(names))
+    epochs, names = arrays["inversion_epoch"], arrays["class_names"]
+    shares = class_shares(arrays["stragglers"], arrays["labels"], arrays["judged_epoch"])
     rows = []
     for c, name in enumerate(names):
         for place, repeat in enumerate(arrays["repeats"].tolist()):

@@ -68,8 +68,9 @@ class FullBatch(Learner):
 
     def survey(self, inputs: Tensor) -> Seen:
         """What a pass with the weights of now computes; the learner's own `seen` stays."""
+        columns = self.columns(inputs)  # kept for updates, so made outside inference mode
         with torch.inference_mode(), self.arithmetic():
-            activations, logits = self.stacked.columns(self.columns(inputs))
+            activations, logits = self.stacked.columns(columns)
             return Seen(activations, logits.float())
 
 

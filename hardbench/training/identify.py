@@ -55,9 +55,7 @@ def fresh_logits(data: Data, settings: TrainingSettings, streams: Sequence[Seeds
 
     def look(moment: Moment) -> None:
         steps.append(moment.step)
-        inputs = moment.batches.draw()[0]
-        learner.columns(inputs)  # not first under inference_mode, where survey is
-        points.append(learner.survey(inputs).logits.transpose(1, 2).float().cpu())
+        points.append(learner.survey(moment.batches.draw()[0]).logits.transpose(1, 2).float().cpu())
 
     watching = [observers.divergence(), at(evaluation_steps(POINTS, None, settings.epochs), look), show]
     fit(learner, batches, settings.epochs, watching)

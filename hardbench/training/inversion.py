@@ -45,8 +45,8 @@ class Inversions:
     repeats [R]: index of each network; radii [R, T, K]; distances [R, T, K, K]; error, loss [R, T]: of the samples trained on;
     inversion_epoch [R, K]: nan where there is none; judged [R, K]: epoch of the weights that judged a class, nan where it was left out;
     stragglers [R, N]; predicted [R, N]: class by those weights, -1 where left out; logits [R, N, K]: at the end;
-    looks [E], wrong [E, R, N]: which samples were misclassified at the epochs asked for; weights: per network, per class the state_dict
-    at its inversion (empty: none); final: per network that of the end.
+    looks [E], wrong [E, R, N]: which samples were misclassified at the epochs asked for (none of a diverged network);
+    weights: per network, per class the state_dict at its inversion (empty: none); final: per network that of the end.
     """
 
     repeats: Tensor
@@ -235,7 +235,9 @@ class Search:
         inputs, _ = self.batches.draw()
         final = learner.networks.states()
         logits = (watch.end or learner.survey(inputs)).logits
-        judged = judging_epochs(watch.epochs, self.settings.epochs, self.settings)
+        end = np.full((len(final), 1), float(self.settings.epochs))
+        end[sorted(learner.diverged)] = np.nan  # weights that judge nothing
+        judged = judging_epochs(watch.epochs, end, self.settings)
         predicted = torch.full((len(self.repeats), len(self.data.train)), -1)
         before, found = None, None
         for c in range(self.data.num_classes):
@@ -251,8 +253,11 @@ class Search:
         if learner.weights is not None:
             stragglers &= learner.weights.cpu().bool()
         rows = {name: found.transpose(0, 1).contiguous() for name, found in watch.rows.items()}
-        wrong = torch.stack(watch.wrong) if watch.wrong else torch.empty(0, len(final), len(self.data.train), dtype=torch.bool)
-        looks = torch.tensor(watch.looks[: len(watch.wrong)])  # fewer where all networks diverged
+        looks = torch.tensor(watch.looks, dtype=torch.long)
+        wrong = torch.zeros(len(looks), *predicted.shape, dtype=torch.bool)
+        for row, there in zip(wrong, watch.wrong, strict=False):  # fewer where all networks diverged
+            row.copy_(there)
+        wrong &= rows["error"][:, looks].isfinite().t().unsqueeze(2)
         return Inversions(
             torch.tensor(self.repeats), rows["radii"], rows["distances"], rows["error"], rows["loss"], torch.from_numpy(watch.epochs),
             torch.from_numpy(judged), stragglers, predicted, logits.transpose(1, 2).float().cpu().clone(), looks, wrong,
@@ -260,10 +265,11 @@ class Search:
         )  # fmt: skip
 
 
-def judging_epochs(epochs: Array, end: int, settings: InversionSettings) -> Array:
+def judging_epochs(epochs: Array, end: Array | float, settings: InversionSettings) -> Array:
     """Epoch [R, K] of the weights that judge each class, from its inversion [R, K] (nan: none): its own, or the last class's.
 
-    A class without inversion is judged at the end, or (if_no_inversion exclude) not at all: nan.
+    A class without inversion is judged at the end (the same for all, or [R, 1]; nan for a diverged network, which leaves it out), or
+    (if_no_inversion exclude) not at all: nan.
     """
     judged = np.where(np.isnan(epochs) & (settings.if_no_inversion != "exclude"), end, epochs)
     if settings.snapshot == "last":

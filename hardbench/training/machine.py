@@ -1,11 +1,13 @@
 """Where a command computes, and who it is."""
 
+import ctypes
 import functools
 import os
 import platform
 import socket
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -21,6 +23,12 @@ def take(settings: MachineSettings) -> torch.device:
     if settings.device == "cuda" and not there:
         raise ConfigError("device: cuda; no GPU here: cpu or auto")
     return torch.device("cuda" if there and settings.device != "cpu" else "cpu")
+
+
+def trim() -> None:
+    """Give free memory back to the system where the C library can (glibc): small tensors kept among large ones hold it otherwise."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def identity() -> dict[str, str]:
