@@ -28,7 +28,7 @@ from hardbench.training import checkpoints
 
 T = TypeVar("T")
 EXPERIMENT = "one by one"
-METHODS = ("describe", "data", "tag", "log", "flush", "write_text", "write_arrays", "publish")
+METHODS = [name for name, value in vars(tracking.Run).items() if callable(value) and not name.startswith("_")]
 
 
 class Stopwatch:
