@@ -4,6 +4,7 @@ import functools
 import multiprocessing
 import os
 import shutil
+import signal
 import sqlite3
 import sys
 import tempfile
@@ -22,6 +23,8 @@ from hardbench.cli import main
 from hardbench.stored import StoredRun
 from hardbench.studies import train
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell has put the tests in the background: Ctrl-C would reach nothing they start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 FORK = multiprocessing.get_context("forkserver")  # one process imports everything, and is forked before it has computed anything
 FORK.set_forkserver_preload(["hardbench.studies.train", "hardbench.figures.train"])
 
