@@ -62,6 +62,14 @@ class Course:
     members: tuple[TrainingSettings, ...] = ()
     noisy: list[Split] = field(default_factory=list)  # the split of every member, with labels of its own
     groups: dict[tuple[str, str], Samples] = field(default_factory=dict)  # by phase and group: the samples metrics are split into
+    _static: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def static(self, place: int) -> dict[str, np.ndarray]:
+        """Overlaps of the inputs that a member learns from, computed once for all members that share them."""
+        split = self.noisy[place]
+        if id(split) not in self._static:
+            self._static[id(split)] = static_overlaps(split, self.standardise)
+        return self._static[id(split)]
 
 
 def set_up(config: TrainingSettings, *others: TrainingSettings, load: Prepare = prepare) -> Course:
@@ -177,7 +185,7 @@ def outcome(course: Course, records: observers.Records, place: int = 0) -> Outco
     first = sum(each.repeats for each in course.members[:place])
     rows = range(first, first + member.repeats)
     arrays = {name: value if name.endswith("steps") else value[rows.start : rows.stop] for name, value in records.arrays().items()}
-    arrays |= static_overlaps(split, course.standardise)
+    arrays |= course.static(place)
     arrays["stopped_step"] = np.array([course.learner.stopped.get(r, -1) for r in rows])
     arrays["class_names"] = np.array(split.class_names)
     diverged = {r - first: step for r, step in course.learner.diverged.items() if r in rows}
