@@ -39,15 +39,18 @@ class _Together(Function):
         return tuple(grad[r : r + 1].clone() for r in range(len(grad)))
 
 
-def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a @ b (+ bias [R, 1, N]) of every network, [R, M, N] from [R, M, K] and [R, K, N]: member r as if it stood alone."""
+def product(a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """a @ b (+ bias [R, 1, N]) of every network, [R, M, N] from [R, M, K] and [R, K, N]: member r as if it stood alone.
+
+    `out` is memory that may be used, without a bias.
+    """
     repeats, rows, inner = a.shape
     columns = b.shape[2]
     apart = any(size % ALIGNED for size in (rows * inner, inner * columns, rows * columns))
     # threads share one product of odd sizes in other ways than several
     shared = torch.get_num_threads() > 1 and any(size % ALIGNED for size in (rows, inner, columns))
     if repeats == 1 or not (apart or shared):
-        return torch.bmm(a, b) if bias is None else torch.baddbmm(bias, a, b)
+        return torch.bmm(a, b, out=out) if bias is None else torch.baddbmm(bias, a, b)
     left, right = _Apart.apply(a), _Apart.apply(b)
     if bias is None:
         return _Together.apply(*map(torch.bmm, left, right))

@@ -1,5 +1,6 @@
 """What an update does: the greedy losses and their gradients, one forward for two; members as plain networks; the loop."""
 
+import copy
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +10,9 @@ from courses import copied, course, equal_weights, images_in_classes, trained
 from torch import nn
 from torch.nn import functional
 
-from hardbench.training.learners import ACE
+from hardbench.registry import OPTIMIZERS
+from hardbench.settings import TrainingSettings
+from hardbench.training.ace import ACE, local_losses
 from hardbench.training.loop import fit
 
 VARIANTS = ("ce_i_next", "ce_next_i", "js", "sym_kl")
@@ -79,20 +82,54 @@ def test_greedy_losses_are_the_definition(images, variant, similarity):
 def test_distances_of_the_next_layer(variant):
     rng = np.random.default_rng(0)
     q, after = rng.dirichlet(np.ones(5), (2, 3, 4))
-    np.testing.assert_allclose(ACE[variant](torch.tensor(q).log(), torch.tensor(after).log()), DISTANCES[variant](q, after), rtol=1e-9)
-    equal = ACE[variant](torch.tensor(q).log(), torch.tensor(q).log()).numpy()
-    np.testing.assert_allclose(equal, _shannon(q) if variant.startswith("ce") else np.zeros((3, 4)), atol=1e-12)
+
+    def distance(q, after):
+        columns = [torch.tensor(np.moveaxis(one, -1, 0)).unsqueeze(0) for one in (q, after)]
+        return ACE[variant](columns[0], columns[0].log(), columns[1].log())[0][0].numpy()
+
+    np.testing.assert_allclose(distance(q, after), DISTANCES[variant](q, after), rtol=1e-9)
+    np.testing.assert_allclose(distance(q, q), _shannon(q) if variant.startswith("ce") else np.zeros((3, 4)), atol=1e-12)
 
 
-def test_a_layers_loss_reaches_that_layer_alone(images):
-    ready = course(**images, **GREEDY, repeats=2)
+@pytest.mark.parametrize("spread", [1, 30])  # with 30, probabilities below 1e-12
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_closed_form_is_the_gradient(variant, spread):
+    """Against autograd through the definition, in double precision."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 3, 7, dtype=torch.double, generator=generator).mul_(spread).requires_grad_()
+    after = torch.randn(2, 5, 3, 7, dtype=torch.double, generator=generator).log_softmax(1)
+    labels, weights = torch.randint(0, 5, (2, 7), generator=generator), torch.tensor([[0.3], [0.1], [0.0]]).double()
+    log_q = logits.log_softmax(1)
+
+    def entropy(a, log_b):
+        return -(a * log_b.clamp_min(np.log(1e-12))).sum(1)
+
+    q, p = log_q.exp(), after.exp()
+    middle = (q + p) / 2
+    distance = {
+        "ce_i_next": entropy(q, after),
+        "ce_next_i": entropy(p, log_q),
+        "js": entropy(middle, middle.log()) - (entropy(q, log_q) + entropy(p, after)) / 2,
+        "sym_kl": entropy(q, after) - entropy(q, log_q) + entropy(p, log_q) - entropy(p, after),
+    }[variant]
+    expected = functional.cross_entropy(logits, labels.unsqueeze(1).expand(-1, 3, -1), reduction="none") - weights * distance
+    expected.sum().backward()
+    losses, entropies, slopes = local_losses(log_q.detach(), after, labels, weights, variant)
+    torch.testing.assert_close(losses, expected.detach(), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(losses[:, 2], entropies[:, 2])
+    torch.testing.assert_close(slopes, logits.grad, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("more", [{}, {"residual": True, "normalize_layer_input": True}])
+def test_a_layers_loss_reaches_that_layer_alone(images, more):
+    ready = course(**images, **GREEDY, **more, repeats=2)
     networks = ready.learner.networks
     inputs, labels = _batch(ready)
     parameters = [list(block.parameters()) for block in networks.blocks]
     for i in range(3):
-        logits = networks.layer_logits(networks.detached_activations(inputs))
-        apart = functional.softmax(logits[i], -1) * functional.softmax(logits[min(i + 1, 2)], -1).detach()
-        loss = functional.cross_entropy(logits[i].flatten(0, 1), labels.flatten()) + apart.sum()
+        logits = networks.layer_logits(networks.detached_activations(inputs))  # [R, L, B, K]
+        apart = functional.softmax(logits[:, i], -1) * functional.softmax(logits[:, min(i + 1, 2)], -1).detach()
+        loss = functional.cross_entropy(logits[:, i].flatten(0, 1), labels.flatten()) + apart.sum()
         for j in range(3):
             reached = torch.autograd.grad(loss, parameters[j], allow_unused=True, retain_graph=True)
             assert all((gradient is not None and bool(gradient.any())) == (i == j) for gradient in reached)
@@ -122,10 +159,11 @@ def test_the_sum_of_the_losses_gives_every_layer_its_own_gradient(images):
             torch.testing.assert_close(stacked.bias.grad[r, : stacked.outputs], plain.bias.grad, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("batch_size", [13, 16])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_one_forward_is_two(images, variant):
+def test_one_forward_is_two(images, variant, batch_size):
     """Bit for bit: layer after layer, a second forward pass for q_{i+1}, an Adam of its own for each (DEFINITIONS 2, as published)."""
-    settings = images | GREEDY | {"ace_variant": variant, "repeats": 2, "lr": 3e-3}
+    settings = images | GREEDY | {"ace_variant": variant, "repeats": 2, "lr": 3e-3, "batch_size": batch_size}
     once = trained(**settings)
     ready = course(**settings)
     networks, config = ready.learner.networks.train(), ready.config
@@ -137,16 +175,36 @@ def test_one_forward_is_two(images, variant):
             adam.param_groups[0]["lr"] = config.lr * ready.learner.factor(step, ready.total, config)
             hidden = networks.blocks[i](hidden.detach())
             logits = networks.head(hidden)
-            log_q = functional.log_softmax(logits, -1)
-            loss = -log_q.gather(-1, labels.unsqueeze(-1)).squeeze(-1).mean(1)
-            if i + 1 < len(adams):
-                with torch.no_grad():
-                    after = functional.log_softmax(networks.head(networks.blocks[i + 1](hidden.detach())), -1)
-                loss = loss - config.lambda_ace * ACE[variant](log_q, after).mean(1)
+            with torch.no_grad():
+                last = i + 1 == len(adams)
+                after = logits if last else networks.head(networks.blocks[i + 1](hidden.detach()))
+                log_q, log_after = (one.permute(0, 2, 1).unsqueeze(2).log_softmax(1) for one in (logits, after))
+                weight = torch.tensor([[0.0 if last else config.lambda_ace]])
+                slopes = local_losses(log_q, log_after, labels, weight, variant)[2] / labels.shape[1]
             adam.zero_grad()
-            loss.sum().backward()
+            logits.backward(slopes.squeeze(2).permute(0, 2, 1))
             adam.step()
     assert all(map(equal_weights, networks.states(), once.weights))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_some_parameters_moved_are_a_step(name):
+    """Bit for bit torch's own, also from a state that torch has stored."""
+    torch.manual_seed(0)
+    start = [torch.randn(2, 48), torch.randn(2, 16)]
+    settings = TrainingSettings(lr=3e-3, weight_decay=0.1)
+    ours, theirs = ([values.clone().requires_grad_() for values in start] for _ in range(2))
+    some = OPTIMIZERS[name].call(ours, settings)
+    whole = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](theirs, lr=3e-3, weight_decay=0.1, fused=True)
+    for step in range(4):
+        if step == 2:
+            some.load_state_dict(copy.deepcopy(whole.state_dict()))
+        for own, other in zip(ours, theirs, strict=True):
+            other.grad = torch.randn_like(other)
+            with torch.no_grad():
+                some.step_some([own], [other.grad])
+        whole.step()
+        assert all(map(torch.equal, ours, theirs))
 
 
 # members

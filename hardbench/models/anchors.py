@@ -23,45 +23,50 @@ class Anchors(nn.Module):
 
     def forward(self, activations: Tensor) -> Tensor:
         """Scores over the temperature, [..., B, K]."""
-        return similarity_scores(activations, self.vectors, self.similarity) / self.tau
+        return similarity_scores(activations, self.vectors, self.similarity, self.tau)
 
 
-def similarity_scores(activations: Tensor, anchors: Tensor, similarity: str) -> Tensor:
-    """G [..., B, K] of activations [..., B, D] and anchors [..., K, D]: cosine in [-1, 1] or minus the squared distance."""
+def similarity_scores(activations: Tensor, anchors: Tensor, similarity: str, tau: float = 1) -> Tensor:
+    """G / tau [..., B, K] of activations [..., B, D] and anchors [..., K, D]; G is the cosine in [-1, 1] or minus the squared distance.
+
+    A view of [..., K, B]: what is narrow is the slow axis, so that the product and all that is done to the classes runs along the
+    samples.
+    """
     if similarity == "cosine":
-        return _Cosine.apply(activations, anchors)
-    return (
-        2 * _times(activations, anchors.transpose(-1, -2))
-        - activations.square().sum(-1, keepdim=True)
-        - anchors.square().sum(-1).unsqueeze(-2)
-    )
+        columns = _Cosine.apply(activations, anchors, tau)
+    else:
+        across = 2 * _times(anchors.to(activations.dtype), activations.transpose(-1, -2))
+        columns = (across - activations.square().sum(-1).unsqueeze(-2) - anchors.square().sum(-1, keepdim=True)) / tau
+    return columns.transpose(-1, -2)
 
 
 def _times(a: Tensor, b: Tensor) -> Tensor:
-    return product(a, b) if b.ndim == 3 else a @ b
+    return product(a, b) if a.ndim == b.ndim == 3 else a @ b
 
 
 class _Cosine(Function):
-    """Cosines in float32 of activations with anchors, whose own gradient is never asked for.
+    """Cosines over tau [..., K, B] in float32 at least of anchors, whose own gradient is never asked for, with activations.
 
-    With G = h.e / (|h||e|) the gradient is dG e / (|h||e|) - h (dG.G) / |h|^2: two passes over the activations, where the
-    graph of norm and quotient takes seven.
+    With S = h.e / (|h||e| tau) the gradient is dS e / (|h||e| tau) - h (dS.S) / |h|^2: two passes over the activations, where
+    the graph of norm and quotient takes seven.
     """
 
     @staticmethod
-    def forward(ctx: Any, activations: Tensor, anchors: Tensor) -> Tensor:
-        norms = torch.linalg.vector_norm(activations.float(), dim=-1, keepdim=True).clamp_min(1e-12)
-        scale = norms * torch.linalg.vector_norm(anchors, dim=-1).unsqueeze(-2)
-        cosines = _times(activations, anchors.transpose(-1, -2).to(activations.dtype)).float() / scale
-        ctx.save_for_backward(activations, anchors, norms, scale, cosines)
-        return cosines
+    def forward(ctx: Any, activations: Tensor, anchors: Tensor, tau: float) -> Tensor:
+        wide = torch.promote_types(activations.dtype, torch.float32)
+        norms = torch.linalg.vector_norm(activations, dim=-1, dtype=wide).clamp_min_(1e-12).unsqueeze(-2)
+        scale = torch.linalg.vector_norm(anchors, dim=-1, keepdim=True).mul_(tau) * norms
+        low = anchors.to(activations.dtype)
+        found = _times(low, activations.transpose(-1, -2)).to(wide) / scale
+        ctx.save_for_backward(activations, low, norms, scale, found)
+        return found
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        activations, anchors, norms, scale, cosines = ctx.saved_tensors
-        along = -(grad * cosines).sum(-1, keepdim=True) / norms.square()
-        across = _times((grad / scale).to(activations.dtype), anchors.to(activations.dtype))
-        return across.addcmul_(activations, along.to(activations.dtype)), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        activations, anchors, norms, scale, found = ctx.saved_tensors
+        along = (grad * found).sum(-2, keepdim=True).div_(norms.square())
+        across = _times((grad / scale).to(activations.dtype).transpose(-1, -2), anchors)
+        return across.addcmul_(activations, along.to(activations.dtype).transpose(-1, -2), value=-1), None, None
 
 
 class StackedAnchors(Anchors):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hardbench.models.anchors import Anchors, StackedAnchors
 from hardbench.models.layers import Chain, Residual, Stacked, UnitScale, grow
 from hardbench.models.mlp import hidden
+from hardbench.products import ALIGNED
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.settings import ModelSettings
@@ -18,9 +19,15 @@ class GreedyStack(Stacked):
 
     head: StackedAnchors
 
-    def layer_logits(self, activations: Sequence[Tensor]) -> list[Tensor]:
-        """G / tau of every layer, [R, B, K] each."""
-        return [self.head(hidden) for hidden in activations]
+    def layer_logits(self, activations: Sequence[Tensor]) -> Tensor:
+        """G / tau of every layer, [R, L, B, K] (a view of [R, K, L, B]).
+
+        By one product where the layers' batches are whole vectors: elsewhere it would round a layer's scores in other ways than alone.
+        """
+        if activations[0].shape[1] % ALIGNED:
+            return torch.stack([self.head(hidden).transpose(1, 2) for hidden in activations], 2).permute(0, 2, 3, 1)
+        each = torch.stack(list(activations), 1)
+        return self.head(each.flatten(1, 2)).unflatten(1, each.shape[1:3])
 
     def detached_activations(self, inputs: Tensor) -> list[Tensor]:
         """Per layer [R, B, D], each computed from the detached activations of the layer before."""

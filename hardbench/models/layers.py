@@ -102,10 +102,13 @@ class StackedLinear(nn.Module):
         self.inputs, self.outputs = first.in_features, first.out_features
         self.weight = nn.Parameter(_padded([m.weight.detach().t().flatten() for m in members]))
         self.bias = nn.Parameter(_padded([m.bias.detach() for m in members]))
+        self.through: Callable[[Tensor], Tensor] | None = None  # what computes the output in place of `forward`
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[R, B, out]."""
-        weight, bias = self._own()
+        if self.through is not None:
+            return self.through(inputs)
+        weight, bias = self.own()
         return product(inputs, weight, bias.unsqueeze(1))
 
     def columns(self, inputs: Tensor) -> Tensor:
@@ -113,13 +116,13 @@ class StackedLinear(nn.Module):
 
         A wide product rounds in other ways than R narrow ones: a network here equals itself alone within rounding, not bit for bit.
         """
-        weight, bias = self._own()
+        weight, bias = self.own()
         turned = weight.transpose(1, 2)
         wide = inputs.ndim == 2
         found = (turned.flatten(0, 1) @ inputs).unflatten(0, (-1, self.outputs)) if wide else turned @ inputs
         return found.add_(bias.to(found.dtype).unsqueeze(2))  # in place and in the product's precision: memory is what an epoch waits for
 
-    def _own(self) -> tuple[Tensor, Tensor]:
+    def own(self) -> tuple[Tensor, Tensor]:
         """Weights [R, in, out] and biases [R, out] without their padding."""
         count = self.inputs * self.outputs
         weight = self.weight if self.weight.shape[1] == count else self.weight[:, :count]

@@ -79,7 +79,7 @@ def layer_accuracies(learner: Learner, samples: Samples, standardise: Standardis
     for inputs, labels in batches(samples, standardise):
         activations = learner.look(inputs)
         with torch.inference_mode(), learner.arithmetic():
-            each = learner.networks.layer_logits(activations)
+            each = [learner.networks.head(hidden) for hidden in activations]
         right = right + torch.stack([(layer.argmax(-1) == labels).sum(-1) for layer in each], -1)
     return right / len(samples)
 

@@ -1,8 +1,7 @@
 """Learners: backpropagation and greedy layer-wise training behind two verbs, update and predict."""
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from math import inf, log
+from math import inf
 from typing import Any, cast
 
 import torch
@@ -10,10 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from hardbench.models.gmlp import GreedyStack
-from hardbench.models.layers import Networks
+from hardbench.models.layers import Networks, StackedLinear
 from hardbench.products import row_means
 from hardbench.registry import OPTIMIZERS, SCHEDULERS
 from hardbench.settings import TrainingSettings
+from hardbench.training.ace import local_losses, log_softmax
+from hardbench.training.local import Local
+from hardbench.training.optimizers import PromptAdam
 
 
 class Learner:
@@ -53,10 +55,15 @@ class Learner:
             self.networks.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
+        scalars = self.move(inputs, labels)
+        self.steps += 1
+        return scalars
+
+    def move(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Gradients and the optimiser's step by them; the scalars of `backward`."""
         self.optimizer.zero_grad()
         scalars = self.backward(inputs, labels)
         self.optimizer.step()
-        self.steps += 1
         return scalars
 
     def backward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -130,28 +137,53 @@ class Learner:
 class Greedy(Learner):
     """Greedy training of a chain of metric predictors: every layer descends its own loss.
 
-    One backward pass over the sum of the local losses is all: each layer's input is detached, so that L_i reaches layer i
-    alone. Adam works element by element, so that one optimiser over all layers is one per layer. And one forward pass is
-    enough: q_{i+1}, the next layer BEFORE its update on the detached h_i, is what that layer computes in this very pass.
+    One backward pass for all local losses is enough: each layer's input is detached, so that L_i reaches layer i alone. Adam works
+    element by element, so that one optimiser over all layers is one per layer. And one forward pass is enough: q_{i+1}, the next
+    layer BEFORE its update on the detached h_i, is what that layer computes in this very pass.
     """
 
+    def __init__(self, networks: Networks, settings: TrainingSettings, total_steps: int):
+        super().__init__(networks, settings, total_steps)
+        layers = [module for module in networks.modules() if isinstance(module, StackedLinear)]
+        self.weights = torch.full((len(layers), 1), settings.lambda_ace, device=self.device)
+        self.weights[-1] = 0
+        self.local = Local(layers, torch.bfloat16 if settings.precision == "bf16" else torch.float32)
+
+    def move(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Every layer moves as soon as its gradient is there (not with SGD, whose step is short)."""
+        if not isinstance(self.optimizer, PromptAdam):
+            return super().move(inputs, labels)
+        scalars = self.losses(inputs, labels)
+        for parameters, gradients in self.local.gradients():
+            self.optimizer.step_some(parameters, gradients)
+        return scalars
+
     def backward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Gradients of the local losses; the last layer's cross entropy and accuracy [R], and per layer [R, L]."""
+        """Gradients of the local losses into the parameters; the same scalars as `losses`."""
+        scalars = self.losses(inputs, labels)
+        for parameters, gradients in self.local.gradients():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient.clone()
+        return scalars
+
+    def losses(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The local losses, and their gradients at the layers' products.
+
+        Cross entropy and accuracy of the last layer [R], loss and accuracy of every layer [R, L].
+        """
         networks = cast(GreedyStack, self.networks)
-        with self.arithmetic():
+        with self.local.recording():
             activations = networks.detached_activations(inputs)
-            logits = torch.stack(networks.layer_logits(activations)).float()  # [L, R, B, K]
-        layers = len(logits)
-        log_q = functional.log_softmax(logits, -1)
-        entropies = -row_means(log_q.gather(-1, labels.expand(layers, -1, -1).unsqueeze(-1)).flatten(0, 1).squeeze(-1)).view(layers, -1)
-        losses = entropies
-        if self.settings.lambda_ace and layers > 1:
-            apart = row_means(ACE[self.settings.ace_variant](log_q[:-1], log_q[1:].detach()).flatten(0, 1)).view(layers - 1, -1)
-            losses = entropies - self.settings.lambda_ace * functional.pad(apart, (0, 0, 0, 1))
-        losses.sum().backward()
+            logits = networks.layer_logits(activations).float()  # [R, L, B, K]
         with torch.no_grad():
-            right = row_means((logits.argmax(-1) == labels).float().flatten(0, 1)).view(layers, -1).t()
-        return {"loss": entropies[-1].detach(), "accuracy": right[:, -1], "layer_loss": losses.detach().t(), "layer_accuracy": right}
+            log_q = log_softmax(logits.permute(0, 3, 1, 2))
+            log_after = torch.cat([log_q[:, :, 1:], log_q[:, :, -1:]], 2)  # the last layer has none, and weight 0
+            own, entropies, slopes = local_losses(log_q, log_after, labels, self.weights, self.settings.ace_variant)
+            right = (logits.contiguous().argmax(-1) == labels.unsqueeze(1)).float()
+            losses, accuracies = (row_means(values.flatten(0, 1)).view(values.shape[:-1]) for values in (own, right))
+            entropy = row_means(entropies[:, -1])
+        logits.backward(slopes.div_(labels.shape[1]).permute(0, 2, 3, 1))
+        return {"loss": entropy, "accuracy": accuracies[:, -1], "layer_loss": losses, "layer_accuracy": accuracies}
 
 
 def learner(networks: Networks, settings: TrainingSettings, total_steps: int) -> Learner:
@@ -168,23 +200,3 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def hits(logits: Tensor, labels: Tensor) -> Tensor:
     """Share of samples whose largest logit is the label's, [r]."""
     return row_means((logits.detach().argmax(-1) == labels).float())
-
-
-def _entropy(log_a: Tensor, log_b: Tensor) -> Tensor:
-    """H(a, b) = -sum_c a_c ln b_c over classes, b clamped at 1e-12."""
-    return -(log_a.exp() * log_b.clamp_min(log(1e-12))).sum(-1)
-
-
-def _js(log_q: Tensor, log_after: Tensor) -> Tensor:
-    middle = ((log_q.exp() + log_after.exp()) / 2).log()
-    return _entropy(middle, middle) - (_entropy(log_q, log_q) + _entropy(log_after, log_after)) / 2
-
-
-ACE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "ce_i_next": lambda q, after: _entropy(q, after),
-    "ce_next_i": lambda q, after: _entropy(after, q),
-    "js": _js,
-    "sym_kl": lambda q, after: _entropy(q, after) - _entropy(q, q) + _entropy(after, q) - _entropy(after, after),
-}
-"""Distance of q_i from the constant q_{i+1}, both given by their logarithms [..., B, K], per sample [..., B]: cross entropies,
-Jensen-Shannon, symmetric KL."""

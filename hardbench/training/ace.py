@@ -1,0 +1,73 @@
+"""The local losses of greedy layers (DEFINITIONS 2), with their gradients in closed form: a graph of tensors so small costs more than they.
+
+Everything is [R, K, L, B]: classes are a slow axis, so that what is done to them runs along the samples.
+"""
+
+from collections.abc import Callable
+from math import log
+
+import torch
+from torch import Tensor
+
+from hardbench.products import ALIGNED
+
+FLOOR = log(1e-12)  # no logarithm in a cross entropy is taken as smaller
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Over the classes, [R, K, L, B]; every layer's numbers as if it stood alone (they depend on where a kernel's vectors begin)."""
+    if logits.shape[-1] % ALIGNED == 0:
+        return logits.log_softmax(1)
+    return torch.cat([layer.log_softmax(1) for layer in logits.split(1, 2)], 2)
+
+
+def local_losses(log_q: Tensor, log_after: Tensor, labels: Tensor, weights: Tensor, variant: str) -> tuple[Tensor, Tensor, Tensor]:
+    """H(y, q) - weight ACE(q, after) and H(y, q), [R, L, B] in nats, and the gradient of the first for the logits of q [R, K, L, B].
+
+    q and the constants after are given by their logarithms [R, K, L, B]; labels [R, B]; weights [L, 1].
+    """
+    q = log_q.exp()
+    truth = (labels.unsqueeze(1) == torch.arange(q.shape[1], device=q.device).unsqueeze(1)).unsqueeze(2).float()
+    entropies = -(truth * log_q).sum(1)
+    distances, slopes = ACE[variant](q, log_q, log_after)
+    through = slopes.addcmul_(q, slopes.sum(1, keepdim=True), value=-1)  # from q to the logits
+    return entropies - weights * distances, entropies, (q - truth).addcmul_(weights, through, value=-1)
+
+
+def _entropy(a: Tensor, log_b: Tensor) -> Tensor:
+    """H(a, b) = -sum_c a_c ln b_c over classes."""
+    return -(a * log_b.clamp_min(FLOOR)).sum(1)
+
+
+def _to_next(q: Tensor, log_q: Tensor, log_after: Tensor) -> tuple[Tensor, Tensor]:
+    terms = -(q * log_after.clamp_min(FLOOR))
+    return terms.sum(1), terms
+
+
+def _from_next(q: Tensor, log_q: Tensor, log_after: Tensor) -> tuple[Tensor, Tensor]:
+    after = log_after.exp()
+    return _entropy(after, log_q), -(after * (log_q > FLOOR))
+
+
+def _js(q: Tensor, log_q: Tensor, log_after: Tensor) -> tuple[Tensor, Tensor]:
+    after = log_after.exp()
+    middle = (q + after) / 2
+    log_middle = middle.log().clamp_min(FLOOR)
+    distance = _entropy(middle, log_middle) - (_entropy(q, log_q) + _entropy(after, log_after)) / 2
+    return distance, q * (log_q.clamp_min(FLOOR) - log_middle) / 2
+
+
+def _sym_kl(q: Tensor, log_q: Tensor, log_after: Tensor) -> tuple[Tensor, Tensor]:
+    (there, slope), (back, slope_back) = _to_next(q, log_q, log_after), _from_next(q, log_q, log_after)
+    distance = there - _entropy(q, log_q) + back - _entropy(log_after.exp(), log_after)
+    return distance, slope + q * log_q.clamp_min(FLOOR) + slope_back
+
+
+ACE: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    "ce_i_next": _to_next,
+    "ce_next_i": _from_next,
+    "js": _js,
+    "sym_kl": _sym_kl,
+}
+"""Distance of q = q_i from the constant after = q_{i+1} per sample [R, L, B], of q, ln q and ln after [R, K, L, B]: cross entropies,
+Jensen-Shannon, symmetric KL; and q d distance / d q, a multiple of q aside, [R, K, L, B]."""
