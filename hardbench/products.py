@@ -42,7 +42,7 @@ class _Together(Function):
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """a @ b (+ bias [R, 1, N]) of every network, [R, M, N] from [R, M, K] and [R, K, N]: member r as if it stood alone.
 
-    `out` is memory that may be used, without a bias.
+    `out` is memory for the result, and may be ignored; without a bias and outside autograd only.
     """
     repeats, rows, inner = a.shape
     columns = b.shape[2]
@@ -60,3 +60,8 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | None
 def row_means(values: Tensor) -> Tensor:
     """Mean of every row, [R] of [R, B]; long rows one by one, since threads share the sum of one row, but not of several."""
     return values.mean(1) if values.shape[1] < GRAIN else torch.stack([row.mean() for row in values])
+
+
+def sum_over(values: Tensor, dim: int) -> Tensor:
+    """Sum over a short axis, in one order wherever in the tensor a number stands: torch's own depends on that, but for the last axis."""
+    return values.movedim(dim, -1).contiguous().sum(-1)

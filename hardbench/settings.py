@@ -26,7 +26,7 @@ class RunSettings(MachineSettings):
     seed: int = setting(0, "Seed of every random stream.", low=0, headline=True)
     repeats: int = setting(1, "Independent networks, trained together.", low=1, was=("runs", "N"), headline=True)
     first_repeat: int = setting(0, "Index of the first network; 2 with one repeat is the third of three.", low=0)
-    precision: str = setting("fp32", "Arithmetic of the products; bf16 is autocast.", choices=("fp32", "bf16"))
+    precision: str = setting("fp32", "Arithmetic of the products.", choices=("fp32", "bf16"))
     name: str | None = setting(None, "Run name; default: model, data set and seed.")
     tag: dict[str, str] | None = setting(None, "Tags for the run, k=v,k2=v2.")
     log_model: bool = setting(False, "Also log the first network as an MLflow model.")

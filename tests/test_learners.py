@@ -10,6 +10,7 @@ from courses import copied, course, equal_weights, images_in_classes, trained
 from torch import nn
 from torch.nn import functional
 
+from hardbench.models.anchors import similarity_scores
 from hardbench.registry import OPTIMIZERS
 from hardbench.settings import TrainingSettings
 from hardbench.training.ace import ACE, local_losses
@@ -78,6 +79,16 @@ def test_greedy_losses_are_the_definition(images, variant, similarity):
         np.testing.assert_allclose(found["layer_accuracy"][r], [(one.argmax(1) == labels[r].numpy()).mean() for one in q], rtol=1e-6)
 
 
+def test_squared_distances_in_bf16_keep_the_classes_apart():
+    """|h|^2 is some hundreds, the classes differ by ones: in bf16's steps of 2 to 4 the differences would be gone."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, 64, 1024, generator=generator).relu()
+    anchors = functional.normalize(torch.randn(1, 10, 1024, generator=generator), dim=-1)
+    exact, found = (similarity_scores(h, e, "l2").double() for h, e in ((hidden.double(), anchors.double()), (hidden.bfloat16(), anchors)))
+    exact, found = (scores - scores.mean(-1, keepdim=True) for scores in (exact, found))
+    assert (found - exact).norm() < 0.01 * exact.norm()
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_distances_of_the_next_layer(variant):
     rng = np.random.default_rng(0)
@@ -97,7 +108,7 @@ def test_the_closed_form_is_the_gradient(variant, spread):
     """Against autograd through the definition, in double precision."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 5, 3, 7, dtype=torch.double, generator=generator).mul_(spread).requires_grad_()
-    after = torch.randn(2, 5, 3, 7, dtype=torch.double, generator=generator).log_softmax(1)
+    after = torch.randn(2, 5, 3, 7, dtype=torch.double, generator=generator).mul_(spread).log_softmax(1)
     labels, weights = torch.randint(0, 5, (2, 7), generator=generator), torch.tensor([[0.3], [0.1], [0.0]]).double()
     log_q = logits.log_softmax(1)
 
@@ -120,9 +131,8 @@ def test_the_closed_form_is_the_gradient(variant, spread):
     torch.testing.assert_close(slopes, logits.grad, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("more", [{}, {"residual": True, "normalize_layer_input": True}])
-def test_a_layers_loss_reaches_that_layer_alone(images, more):
-    ready = course(**images, **GREEDY, **more, repeats=2)
+def test_a_layers_loss_reaches_that_layer_alone(images):
+    ready = course(**images, **GREEDY, repeats=2)
     networks = ready.learner.networks
     inputs, labels = _batch(ready)
     parameters = [list(block.parameters()) for block in networks.blocks]
@@ -135,10 +145,24 @@ def test_a_layers_loss_reaches_that_layer_alone(images, more):
             assert all((gradient is not None and bool(gradient.any())) == (i == j) for gradient in reached)
 
 
-def test_the_sum_of_the_losses_gives_every_layer_its_own_gradient(images):
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"residual": True, "normalize_layer_input": True},
+        {"similarity": "l2", "tau": 1.0},
+        {"batch_size": 16},
+        {"depth": 1},
+        {"lambda_ace": 0.0},
+        {"precision": "bf16"},
+    ],
+    ids=str,
+)
+def test_every_layer_gets_the_gradient_of_its_own_loss(images, more):
     """Against one plain layer at a time: its input and the next layer's q are constants."""
-    ready = course(**images, **GREEDY, lambda_ace=0.4, repeats=2)
+    ready = course(**images | GREEDY | {"lambda_ace": 0.4, "repeats": 2} | more)
     inputs, labels = _batch(ready)
+    config = ready.config
     ready.learner.optimizer.zero_grad()
     ready.learner.backward(inputs, labels)
     for r in range(2):
@@ -147,23 +171,23 @@ def test_the_sum_of_the_losses_gives_every_layer_its_own_gradient(images):
         for i, block in enumerate(member.blocks):
             q = functional.softmax(member.head(block(constants[i - 1] if i else inputs[r])), -1)
             loss = -q[torch.arange(len(q)), labels[r]].log().mean()
-            if i < 2:
+            if i + 1 < len(member.blocks):
                 after = functional.softmax(member.head(constants[i + 1]), -1)
-                loss = loss + 0.4 * (q * after.clamp_min(1e-12).log()).sum(-1).mean()
+                loss = loss + config.lambda_ace * (q * after.clamp_min(1e-12).log()).sum(-1).mean()
             loss.backward()
             plain = next(module for module in block.modules() if isinstance(module, nn.Linear))
             stacked = next(module for module in ready.learner.networks.blocks[i].modules() if hasattr(module, "inputs"))
             count = stacked.inputs * stacked.outputs
             gradient = stacked.weight.grad[r, :count].view(stacked.inputs, stacked.outputs).t()
-            torch.testing.assert_close(gradient, plain.weight.grad, rtol=1e-3, atol=1e-6)
-            torch.testing.assert_close(stacked.bias.grad[r, : stacked.outputs], plain.bias.grad, rtol=1e-3, atol=1e-6)
+            for found, expected in ((gradient, plain.weight.grad), (stacked.bias.grad[r, : stacked.outputs], plain.bias.grad)):
+                assert (found - expected).norm() <= (1e-4 if config.precision == "fp32" else 0.1) * expected.norm()
 
 
-@pytest.mark.parametrize("batch_size", [13, 16])
+@pytest.mark.parametrize("more", [{}, {"batch_size": 16}, {"dataset": "digits", "subset_size": 160, "batch_size": 48}], ids=str)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_one_forward_is_two(images, variant, batch_size):
+def test_one_forward_is_two(images, variant, more):
     """Bit for bit: layer after layer, a second forward pass for q_{i+1}, an Adam of its own for each (DEFINITIONS 2, as published)."""
-    settings = images | GREEDY | {"ace_variant": variant, "repeats": 2, "lr": 3e-3, "batch_size": batch_size}
+    settings = images | GREEDY | {"ace_variant": variant, "repeats": 2, "lr": 3e-3} | more
     once = trained(**settings)
     ready = course(**settings)
     networks, config = ready.learner.networks.train(), ready.config

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from hardbench.products import product
+from hardbench.products import product, sum_over
 
 
 class Anchors(nn.Module):
@@ -35,8 +35,9 @@ def similarity_scores(activations: Tensor, anchors: Tensor, similarity: str, tau
     if similarity == "cosine":
         columns = _Cosine.apply(activations, anchors, tau)
     else:
-        across = 2 * _times(anchors.to(activations.dtype), activations.transpose(-1, -2))
-        columns = (across - activations.square().sum(-1).unsqueeze(-2) - anchors.square().sum(-1, keepdim=True)) / tau
+        wide = torch.promote_types(activations.dtype, torch.float32)  # of three large numbers the differences are small
+        across = 2 * _times(anchors.to(activations.dtype), activations.transpose(-1, -2)).to(wide)
+        columns = (across - activations.to(wide).square().sum(-1).unsqueeze(-2) - anchors.square().sum(-1, keepdim=True)) / tau
     return columns.transpose(-1, -2)
 
 
@@ -45,7 +46,7 @@ def _times(a: Tensor, b: Tensor) -> Tensor:
 
 
 class _Cosine(Function):
-    """Cosines over tau [..., K, B] in float32 at least of anchors, whose own gradient is never asked for, with activations.
+    """Cosines of activations with anchors over tau, [..., K, B], in float32 or wider; anchors get no gradient.
 
     With S = h.e / (|h||e| tau) the gradient is dS e / (|h||e| tau) - h (dS.S) / |h|^2: two passes over the activations, where
     the graph of norm and quotient takes seven.
@@ -64,7 +65,7 @@ class _Cosine(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         activations, anchors, norms, scale, found = ctx.saved_tensors
-        along = (grad * found).sum(-2, keepdim=True).div_(norms.square())
+        along = sum_over(grad * found, -2).unsqueeze(-2).div_(norms.square())
         across = _times((grad / scale).to(activations.dtype).transpose(-1, -2), anchors)
         return across.addcmul_(activations, along.to(activations.dtype).transpose(-1, -2), value=-1), None, None
 

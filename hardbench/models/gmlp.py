@@ -22,7 +22,7 @@ class GreedyStack(Stacked):
     def layer_logits(self, activations: Sequence[Tensor]) -> Tensor:
         """G / tau of every layer, [R, L, B, K] (a view of [R, K, L, B]).
 
-        By one product where the layers' batches are whole vectors: elsewhere it would round a layer's scores in other ways than alone.
+        By one product where batches are multiples of 16 samples: elsewhere it would round a layer's scores in other ways than alone.
         """
         if activations[0].shape[1] % ALIGNED:
             return torch.stack([self.head(hidden).transpose(1, 2) for hidden in activations], 2).permute(0, 2, 3, 1)

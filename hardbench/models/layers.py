@@ -60,7 +60,8 @@ class UnitScale(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Shape as the inputs."""
-        return inputs * inputs.square().mean(-1, keepdim=True).clamp_min(1e-12).rsqrt()
+        factor = inputs.float().square().mean(-1, keepdim=True).clamp_min(1e-12).rsqrt()
+        return inputs * factor.to(inputs.dtype)
 
 
 class Dropout(nn.Module):
@@ -108,7 +109,7 @@ class StackedLinear(nn.Module):
         """[R, B, out]."""
         if self.through is not None:
             return self.through(inputs)
-        weight, bias = self.own()
+        weight, bias = self.unpadded()
         return product(inputs, weight, bias.unsqueeze(1))
 
     def columns(self, inputs: Tensor) -> Tensor:
@@ -116,13 +117,13 @@ class StackedLinear(nn.Module):
 
         A wide product rounds in other ways than R narrow ones: a network here equals itself alone within rounding, not bit for bit.
         """
-        weight, bias = self.own()
+        weight, bias = self.unpadded()
         turned = weight.transpose(1, 2)
         wide = inputs.ndim == 2
         found = (turned.flatten(0, 1) @ inputs).unflatten(0, (-1, self.outputs)) if wide else turned @ inputs
         return found.add_(bias.to(found.dtype).unsqueeze(2))  # in place and in the product's precision: memory is what an epoch waits for
 
-    def own(self) -> tuple[Tensor, Tensor]:
+    def unpadded(self) -> tuple[Tensor, Tensor]:
         """Weights [R, in, out] and biases [R, out] without their padding."""
         count = self.inputs * self.outputs
         weight = self.weight if self.weight.shape[1] == count else self.weight[:, :count]

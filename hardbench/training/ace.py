@@ -9,7 +9,7 @@ from math import log
 import torch
 from torch import Tensor
 
-from hardbench.products import ALIGNED
+from hardbench.products import ALIGNED, sum_over
 
 FLOOR = log(1e-12)  # no logarithm in a cross entropy is taken as smaller
 
@@ -28,20 +28,21 @@ def local_losses(log_q: Tensor, log_after: Tensor, labels: Tensor, weights: Tens
     """
     q = log_q.exp()
     truth = (labels.unsqueeze(1) == torch.arange(q.shape[1], device=q.device).unsqueeze(1)).unsqueeze(2).float()
-    entropies = -(truth * log_q).sum(1)
+    where = labels.unsqueeze(1).unsqueeze(2).expand(-1, -1, q.shape[2], -1)
+    entropies = -log_q.gather(1, where).squeeze(1)
     distances, slopes = ACE[variant](q, log_q, log_after)
-    through = slopes.addcmul_(q, slopes.sum(1, keepdim=True), value=-1)  # from q to the logits
-    return entropies - weights * distances, entropies, (q - truth).addcmul_(weights, through, value=-1)
+    slopes = slopes.addcmul_(q, sum_over(slopes, 1).unsqueeze(1), value=-1)  # through the softmax
+    return entropies - weights * distances, entropies, (q - truth).addcmul_(weights, slopes, value=-1)
 
 
 def _entropy(a: Tensor, log_b: Tensor) -> Tensor:
     """H(a, b) = -sum_c a_c ln b_c over classes."""
-    return -(a * log_b.clamp_min(FLOOR)).sum(1)
+    return -sum_over(a * log_b.clamp_min(FLOOR), 1)
 
 
 def _to_next(q: Tensor, log_q: Tensor, log_after: Tensor) -> tuple[Tensor, Tensor]:
     terms = -(q * log_after.clamp_min(FLOOR))
-    return terms.sum(1), terms
+    return sum_over(terms, 1), terms
 
 
 def _from_next(q: Tensor, log_q: Tensor, log_after: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,4 +71,4 @@ ACE: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     "sym_kl": _sym_kl,
 }
 """Distance of q = q_i from the constant after = q_{i+1} per sample [R, L, B], of q, ln q and ln after [R, K, L, B]: cross entropies,
-Jensen-Shannon, symmetric KL; and q d distance / d q, a multiple of q aside, [R, K, L, B]."""
+Jensen-Shannon, symmetric KL; and its slopes q_c dD/dq_c [R, K, L, B], up to a multiple of q, which the softmax removes."""

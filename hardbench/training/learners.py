@@ -1,5 +1,6 @@
 """Learners: backpropagation and greedy layer-wise training behind two verbs, update and predict."""
 
+import functools
 from contextlib import AbstractContextManager
 from math import inf
 from typing import Any, cast
@@ -144,13 +145,17 @@ class Greedy(Learner):
 
     def __init__(self, networks: Networks, settings: TrainingSettings, total_steps: int):
         super().__init__(networks, settings, total_steps)
-        layers = [module for module in networks.modules() if isinstance(module, StackedLinear)]
-        self.weights = torch.full((len(layers), 1), settings.lambda_ace, device=self.device)
-        self.weights[-1] = 0
-        self.local = Local(layers, torch.bfloat16 if settings.precision == "bf16" else torch.float32)
+        self.layers = [module for module in networks.modules() if isinstance(module, StackedLinear)]
+        self.lambdas = torch.full((len(self.layers), 1), float(settings.lambda_ace), device=self.device)
+        self.lambdas[-1] = 0  # the last layer has no next one
+
+    @functools.cached_property
+    def local(self) -> Local:
+        """The layers in training (a learner that only looks has no buffers)."""
+        return Local(self.layers, torch.bfloat16 if self.settings.precision == "bf16" else torch.float32)
 
     def move(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Every layer moves as soon as its gradient is there (not with SGD, whose step is short)."""
+        """Every layer moves as soon as its gradient is there; SGD, whose step reads less, goes by `Optimizer.step`."""
         if not isinstance(self.optimizer, PromptAdam):
             return super().move(inputs, labels)
         scalars = self.losses(inputs, labels)
@@ -175,14 +180,14 @@ class Greedy(Learner):
         with self.local.recording():
             activations = networks.detached_activations(inputs)
             logits = networks.layer_logits(activations).float()  # [R, L, B, K]
-        with torch.no_grad():
-            log_q = log_softmax(logits.permute(0, 3, 1, 2))
-            log_after = torch.cat([log_q[:, :, 1:], log_q[:, :, -1:]], 2)  # the last layer has none, and weight 0
-            own, entropies, slopes = local_losses(log_q, log_after, labels, self.weights, self.settings.ace_variant)
-            right = (logits.contiguous().argmax(-1) == labels.unsqueeze(1)).float()
-            losses, accuracies = (row_means(values.flatten(0, 1)).view(values.shape[:-1]) for values in (own, right))
-            entropy = row_means(entropies[:, -1])
-        logits.backward(slopes.div_(labels.shape[1]).permute(0, 2, 3, 1))
+            with torch.no_grad():
+                log_q = log_softmax(logits.permute(0, 3, 1, 2))
+                log_after = torch.cat([log_q[:, :, 1:], log_q[:, :, -1:]], 2)  # of the last layer anything
+                each, entropies, slopes = local_losses(log_q, log_after, labels, self.lambdas, self.settings.ace_variant)
+                right = (logits.contiguous().argmax(-1) == labels.unsqueeze(1)).float()
+                losses, accuracies = (row_means(values.flatten(0, 1)).view(values.shape[:-1]) for values in (each, right))
+                entropy = row_means(entropies[:, -1])
+            logits.backward(slopes.div_(labels.shape[1]).permute(0, 2, 3, 1))
         return {"loss": entropy, "accuracy": accuracies[:, -1], "layer_loss": losses, "layer_accuracy": accuracies}
 
 

@@ -17,22 +17,26 @@ from hardbench.products import product
 class _Layer:
     """A layer's views on its parameters and on the shared buffers; what it has seen of the batch, and what came out."""
 
-    def __init__(self, layer: StackedLinear, low: Tensor | None, gradients: Tensor):
+    def __init__(self, layer: StackedLinear, cast: Tensor | None, gradients: Tensor):
         self.layer = layer
         self.parameters: list[Tensor] = [layer.weight, layer.bias]
-        self.weight, self.bias = (own.detach() for own in layer.own())  # [R, in, out], [R, out]
-        self.low = None if low is None else low[: self.weight.numel()].view(self.weight.shape)
+        self.weight, self.bias = (values.detach() for values in layer.unpadded())  # [R, in, out], [R, out]
+        self.cast = None if cast is None else cast[: self.weight.numel()].view(self.weight.shape)
         self.gradients = [gradients[: layer.weight.numel()].view(layer.weight.shape), torch.zeros_like(layer.bias)]
         count = layer.inputs * layer.outputs
         self.of_weight = self.gradients[0][:, :count].view(self.weight.shape)
         self.padding = self.gradients[0][:, count:]
         self.of_bias = self.gradients[1][:, : layer.outputs]
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of the batch."""
         self.seen = self.output = torch.empty(0)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
-        if self.low is not None:
-            weight, bias, inputs = self.low.copy_(weight), bias.to(self.low.dtype), inputs.to(self.low.dtype)
+        if self.cast is not None:
+            weight, bias, inputs = self.cast.copy_(weight), bias.to(self.cast.dtype), inputs.to(self.cast.dtype)
         self.seen, self.output = inputs, product(inputs, weight, bias.unsqueeze(1)).requires_grad_()
         return self.output
 
@@ -40,39 +44,43 @@ class _Layer:
         """The gradients, from that of the output, into their buffers."""
         grad = self.output.grad
         assert grad is not None
-        space = self.of_weight if self.low is None else self.low
+        space = self.of_weight if self.cast is None else self.cast
         found = product(self.seen.transpose(1, 2), grad, out=space if space.is_contiguous() else None)
         if found is not self.of_weight:
             self.of_weight.copy_(found)
         if self.padding.numel():
             self.padding.zero_()
         self.of_bias.copy_(grad.sum(1))
-        self.seen = self.output = torch.empty(0)
+        self.forget()
 
 
 class Local:
-    """The stacked layers of greedy networks, whose parameters move in place; their products are computed in `dtype`."""
+    """The stacked layers of greedy networks, whose products are computed in `dtype`; their parameters must stay where they are."""
 
     def __init__(self, layers: Sequence[StackedLinear], dtype: torch.dtype):
         first = layers[0].weight
         largest = max(layer.weight.numel() for layer in layers)
-        low = None if dtype == first.dtype else torch.empty(largest, dtype=dtype, device=first.device)
+        cast = None if dtype == first.dtype else torch.empty(largest, dtype=dtype, device=first.device)
         gradients = torch.empty(largest, dtype=first.dtype, device=first.device)
-        self._layers = [_Layer(layer, low, gradients) for layer in layers]
+        self._records = [_Layer(layer, cast, gradients) for layer in layers]
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Within the block the layers' outputs are leaves of the graph."""
+        """Within the block the layers' outputs are leaves of the graph. It is for one forward and one backward pass."""
         try:
-            for own in self._layers:
-                own.layer.through = own
+            for record in self._records:
+                record.layer.through = record
             yield
+        except BaseException:
+            for record in self._records:
+                record.forget()
+            raise
         finally:
-            for own in self._layers:
-                own.layer.through = None
+            for record in self._records:
+                record.layer.through = None
 
     def gradients(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
         """Every layer's parameters with their gradients, from those of the recorded outputs; they are gone when the next are asked for."""
-        for own in reversed(self._layers):
-            own.differentiate()
-            yield own.parameters, own.gradients
+        for record in reversed(self._records):
+            record.differentiate()
+            yield record.parameters, record.gradients
