@@ -21,18 +21,17 @@ def log_softmax(logits: Tensor) -> Tensor:
     return torch.cat([layer.log_softmax(1) for layer in logits.split(1, 2)], 2)
 
 
-def local_losses(log_q: Tensor, log_after: Tensor, labels: Tensor, weights: Tensor, variant: str) -> tuple[Tensor, Tensor, Tensor]:
-    """H(y, q) - weight ACE(q, after) and H(y, q), [R, L, B] in nats, and the gradient of the first for the logits of q [R, K, L, B].
+def local_losses(log_q: Tensor, log_after: Tensor, labels: Tensor, weights: Tensor, variant: str) -> tuple[Tensor, Tensor]:
+    """H(y, q) - weight ACE(q, after), [R, L, B] in nats, and its gradient for the logits of q [R, K, L, B].
 
     q and the constants after are given by their logarithms [R, K, L, B]; labels [R, B]; weights [L, 1].
     """
     q = log_q.exp()
     truth = (labels.unsqueeze(1) == torch.arange(q.shape[1], device=q.device).unsqueeze(1)).unsqueeze(2).float()
     where = labels.unsqueeze(1).unsqueeze(2).expand(-1, -1, q.shape[2], -1)
-    entropies = -log_q.gather(1, where).squeeze(1)
     distances, slopes = ACE[variant](q, log_q, log_after)
     slopes = slopes.addcmul_(q, sum_over(slopes, 1).unsqueeze(1), value=-1)  # through the softmax
-    return entropies - weights * distances, entropies, (q - truth).addcmul_(weights, slopes, value=-1)
+    return -log_q.gather(1, where).squeeze(1) - weights * distances, (q - truth).addcmul_(weights, slopes, value=-1)
 
 
 def _entropy(a: Tensor, log_b: Tensor) -> Tensor:

@@ -183,12 +183,11 @@ class Greedy(Learner):
             with torch.no_grad():
                 log_q = log_softmax(logits.permute(0, 3, 1, 2))
                 log_after = torch.cat([log_q[:, :, 1:], log_q[:, :, -1:]], 2)  # of the last layer anything
-                each, entropies, slopes = local_losses(log_q, log_after, labels, self.lambdas, self.settings.ace_variant)
+                each, slopes = local_losses(log_q, log_after, labels, self.lambdas, self.settings.ace_variant)
                 right = (logits.contiguous().argmax(-1) == labels.unsqueeze(1)).float()
                 losses, accuracies = (row_means(values.flatten(0, 1)).view(values.shape[:-1]) for values in (each, right))
-                entropy = row_means(entropies[:, -1])
             logits.backward(slopes.div_(labels.shape[1]).permute(0, 2, 3, 1))
-        return {"loss": entropy, "accuracy": accuracies[:, -1], "layer_loss": losses, "layer_accuracy": accuracies}
+        return {"loss": losses[:, -1], "accuracy": accuracies[:, -1], "layer_loss": losses, "layer_accuracy": accuracies}
 
 
 def learner(networks: Networks, settings: TrainingSettings, total_steps: int) -> Learner:
