@@ -53,7 +53,16 @@ def test_stacked_is_alone_at_the_defaults(settings):
     assert stacked_is_alone(**{"dataset": "digits", "epochs": 1} | settings) == []
 
 
-@pytest.mark.parametrize("settings", [{}, {"dataset": "gaussian", "batch_size": 10, "depth": 1, "width": 32}], ids=["images", "gaussian"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"dataset": "gaussian", "batch_size": 10, "depth": 1, "width": 32},
+        {"dataset": "digits", "subset_size": 300, "batch_size": 100, "model": "gmlp", "depth": 3, "width": 333, "epochs": 1},
+        {"dataset": "digits", "subset_size": 320, "batch_size": 64, "model": "gmlp", "precision": "bf16", "residual": True, "epochs": 1},
+    ],
+    ids=["images", "gaussian", "greedy", "greedy-bf16"],
+)
 def test_stacked_is_alone_on_two_threads(images, settings):
     assert stacked_is_alone(**images | {"model": "mlp", "depth": 2, "width": 33, "threads": 2} | settings) == []
 

@@ -60,7 +60,8 @@ class UnitScale(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Shape as the inputs."""
-        factor = inputs.float().square().mean(-1, keepdim=True).clamp_min(1e-12).rsqrt()
+        wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+        factor = wide.square().mean(-1, keepdim=True).clamp_min(1e-12).rsqrt()
         return inputs * factor.to(inputs.dtype)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hardbench.products import ALIGNED, sum_over
 
-FLOOR = log(1e-12)  # no logarithm in a cross entropy is taken as smaller
+FLOOR = log(1e-12)  # no logarithm in a distance is smaller; the labels' cross entropy has no floor, so that it always has a slope
 
 
 def log_softmax(logits: Tensor) -> Tensor:
