@@ -146,6 +146,7 @@ ROWS = [
         functools.partial(check, precision),
         Goal("share", GOALS[precision]),
         precision=precision,
+        rounds=15,  # steps that wait for memory more than others: what else a machine does shows in single pieces
         needs=("mnist", "avx512_bf16") if precision == "bf16" else ("mnist",),
     )
     for precision in ("fp32", "bf16")
