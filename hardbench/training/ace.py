@@ -4,14 +4,12 @@ Everything is [R, K, L, B]: classes are a slow axis, so that what is done to the
 """
 
 from collections.abc import Callable
-from math import log
 
 import torch
 from torch import Tensor
 
+from hardbench.metrics.anchors import FLOOR
 from hardbench.products import ALIGNED, sum_over
-
-FLOOR = log(1e-12)  # no logarithm in a distance is smaller; the labels' cross entropy has no floor, so that it always has a slope
 
 
 def log_softmax(logits: Tensor) -> Tensor:
@@ -24,7 +22,8 @@ def log_softmax(logits: Tensor) -> Tensor:
 def local_losses(log_q: Tensor, log_after: Tensor, labels: Tensor, weights: Tensor, variant: str) -> tuple[Tensor, Tensor]:
     """H(y, q) - weight ACE(q, after), [R, L, B] in nats, and its gradient for the logits of q [R, K, L, B].
 
-    q and the constants after are given by their logarithms [R, K, L, B]; labels [R, B]; weights [L, 1].
+    q and the constants after are given by their logarithms [R, K, L, B]; labels [R, B]; weights [L, 1]. No logarithm in ACE is below
+    ln 1e-12; H(y, q) has no floor, so that it always has a slope.
     """
     q = log_q.exp()
     truth = (labels.unsqueeze(1) == torch.arange(q.shape[1], device=q.device).unsqueeze(1)).unsqueeze(2).float()

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from hardbench.data.batches import Batches
 from hardbench.data.samples import Samples
@@ -18,6 +17,7 @@ from hardbench.settings import TrainingSettings
 from hardbench.training import observers
 from hardbench.training.fullbatch import FullBatch
 from hardbench.training.inversion import Data, Inversions, Search
+from hardbench.training.learners import cross_entropy
 from hardbench.training.loop import Moment, Observer, at, evaluation_steps, fit
 
 STRAGGLERS = "stragglers"
@@ -102,7 +102,7 @@ def gallery(samples: Samples, found: Inversions, hard: Sequence[Hard]) -> dict[s
     if len(samples.shape) != 3:
         return {}
     truth = samples.labels.expand(len(found.logits), -1)
-    losses = cross_entropy(found.logits.flatten(0, 1), truth.flatten(), reduction="none").view(truth.shape).mean(0)
+    losses = cross_entropy(found.logits, truth).mean(0)
     places = [np.lexsort((-losses.numpy(), -one.score.double().mean(0).numpy()))[:GALLERY] for one in hard]
     rows = torch.from_numpy(np.stack(places))
     predicted = found.logits.mean(0).argmax(-1)

@@ -184,8 +184,8 @@ class Greedy(Learner):
                 log_q = log_softmax(logits.permute(0, 3, 1, 2))
                 log_after = torch.cat([log_q[:, :, 1:], log_q[:, :, -1:]], 2)  # of the last layer anything
                 each, slopes = local_losses(log_q, log_after, labels, self.lambdas, self.settings.ace_variant)
-                right = (logits.contiguous().argmax(-1) == labels.unsqueeze(1)).float()
-                losses, accuracies = (row_means(values.flatten(0, 1)).view(values.shape[:-1]) for values in (each, right))
+                losses = row_means(each.flatten(0, 1)).view(each.shape[:-1])
+                accuracies = hits(logits.flatten(0, 1), labels.repeat_interleave(len(self.layers), 0)).view(losses.shape)
             logits.backward(slopes.div_(labels.shape[1]).permute(0, 2, 3, 1))
         return {"loss": losses[:, -1], "accuracy": accuracies[:, -1], "layer_loss": losses, "layer_accuracy": accuracies}
 
