@@ -35,6 +35,7 @@ LINES = (
     ("settings",),
     ("config",),
     ("registry", "seeding", "products"),
+    ("files",),
     ("errors",),
 )
 LEVEL = {unit: line for line, units in enumerate(LINES) for unit in units}
