@@ -121,8 +121,10 @@ class _Command(click.Command):
             booleans = TRUE + FALSE + option.declared.words
             if option.kind is bool and not all(part.lower() in booleans for part in (following or "").split(",")):
                 ready.append("true")
-            elif following is None:
-                raise ConfigError(f"{name}: no value; {known[name].declared.help}")
+            elif following is None or following.startswith("--"):
+                if option.declared.lone is None:
+                    raise ConfigError(f"{name}: no value; {known[name].declared.help}")
+                ready.append(option.declared.lone)
             else:
                 takes_value = True
         return super().parse_args(ctx, ready)
