@@ -44,3 +44,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     folded = {name.lower().replace("-", "_"): name for name in known}
     close = difflib.get_close_matches(word.lower().replace("-", "_"), folded, n=1, cutoff=0.6)
     return f"nearest: {folded[close[0]]}" if close else f"one of {', '.join(known)}"
+
+
+def printable(text: str, encoding: str = "utf-8") -> str:
+    """The text as one line that shows what it holds: what an encoding lacks, controls and marks of direction as backslash escapes."""
+    shown = "".join(c if c.isprintable() or c in "\u200c\u200d" else c.encode("unicode_escape").decode() for c in text)
+    return shown.encode(encoding, "backslashreplace").decode(encoding)

@@ -25,7 +25,7 @@ from hardbench.figures import draw
 from hardbench.metrics.hardness import hardness_table, mean_stderr, overlap_hardness_spearman
 from hardbench.settings import TrainingSettings
 from hardbench.stored import ARRAYS, StoredRun
-from hardbench.training import checkpoints, dynamics, observers
+from hardbench.training import checkpoints, dynamics, machine, observers
 from hardbench.training.course import Course, Outcome, aims, outcome, watch
 from hardbench.training.course import set_up as build
 from hardbench.training.loop import Moment, at, evaluation_steps, fit
@@ -300,6 +300,7 @@ def finish(run: tracking.Run, out: Path | None, made: Sequence[str] = (".",)) ->
         shutil.copytree(source, copy, dirs_exist_ok=True) if source.is_dir() else shutil.copy(source, copy)
     console.say(f"run {run.id}")
     console.say(f"files {out or run.folder}")
+    console.say(f"threads {torch.get_num_threads()}, OpenMP {machine.waiting()}")
     console.say(f"hardbench ui shows it at {run.link}")
 
 

@@ -25,6 +25,12 @@ def take(settings: MachineSettings) -> torch.device:
     return torch.device("cuda" if there and settings.device != "cpu" else "cpu")
 
 
+def waiting() -> str:
+    """The variables by which OpenMP's threads wait and are placed here, as NAME=VALUE; `default` if there are none."""
+    found = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(("OMP_", "GOMP_", "KMP_"))]
+    return " ".join(found)[:500] or "default"
+
+
 def trim() -> None:
     """Give free memory back to the system where the C library can (glibc): small tensors kept among large ones hold it otherwise."""
     with suppress(OSError, AttributeError, TypeError):
@@ -38,6 +44,7 @@ def identity() -> dict[str, str]:
         "hardbench.host": socket.gethostname(),
         "hardbench.process": _process(os.getpid()),
         "hardbench.boot": _boot(),
+        "hardbench.omp": waiting(),
     }
     return found | ({"hardbench.git": _revision()} if _revision() else {})
 
