@@ -23,7 +23,7 @@ def entry() -> None:
 
 
 def wait_briefly() -> None:
-    """Set the policy for OpenMP here and in every child, before its library reads it; whoever has set a variable of theirs is left alone."""
+    """Set OpenMP's policy here and in every child, before its library reads it; nothing where the user has set a variable of these."""
     if not any(name.startswith(("OMP_", "GOMP_", "KMP_")) for name in os.environ):
         os.environ.update(WAITING)
 

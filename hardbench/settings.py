@@ -6,6 +6,10 @@ from hardbench.config import Config, setting
 from hardbench.errors import ConfigError
 from hardbench.registry import DATASETS, DETECTORS, MODELS, OPTIMIZERS, SCHEDULERS, TASKS
 
+STRAGGLERS = "stragglers"  # the score that is counted at the inversions
+LEVELS = ("dataset", "class")  # over which hard samples are counted
+MODES = ("conv_weight", "activation_zero", "activation_mean")  # what a masked channel becomes
+
 
 @dataclass(frozen=True)
 class MachineSettings(Config):

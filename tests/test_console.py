@@ -12,7 +12,9 @@ from projects import last, new_project
 from hardbench.cli import main
 from hardbench.errors import printable
 
-QUICK = "--epochs 1 --width 8 --depth 1 --threads 1 --eval-points 2 --layer-metrics none --keep-checkpoints true".split()
+WORDS = "--epochs 1 --width 8 --depth 1 --threads 1 --eval-points 2 --layer-metrics none --keep-checkpoints true"
+QUICK = WORDS.split()
+INVERT = "--subset-size all --epochs 45 --repeats 1 --width 5 --depth 1 --threads 1"
 ODD = ["[/b]", "[bold]x[/bold]", ":warning:", "a[red]b", "100%"]
 
 
@@ -36,7 +38,7 @@ def test_a_name_is_shown_as_it_is(project, capsys, name):
     capsys.readouterr()
     assert main(["compare", "--csv", "table.csv"]) == 0
     assert name in capsys.readouterr().out
-    assert list(csv.DictReader((project / "table.csv").open()))[0]["name"] == name
+    assert next(csv.DictReader((project / "table.csv").open()))["name"] == name
 
 
 def test_class_names_are_shown_as_they_are(project, capsys):
@@ -44,7 +46,7 @@ def test_class_names_are_shown_as_they_are(project, capsys):
     for words in (
         ["data", "--name", dataset],
         ["train", "--dataset", dataset, *QUICK],
-        ["invert", "--dataset", dataset, *"--subset-size all --epochs 45 --repeats 1 --width 5 --depth 1 --threads 1".split()],
+        ["invert", "--dataset", dataset, *INVERT.split()],
     ):
         assert main(words) == 0
         shown = capsys.readouterr().out

@@ -27,6 +27,7 @@ LINES = (
     ("commands",),
     ("studies",),
     ("lifecycle",),
+    ("configs",),
     ("campaign",),
     ("tracking", "figures", "console"),
     ("handover",),

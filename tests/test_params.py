@@ -16,7 +16,8 @@ from hardbench.settings import TrainingSettings
 from hardbench.stored import StoredRun
 from hardbench.studies import invert, mask_mi, stragglers, sweep, train
 
-QUICK = "--epochs 1 --width 8 --depth 1 --threads 1 --eval-points 2 --layer-metrics none".split()
+WORDS = "--epochs 1 --width 8 --depth 1 --threads 1 --eval-points 2 --layer-metrics none"
+QUICK = WORDS.split()
 
 
 def departing(*words, config=train.Config):
@@ -33,7 +34,15 @@ def test_a_models_own_defaults_are_no_departures(model):
 
 def test_every_setting_that_departs_is_a_param():
     words = "--noise-ratio .1 --subset-size 100 --normalize pixel --val-size .2 --precision bf16 --scheduler cosine --eval-steps 0,5"
-    expected = dict(noise_ratio=0.1, subset_size=100, normalize="pixel", val_size=0.2, precision="bf16", scheduler="cosine", eval_steps=(0, 5))
+    expected = {
+        "noise_ratio": 0.1,
+        "subset_size": 100,
+        "normalize": "pixel",
+        "val_size": 0.2,
+        "precision": "bf16",
+        "scheduler": "cosine",
+        "eval_steps": (0, 5),
+    }
     assert departing(*words.split()) == expected
     assert departing("--model", "gmlp", "--val-size", ".1", "--tau", ".2") == {"tau": 0.2}  # .1 is gmlp's own
     assert departing("--model", "gmlp", "--scheduler", "constant", "--val-size", "0") == {"scheduler": "constant", "val_size": 0}
@@ -67,7 +76,8 @@ def test_the_other_studies(config, words, expected):
 
 def test_what_params_hold_makes_the_same_configuration():
     """Nothing but ASIDE is missing from them."""
-    config = given(*"--model gmlp --noise-ratio .1 --tau .3 --normalize pixel --mean 0.5 --std 2 --normalize scalar --warmup .2".split())
+    words = "--model gmlp --noise-ratio .1 --tau .3 --normalize scalar --mean 0.5 --std 2 --warmup .2"
+    config = given(*words.split())
     again = train.Config(**config.params())
     assert again == config
 
@@ -88,8 +98,8 @@ def two(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = new_project(patch, tmp_path_factory.mktemp("project"))
         assert main(["train", *QUICK, "--name", "plain", "--checkpoint-every", "9"]) == 0
-        words = "--noise-ratio .1 --subset-size 300 --normalize pixel --val-size .2 --mean 0.5 --normalize scalar --activation tanh".split()
-        assert main(["train", *QUICK, *words, "--name", "other"]) == 0
+        words = "--noise-ratio .1 --subset-size 300 --val-size .2 --mean 0.5 --normalize scalar --activation tanh"
+        assert main(["train", *QUICK, *words.split(), "--name", "other"]) == 0
         yield folder
 
 
@@ -99,8 +109,15 @@ def test_compare_shows_every_setting_that_differs(two, capsys):
     assert (other.params["noise_ratio"], other.params["subset_size"], other.params["normalize"]) == ("0.1", "300", "scalar")
     rows = {row["name"]: settings_of(row) for row in compared()}
     assert rows == {
-        "plain": dict(noise_ratio="0.0", subset_size="all", normalize="channel", val_size="0.0", mean="-", activation="relu"),
-        "other": dict(noise_ratio="0.1", subset_size="300", normalize="scalar", val_size="0.2", mean="(0.5,)", activation="tanh"),
+        "plain": {"noise_ratio": "0.0", "subset_size": "all", "normalize": "channel", "val_size": "0.0", "mean": "-", "activation": "relu"},
+        "other": {
+            "noise_ratio": "0.1",
+            "subset_size": "300",
+            "normalize": "scalar",
+            "val_size": "0.2",
+            "mean": "(0.5,)",
+            "activation": "tanh",
+        },
     }
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("noise ratio", "subset size", "normalize", "val size"))

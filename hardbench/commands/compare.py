@@ -2,27 +2,14 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from hardbench import console, tracking
-from hardbench.config import ASIDE, options, setting, shown
-from hardbench.config import Config as AnyConfig
+from hardbench.config import ASIDE, options, shown
+from hardbench.configs.compare import Config
 from hardbench.errors import ConfigError, HardbenchError, TrackingError, nearest
 from hardbench.settings import InversionSettings, TrainingSettings
 from hardbench.stored import StoredRun
-
-
-@dataclass(frozen=True)
-class Config(AnyConfig):
-    """Settings of `hardbench compare`."""
-
-    runs: tuple[str, ...] = setting((), "Runs: ids, unique prefixes, or last; default: all finished ones.", position=True, also=("run",))
-    study: str | None = setting(None, "Only runs of this study.")
-    metric: tuple[str, ...] = setting((), "Metrics to show; default: the final ones.")
-    sort: str | None = setting(None, "Metric or setting to sort by, the largest first; -NAME for the smallest.")
-    csv: str | None = setting(None, "File that gets the table, all digits.", stored=False)
-    config: str | None = setting(None, "YAML file whose keys are option names.", stored=False)
 
 
 def run(config: Config) -> None:

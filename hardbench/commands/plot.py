@@ -5,38 +5,17 @@ of them: they go into --out, or else into a folder here that is named after the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from hardbench import console, tracking
-from hardbench.config import Config as AnyConfig
-from hardbench.config import setting
+from hardbench.configs.plot import Config
 from hardbench.errors import ConfigError
 from hardbench.figures import draw, several, show
 from hardbench.figures.style import FigureOptions
 from hardbench.stored import StoredRun
 from hardbench.studies import train
 
-FORMATS = ("png", "svg", "pdf")
 STUDIES = ("train", "sweep", "mask-mi", "invert", "stragglers")  # those with a file of figures
-
-
-@dataclass(frozen=True)
-class Config(AnyConfig):
-    """Settings of `hardbench plot`."""
-
-    runs: tuple[str, ...] = setting(
-        ("last",), "Runs: ids, unique prefixes, or last.", position=True, also=("run",), was=("run_dir", "run_dirs")
-    )
-    kind: tuple[str, ...] = setting(("all",), "Kinds of figures, or all that apply.")
-    metric: str | None = setting(None, "Metric to draw; default: the figure's own.")
-    layer: int | None = setting(None, "Layer to draw, counted from 0 at the input side.", low=0)
-    phase: str | None = setting(None, "Phase to draw.", choices=("train", "val", "test"))
-    by: tuple[str, ...] | None = setting(None, "Two settings of a sweep that its grid is drawn over: columns, rows.")
-    format: tuple[str, ...] = setting(("png",), "Formats of the files.", choices=FORMATS)
-    out: str | None = setting(None, "Folder that gets the figures; default for several runs: figures-RUN-RUN.", stored=False)
-    show: bool = setting(False, "Open a window per figure.")
-    config: str | None = setting(None, "YAML file whose keys are option names.", stored=False)
 
 
 def run(config: Config) -> None:

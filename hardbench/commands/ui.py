@@ -7,23 +7,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from urllib.parse import quote
 
 from hardbench import console, tracking
-from hardbench.config import Config as AnyConfig
-from hardbench.config import setting
+from hardbench.configs.ui import Config
 from hardbench.errors import TrackingError
 
 GUARD = "trap '' TERM; read -r _; kill -TERM 0; sleep 5; kill -KILL 0"
-
-
-@dataclass(frozen=True)
-class Config(AnyConfig):
-    """Settings of `hardbench ui`."""
-
-    port: int = setting(5000, "Port on 127.0.0.1.", low=1, high=65535)
-    config: str | None = setting(None, "YAML file whose keys are option names.", stored=False)
 
 
 def run(config: Config) -> None:

@@ -5,14 +5,13 @@ Reads the weights (best on validation, or last) and the standardisation they wer
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from hardbench import console, seeding, tracking
-from hardbench.config import setting
+from hardbench.configs.eval import Config
 from hardbench.data.corruption import Corruption
 from hardbench.data.samples import Samples, Split, prepare
 from hardbench.data.transforms import Standardise, check_pixels, unit_of
@@ -20,8 +19,7 @@ from hardbench.errors import DataError
 from hardbench.figures import save
 from hardbench.metrics.classification import class_report
 from hardbench.metrics.hardness import mean_stderr
-from hardbench.registry import DATASETS, MODELS
-from hardbench.settings import MachineSettings, PlaceSettings
+from hardbench.registry import MODELS
 from hardbench.stored import StoredRun
 from hardbench.studies import train
 from hardbench.training import checkpoints, machine
@@ -30,16 +28,6 @@ from hardbench.training.learners import Learner, learner
 
 Level = tuple[Evaluation, torch.Tensor | None]
 """What one corruption level gave: the evaluation, and the accuracy of every layer [R, L] where layers predict."""
-
-
-@dataclass(frozen=True)
-class Config(MachineSettings, PlaceSettings):
-    """Settings of an evaluation."""
-
-    run: str = setting("last", "Run id, unique prefix of one, or last.", position=True, was=("run_dir", "run_id"))
-    checkpoint: str = setting("best", "Weights: best on validation, or last.", choices=("best", "last"))
-    corruption_p: tuple[float, ...] = setting((0.0,), "Probabilities that a test pixel is replaced by U(0,1).", low=0, high=1, was=("ps",))
-    dataset: str | None = setting(None, "Another data set to test on; default: the run's own.", choices=DATASETS, was=("dataset_name",))
 
 
 def run(config: Config) -> None:

@@ -31,6 +31,11 @@ def waiting() -> str:
     return " ".join(found)[:500] or "default"
 
 
+def described() -> str:
+    """How this process computes on the CPU, in a line."""
+    return f"threads {torch.get_num_threads()}, OpenMP's waiting: {waiting()}"
+
+
 def trim() -> None:
     """Give free memory back to the system where the C library can (glibc): small tensors kept among large ones hold it otherwise."""
     with suppress(OSError, AttributeError, TypeError):

@@ -1,0 +1,17 @@
+"""Settings of `hardbench eval`."""
+
+from dataclasses import dataclass
+
+from hardbench.config import setting
+from hardbench.registry import DATASETS
+from hardbench.settings import MachineSettings, PlaceSettings
+
+
+@dataclass(frozen=True)
+class Config(MachineSettings, PlaceSettings):
+    """Settings of an evaluation."""
+
+    run: str = setting("last", "Run id, unique prefix of one, or last.", position=True, was=("run_dir", "run_id"))
+    checkpoint: str = setting("best", "Weights: best on validation, or last.", choices=("best", "last"))
+    corruption_p: tuple[float, ...] = setting((0.0,), "Probabilities that a test pixel is replaced by U(0,1).", low=0, high=1, was=("ps",))
+    dataset: str | None = setting(None, "Another data set to test on; default: the run's own.", choices=DATASETS, was=("dataset_name",))
