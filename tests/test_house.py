@@ -37,7 +37,7 @@ LINES = (
     ("settings",),
     ("config",),
     ("registry", "seeding", "products"),
-    ("files",),
+    ("files", "openmp"),
     ("errors",),
 )
 LEVEL = {unit: line for line, units in enumerate(LINES) for unit in units}

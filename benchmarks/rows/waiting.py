@@ -12,10 +12,9 @@ from contextlib import ExitStack
 
 from benchmarks import mnist
 from benchmarks.row import WALL, DifferentError, Goal, Piece, Row
-from hardbench.__main__ import WAITING
+from hardbench.openmp import PREFIXES, WAITING
 
 BUSY, THREADS = 6, 2
-PREFIXES = ("OMP_", "GOMP_", "KMP_")
 
 
 def serve(steps: int) -> None:

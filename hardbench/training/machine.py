@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from hardbench import openmp
 from hardbench.errors import ConfigError
 from hardbench.settings import MachineSettings
 
@@ -26,9 +27,8 @@ def take(settings: MachineSettings) -> torch.device:
 
 
 def waiting() -> str:
-    """The variables by which OpenMP's threads wait and are placed here, as NAME=VALUE; `default` if there are none."""
-    found = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(("OMP_", "GOMP_", "KMP_"))]
-    return " ".join(found)[:500] or "default"
+    """OpenMP's variables here as NAME=VALUE; `default` if there are none."""
+    return " ".join(f"{name}={value}" for name, value in openmp.variables().items())[:500] or "default"
 
 
 def described() -> str:
