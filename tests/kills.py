@@ -99,6 +99,7 @@ class Bench:
         for part in ("ready", "tmp"):
             (folder / part).mkdir(parents=True)
         self.folder, self.project, self.log = folder, folder / "project", folder / "log"
+        self.cpu = 0.0
         self.env = {"TMPDIR": str(folder / "tmp")}
         self.server = self._serve() if self.case.remote else None
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("HARDBENCH_", "MLFLOW_"))}
@@ -147,6 +148,7 @@ class Bench:
         self.warm.stdin.flush()
         answer = self.warm.stdout.readline()
         assert answer, (self.folder / "warm.log").read_text()[-2000:]
+        self.cpu += json.loads(answer)["cpu"]
         return int(json.loads(answer)["status"])
 
     def run(self, words: str, journal: Path | None = None, at: int = 0, **more: Any) -> int:
@@ -160,10 +162,10 @@ class Bench:
                 more |= {**watching, "steps": self.case.steps}
         return self._do("command", words=words.split(), **more)
 
-    def look(self, clean: bool = False) -> Ledger:
+    def look(self, clean: bool = False, **more: Any) -> Ledger:
         """All that is in the project."""
         result = self.folder / "look.json"
-        status = self._do("look", result=str(result), clean=clean)
+        status = self._do("look", result=str(result), clean=clean, **more)
         assert status == 0, self.log.read_text()[-3000:]
         found: Ledger = json.loads(result.read_text())
         return found
@@ -178,6 +180,9 @@ class Bench:
         for _ in range(2):  # the first time a process does something it imports, makes caches
             self._put_back()
             assert self.run(self.case.words, journal, modules=str(modules)) == 0, self.log.read_text()[-3000:]
+            self._do("warm", modules=str(modules))
+        for more in (lambda: self.run("compare", modules=str(modules)), lambda: self.look(modules=str(modules))):
+            more()
             self._do("warm", modules=str(modules))
         events = [tuple(line.split("\t", 1)) for line in journal.read_text().splitlines()]
         whole = self.look()
@@ -194,7 +199,7 @@ class Bench:
 
     def kill(self, n: int) -> dict[str, Any]:
         """What became of a command killed at its n-th event, and of its user's next command: a line of the campaign."""
-        began, journal = time.monotonic(), self.folder / "event.txt"
+        began, journal, self.cpu = time.monotonic(), self.folder / "event.txt", 0.0
         self._put_back()
         self.log.unlink(missing_ok=True)
         status = self.run(self.case.words, journal, n)
@@ -212,7 +217,8 @@ class Bench:
             problems += [f"exit {status} without a kill"]
         problems += lost(found, self.whole, again=self.case.words.startswith("eval"))
         line = {"case": self.name, "n": n, "of": len(self.events), "kind": kind, "where": where, "how": how, "problems": problems[:12]}
-        return line | {"seconds": round(time.monotonic() - began, 2), "log": self.log.read_text()[-3000:] if problems else ""}
+        line |= {"seconds": round(time.monotonic() - began, 2), "cpu": round(self.cpu, 2)}
+        return line | {"log": self.log.read_text()[-3000:] if problems else ""}
 
     def _go_on(self, n: int) -> tuple[str, Ledger, list[str]]:
         """How the command's work was brought to its end, what is there then, and what went wrong on the way."""

@@ -8,13 +8,13 @@ os.rename, os.remove, os.mkdir, os.rmdir, os.fsync, an SQL statement that writes
 a step of the optimizer. Between two of them nothing changes that a kill could leave behind, but for the content of a file being written.
 """
 
+import gc
 import importlib
 import json
 import os
 import select
 import signal
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -107,16 +107,13 @@ def _enter(job: dict[str, Any]) -> None:
 
 
 def command(job: dict[str, Any]) -> int:
-    """In a fork: run a command line, counting its events if there is a journal; the names of all modules it took if asked for."""
+    """In a fork: run a command line, counting its events if there is a journal."""
     from hardbench.cli import main
 
     print("$", *job["words"], "; killed at", job.get("at", 0), flush=True)
     if "journal" in job:
         Counter(job["journal"], job["at"], job["watch"]).install(job["steps"])
-    code = main(job["words"])
-    if "modules" in job:
-        Path(job["modules"]).write_text(json.dumps(sorted(sys.modules)))
-    return code
+    return main(job["words"])
 
 
 def look(job: dict[str, Any]) -> int:
@@ -133,32 +130,37 @@ def warm(job: dict[str, Any]) -> None:
         if name.partition(".")[0] not in ("__main__", "__mp_main__", "ray", "IPython"):
             with suppress(Exception):  # some modules of libraries exist for their libraries alone
                 importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # what is shared with the forks stays shared
 
 
-def _fork(work: Callable[[dict[str, Any]], int], job: dict[str, Any]) -> int:
-    """The exit status of a fork; -9 where it was killed."""
+def _fork(work: Callable[[dict[str, Any]], int], job: dict[str, Any]) -> dict[str, Any]:
+    """The exit status of a fork, -9 where it was killed, and the CPU time it took with its children."""
     pid = os.fork()
     if pid == 0:
         _enter(job)
-        sys.exit(work(job))
+        code = work(job)
+        if "modules" in job:
+            Path(job["modules"]).write_text(json.dumps(sorted(sys.modules)))
+        sys.exit(code)
     handle = os.pidfd_open(pid)
     if not select.select([handle], [], [], job.get("seconds", 300))[0]:
         os.killpg(pid, signal.SIGKILL)
     os.close(handle)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    _, status, used = os.wait4(pid, 0)
+    return {"status": os.waitstatus_to_exitcode(status), "cpu": used.ru_utime + used.ru_stime}
 
 
 def serve() -> None:
     """Jobs from stdin until there are no more."""
     sys.dont_write_bytecode = True
     for line in sys.stdin:
-        job, began = json.loads(line), time.monotonic()
-        status = 0
+        job, answer = json.loads(line), {"status": 0, "cpu": 0.0}
         if job["do"] == "warm":
             warm(job)
         else:
-            status = _fork({"command": command, "look": look}[job["do"]], job)
-        print(json.dumps({"status": status, "seconds": round(time.monotonic() - began, 2)}), flush=True)
+            answer = _fork({"command": command, "look": look}[job["do"]], job)
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__mp_main__" and WORKER in os.environ:
