@@ -22,6 +22,7 @@ from typing import Any
 from ledger import Ledger, lost
 
 HERE = Path(__file__).parent
+VICTIM = str(HERE / "victim.py")
 DATABASE = ("sql", "commit", "connect", "send")
 UNKNOWN = 5  # exit code: there is no such run
 Event = tuple[str, str]
@@ -90,33 +91,63 @@ def spread(events: Sequence[Event], among: Sequence[int], count: int, seed: int 
     return sorted(chosen)
 
 
-class Bench:
-    """A case at work in a folder of its own, with a warm process that runs its commands."""
+class Warm:
+    """A process whose forks run what they are told (see victim.py)."""
 
-    def __init__(self, name: str, folder: Path):
-        self.name, self.case = name, CASES[name]
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("HARDBENCH_", "MLFLOW_"))}
+        clean |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+        clean |= {"MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
+        with (folder / "warm.log").open("wb") as log:
+            pipe = subprocess.PIPE
+            self.process = subprocess.Popen([sys.executable, VICTIM], stdin=pipe, stdout=pipe, stderr=log, env=clean, text=True)
+
+    def __enter__(self) -> "Warm":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+    def __call__(self, do: str, **job: Any) -> dict[str, Any]:
+        """The answer to a job: exit status and CPU seconds."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"do": do, **job}) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, (self.folder / "warm.log").read_text()[-2000:]
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def imports(self, do: str, **job: Any) -> dict[str, Any]:
+        """The same; afterwards the process has what the job had to import."""
+        modules = self.folder / "modules.json"
+        answer = self(do, modules=str(modules), **job)
+        if modules.exists():
+            self("warm", modules=str(modules))
+        return answer
+
+
+class Bench:
+    """A case at work in a folder of its own."""
+
+    def __init__(self, name: str, folder: Path, warm: Warm):
+        self.name, self.case, self.warm, self.folder = name, CASES[name], warm, folder
         shutil.rmtree(folder, ignore_errors=True)
         for part in ("ready", "tmp"):
             (folder / part).mkdir(parents=True)
-        self.folder, self.project, self.log = folder, folder / "project", folder / "log"
-        self.cpu = 0.0
+        self.project, self.log, self.cpu = folder / "project", folder / "log", 0.0
         self.env = {"TMPDIR": str(folder / "tmp")}
         self.server = self._serve() if self.case.remote else None
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("HARDBENCH_", "MLFLOW_"))}
-        clean |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-        clean |= {"MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", **self.env}
-        with (folder / "warm.log").open("wb") as log:
-            pipe = subprocess.PIPE
-            self.warm = subprocess.Popen([sys.executable, str(HERE / "victim.py")], stdin=pipe, stdout=pipe, stderr=log, env=clean, text=True)
         self.whole, self.events = self._undisturbed()
 
     def __enter__(self) -> "Bench":
         return self
 
     def __exit__(self, *error: object) -> None:
-        assert self.warm.stdin is not None
-        self.warm.stdin.close()
-        self.warm.wait()
         if self.server is not None:
             self.server.kill()
             self.server.wait()
@@ -129,7 +160,11 @@ class Bench:
         (self.folder / "server").mkdir()
         with (self.folder / "server.log").open("wb") as log:
             server = subprocess.Popen(
-                [sys.executable, "-m", *words, "--port", str(port)], cwd=self.folder / "server", stdout=log, stderr=log, start_new_session=True
+                [sys.executable, "-m", *words, "--port", str(port)],
+                cwd=self.folder / "server",
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         self.env["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{port}"
         until = time.monotonic() + 120
@@ -142,14 +177,11 @@ class Bench:
         server.kill()
         raise AssertionError((self.folder / "server.log").read_text()[-2000:])
 
-    def _do(self, do: str, **job: Any) -> int:
-        assert self.warm.stdin is not None and self.warm.stdout is not None
-        self.warm.stdin.write(json.dumps({"do": do, "folder": str(self.project), "log": str(self.log), "env": self.env, **job}) + "\n")
-        self.warm.stdin.flush()
-        answer = self.warm.stdout.readline()
-        assert answer, (self.folder / "warm.log").read_text()[-2000:]
-        self.cpu += json.loads(answer)["cpu"]
-        return int(json.loads(answer)["status"])
+    def _do(self, do: str, first: bool = False, **job: Any) -> int:
+        ask = self.warm.imports if first else self.warm
+        answer = ask(do, **{"folder": str(self.project), "log": str(self.log), "env": self.env, **job})
+        self.cpu += answer["cpu"]
+        return int(answer["status"])
 
     def run(self, words: str, journal: Path | None = None, at: int = 0, **more: Any) -> int:
         """The exit status of a command line; with a journal its events are counted, and number `at` is its last."""
@@ -171,21 +203,16 @@ class Bench:
         return found
 
     def _undisturbed(self) -> tuple[Ledger, list[Event]]:
-        modules, journal = self.folder / "modules.json", self.folder / "events.txt"
+        journal = self.folder / "events.txt"
         self.project.mkdir()
         for words in self.case.before:
-            assert self.run(words, modules=str(modules)) in (0, UNKNOWN), self.log.read_text()[-3000:]
-            self._do("warm", modules=str(modules))
+            assert self.run(words, first=True) in (0, UNKNOWN), self.log.read_text()[-3000:]
         self.project.rename(self.folder / "ready")
-        for _ in range(2):  # the first time a process does something it imports, makes caches
-            self._put_back()
-            assert self.run(self.case.words, journal, modules=str(modules)) == 0, self.log.read_text()[-3000:]
-            self._do("warm", modules=str(modules))
-        for more in (lambda: self.run("compare", modules=str(modules)), lambda: self.look(modules=str(modules))):
-            more()
-            self._do("warm", modules=str(modules))
+        self._put_back()
+        assert self.run(self.case.words, journal, first=True) == 0, self.log.read_text()[-3000:]
         events = [tuple(line.split("\t", 1)) for line in journal.read_text().splitlines()]
-        whole = self.look()
+        self.run("compare", first=True)
+        whole = self.look(first=True)
         assert not whole["left"] and whole["runs"], whole["left"]
         return whole, events  # type: ignore[return-value]
 

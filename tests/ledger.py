@@ -53,7 +53,9 @@ def _download(client: Any, runs: list[Any], folder: Path) -> None:
 
     for run in runs:
         if client.list_artifacts(run.info.run_id):
-            mlflow.artifacts.download_artifacts(run_id=run.info.run_id, dst_path=str(folder / run.info.run_id), tracking_uri=client.tracking_uri)
+            mlflow.artifacts.download_artifacts(
+                run_id=run.info.run_id, dst_path=str(folder / run.info.run_id), tracking_uri=client.tracking_uri
+            )
 
 
 def _run(client: Any, run: Any, names: Mapping[str, str]) -> dict[str, Any]:
@@ -121,7 +123,11 @@ def _tensors(state: Any) -> Any:
     import torch
 
     if isinstance(state, torch.Tensor):
-        return f"{state.dtype} {tuple(state.shape)} {hashlib.sha256(state.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()[:16]}" if state.ndim else repr(state.item())
+        return (
+            f"{state.dtype} {tuple(state.shape)} {hashlib.sha256(state.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()[:16]}"
+            if state.ndim
+            else repr(state.item())
+        )
     if isinstance(state, Mapping):
         return {str(key): _tensors(value) for key, value in state.items()}
     return [_tensors(value) for value in state] if isinstance(state, list | tuple) else repr(state)
