@@ -16,6 +16,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ SEARCH = "--dataset digits --subset-size 300 --threads 1 --repeats 2"
 CASES = {
     "train": Case(f"train {TRAIN} --checkpoint-every 0"),
     "train, default checkpoints": Case(
-        f"train {NETWORK} --epochs 6 --batch-size 16 --repeats 2 --log-every 1 --layer-metrics none", steps=True, among=between_checkpoints
+        f"train {NETWORK} --epochs 12 --batch-size 16 --repeats 2 --log-every 1 --layer-metrics none", steps=True, among=between_checkpoints
     ),
     "train in an empty folder": Case(f"train {TRAIN}", before=()),
     "train --record-dynamics": Case(f"train {TRAIN} --record-dynamics --checkpoint-every 0"),
@@ -78,7 +79,7 @@ CASES = {
 
 
 def spread(events: Sequence[Event], among: Sequence[int], count: int, seed: int = 0) -> list[int]:
-    """`count` of the events `among`, half of them of the files and half of the database, evenly over each with a random place in every part."""
+    """`count` of the events `among`, half of them of files and half of the database, evenly over each, at a random place in every part."""
     if count >= len(among):
         return list(among)
     rng, chosen = random.Random(seed), []
@@ -87,7 +88,7 @@ def spread(events: Sequence[Event], among: Sequence[int], count: int, seed: int 
     share = max(count - len(others), min(len(files), (count + 1) // 2))
     for group, number in ((files, share), (others, count - share)):
         edges = [round(place * len(group) / max(1, number)) for place in range(number + 1)]
-        chosen += [rng.choice(group[start:stop]) for start, stop in zip(edges, edges[1:], strict=False)]
+        chosen += [rng.choice(group[start:stop]) for start, stop in pairwise(edges)]
     return sorted(chosen)
 
 

@@ -123,11 +123,7 @@ def _tensors(state: Any) -> Any:
     import torch
 
     if isinstance(state, torch.Tensor):
-        return (
-            f"{state.dtype} {tuple(state.shape)} {hashlib.sha256(state.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()[:16]}"
-            if state.ndim
-            else repr(state.item())
-        )
+        return f"{state.dtype} {_array(state.contiguous().reshape(-1).view(torch.uint8).numpy())} {tuple(state.shape)}"
     if isinstance(state, Mapping):
         return {str(key): _tensors(value) for key, value in state.items()}
     return [_tensors(value) for value in state] if isinstance(state, list | tuple) else repr(state)

@@ -52,6 +52,16 @@ def versions() -> str:
     return ", ".join([*found, f"Python {platform.python_version()}"])
 
 
+ABOUT = """\
+Each is a SIGKILL at one event of a command: just before or just after a file is opened for writing, before a rename, a removal, a folder
+made or removed, an fsync, an SQL statement that writes, a commit, a request to a server or (where said) a step of the optimizer. Then came
+`hardbench resume last`, or the same command again where there was nothing to resume; every second time `hardbench compare` came first,
+after which no run may be RUNNING. All that is in the project was then held against an undisturbed run's: arrays and checkpoints bit for
+bit, tables and JSON, the names of all other files, params, tags, inputs, states, every point of every metric once (of samples_per_second
+only that it is there). *Lost* is a kill after which any of that differed; of a run that had nothing yet only its KILLED entry may stay.
+""".splitlines()
+
+
 def page(lines: list[Line]) -> str:
     """docs/reliability.md."""
     bad = [line for line in lines if line["problems"]]
@@ -61,12 +71,9 @@ def page(lines: list[Line]) -> str:
         "",
         "Written by `python tests/reliability.py report FOLDER` from the kills of its last campaign; not by hand.",
         "",
-        f"{len(lines)} kills ({dates[0]} to {dates[-1]}; {'; '.join(sorted({line['versions'] for line in lines}))}). Each is a SIGKILL at one event of",
-        "a command: just before or after a file is opened for writing, before a rename, a removal, a folder made or removed, an fsync, an SQL",
-        "statement that writes, a commit, a request to a server, a step of the optimizer. Then came `hardbench resume last`, or the same command",
-        "again where there was nothing to resume (every second time with `hardbench compare` before it, after which no run may be RUNNING), and",
-        "everything in the project was held against an undisturbed run's: arrays and checkpoints bit for bit, tables, JSON, names of all other",
-        "files, params, tags, inputs, every point of every metric once, states. *Lost* is a kill after which anything of that differed.",
+        f"{len(lines)} kills, {dates[0]} to {dates[-1]} ({'; '.join(sorted({line['versions'] for line in lines}))}).",
+        "",
+        *ABOUT,
         "",
         f"**{len(bad)} of {len(lines)} lost something.**",
         "",

@@ -1,7 +1,7 @@
 """A command that was killed at any of its events goes on to what an undisturbed one leaves: every run, point, array and file, once.
 
-The plain run kills every study three times. `-m slow` kills every case of kills.CASES HARDBENCH_KILLS times (200); with HARDBENCH_KILLS_FOLDER
-set it adds to the kills of that folder (see reliability.py) and can so be done in parts.
+The plain run kills every study three times. `-m slow` kills every case of kills.CASES HARDBENCH_KILLS times (200); with
+HARDBENCH_KILLS_FOLDER set it adds to the kills of that folder (see reliability.py) and can so be done in parts.
 """
 
 import copy

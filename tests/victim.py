@@ -1,7 +1,7 @@
 """A warm process whose forks run command lines, and die at an event of our choice.
 
-`python tests/victim.py` reads jobs as JSON lines and answers each with an exit status. It computes nothing itself, opens no store and starts
-no thread: what a fork needs has been imported, so that a kill costs its run and not its imports.
+`python tests/victim.py` reads jobs as JSON lines and answers each with an exit status. It computes nothing itself, opens no
+store and starts no thread: what a fork needs has been imported, so that a kill costs its run and not its imports.
 
 An event is a moment at which something outside the process is about to change: a file opened for writing (`open`, and `opened` just after),
 os.rename, os.remove, os.mkdir, os.rmdir, os.fsync, an SQL statement that writes, its commit, a request to a server, and where asked for
@@ -84,7 +84,7 @@ class Counter:
 
         def fsync(file: Any) -> None:
             number = file if isinstance(file, int) else file.fileno()
-            self("fsync", os.readlink(f"/proc/self/fd/{number}"))
+            self("fsync", str(Path(f"/proc/self/fd/{number}").readlink()))
             real(file)
 
         os.fsync = fsync
