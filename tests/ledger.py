@@ -135,7 +135,7 @@ def _tensors(state: Any) -> Any:
 def lost(found: Ledger, whole: Ledger, again: bool = False) -> list[str]:
     """What a project lacks or has in excess of an undisturbed one, in lines. `again`: points of a repeated command may stand twice."""
     wrong = [
-        f"a run of {one['study']} left {one['status']} ({one['error']}) with {one['points']} metrics and {', '.join(one['files']) or 'no files'}"
+        f"a run of {one['study']} left {one['status']} ({one['error']}) with {one['points']} metrics and files {one['files']}"
         for one in found["left"]
         if one["status"] == "RUNNING" or one["points"] or one["files"]
     ]
