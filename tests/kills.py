@@ -234,7 +234,7 @@ class Bench:
         written = journal.read_text().rstrip("\n") if journal.exists() else ""
         kind, _, what = written.partition("\t")
         where = what.replace(f"{self.project}/", "")
-        problems, how = [], "undisturbed"
+        problems, how, temporary = [], "undisturbed", self._temporary() if status == -9 else set()
         if self.case.worker:
             how, found = "went on by itself", self.look()
             problems += [f"exit {status}"] if status else []
@@ -243,10 +243,15 @@ class Bench:
         else:
             found = self.look()
             problems += [f"exit {status} without a kill"]
+        problems += [f"temporary folder: {name} left" for name in sorted(self._temporary() - temporary)]
         problems += lost(found, self.whole, again=self.case.words.startswith("eval"))
         line = {"case": self.name, "n": n, "of": len(self.events), "kind": kind, "where": where, "how": how, "problems": problems[:12]}
         line |= {"seconds": round(time.monotonic() - began, 2), "cpu": round(self.cpu, 2)}
         return line | {"log": self.log.read_text()[-3000:] if problems else ""}
+
+    def _temporary(self) -> set[str]:
+        """What lies in the temporary folder; a killed command may leave something there, one that ends may not."""
+        return {path.name for path in (self.folder / "tmp").iterdir()}
 
     def _go_on(self, n: int) -> tuple[str, Ledger, list[str]]:
         """How the command's work was brought to its end, what is there then, and what went wrong on the way."""

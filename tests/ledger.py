@@ -14,6 +14,7 @@ OF_THE_PROCESS = {f"hardbench.{name}" for name in ("host", "process", "boot", "g
 OF_THE_PROCESS |= {"mlflow.user", "mlflow.log-model.history"}
 TIMED = {"samples_per_second", "eval/seconds"}  # metrics whose presence is compared
 UNREAD = {"plan.txt", "seconds.npy"}  # files of what one command did, not of what is known in the end
+CLOCKS = {"seconds"}  # columns of tables and entries of checkpoints
 STORE = re.compile(r"mlflow\.db(-wal|-shm|-journal|\.lock)?$")
 ID = re.compile(r"[0-9a-f]{32}")
 
@@ -111,7 +112,7 @@ def _content(path: Path, names: Mapping[str, str]) -> Any:
         return _tensors(torch.load(path, weights_only=True))
     if path.suffix == ".csv":
         rows = csv.DictReader(io.StringIO(path.read_text()))
-        return [{key: _plain(str(value), names) for key, value in row.items() if key not in ("seconds", "run")} for row in rows]
+        return [{key: _plain(str(value), names) for key, value in row.items() if key not in {"run", *CLOCKS}} for row in rows]
     return _plain(path.read_text(), names) if path.suffix in (".json", ".yaml", ".txt") else None
 
 
@@ -125,7 +126,7 @@ def _tensors(state: Any) -> Any:
     if isinstance(state, torch.Tensor):
         return f"{state.dtype} {_array(state.contiguous().reshape(-1).view(torch.uint8).numpy())} {tuple(state.shape)}"
     if isinstance(state, Mapping):
-        return {str(key): _tensors(value) for key, value in state.items()}
+        return {str(key): _tensors(value) for key, value in state.items() if key not in CLOCKS}
     return [_tensors(value) for value in state] if isinstance(state, list | tuple) else repr(state)
 
 
