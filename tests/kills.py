@@ -59,9 +59,11 @@ CASES = {
     "train in an empty folder": Case(f"train {TRAIN}", before=()),
     "train --record-dynamics": Case(f"train {TRAIN} --record-dynamics --checkpoint-every 0"),
     "train --log-model": Case(f"train {TRAIN} --log-model"),
+    "train --keep-checkpoints false": Case(f"train {TRAIN} --keep-checkpoints false --checkpoint-every 0"),
     "train on a server": Case(f"train {TRAIN} --checkpoint-every 0", before=(), remote=True),
     "simulate": Case(f"simulate {TRAIN}"),
     "eval": Case("eval last --threads 1 --corruption-p 0,0.2", before=(f"train {TRAIN}",), resumes=False),
+    "plot": Case("plot last", before=(f"train {TRAIN}",), resumes=False),
     "sweep train": Case(f"sweep train {NETWORK} --corruption-p 0,0.3 --epochs 1 --repeats 2 --workers 1", resumes=False),
     "sweep invert": Case(f"sweep invert {SEARCH} --lr 0.4,0.5 --epochs 8 --workers 1", resumes=False),
     "sweep invert, a worker": Case(f"sweep invert {SEARCH} --lr 0.4,0.5 --epochs 8 --workers 1", resumes=False, worker=True),
@@ -72,6 +74,7 @@ CASES = {
     "invert": Case(
         f"invert {SEARCH} --epochs 30 --lr 0.4 --stability --retrain-without-stragglers --prune-curve --prune-points 2 --checkpoint-every 0"
     ),
+    "invert --log-model": Case(f"invert {SEARCH} --epochs 12 --lr 0.4 --log-model --prune-curve --prune-points 2"),
     "stragglers": Case(
         f"stragglers {SEARCH} --epochs 20 --lr 0.5 --train-ratios 0.8 --remaining-train-ratios 0.5,1 --strategy stragglers,loss"
     ),
