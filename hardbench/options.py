@@ -1,6 +1,6 @@
 """Settings as click options: every option takes a value, booleans also stand alone, `_` and `-` are the same."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -67,6 +67,11 @@ def _positional(cls: type[Config], positions: Sequence[Option], words: Sequence[
     return found
 
 
+def _names_one(word: str, known: Mapping[str, Option]) -> bool:
+    """Whether a word is an option of these, and so no value of the one before it."""
+    return word.startswith("--") and word[2:].partition("=")[0].replace("-", "_") in {*known, "help"}
+
+
 class _Command(click.Command):
     """A command whose words are brought into one form before click reads them, and whose help is grouped by kind of setting."""
 
@@ -120,7 +125,7 @@ class _Command(click.Command):
             booleans = TRUE + FALSE + option.declared.words
             if option.kind is bool and not all(part.lower() in booleans for part in (following or "").split(",")):
                 ready.append("true")
-            elif following is None or following.startswith("--"):
+            elif following is None or _names_one(following, known):
                 if option.declared.lone is None:
                     raise ConfigError(f"{name}: no value; {known[name].declared.help}")
                 ready.append(option.declared.lone)
