@@ -257,7 +257,8 @@ def test_compare_shows_what_differs(gmlp, mlp, capsys):
     rows = compared(gmlp.id, mlp.id[:10])
     assert [row["run"] for row in rows] == [gmlp.id, mlp.id]
     assert {row["status"] for row in rows} == {"FINISHED"}
-    differing = {"model", "repeats", "seed", "layer_metrics", "weight_decay", "scheduler"}  # the last two by the models' own defaults
+    by_model = {"weight_decay", "scheduler"}  # the models' own defaults
+    differing = {"model", "repeats", "seed", "activation", "layer_metrics"} | by_model
     metrics = {name for name in rows[0] if "/" in name}
     assert rows[0].keys() - metrics == {"run", "name", "status"} | differing
     for row, run in zip(rows, (gmlp, mlp), strict=True):
