@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from hardbench import signals
 from hardbench.config import former_names
 from hardbench.errors import ConfigError, HardbenchError, Killed, nearest
 from hardbench.options import Commands, command
 
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED = 130
 ORDER = ("train", "eval", "simulate", "sweep", "mask-mi", "invert", "stragglers", "plot", "compare", "resume", "data", "ui")
 
 
@@ -60,15 +61,21 @@ def main(args: Sequence[str] | None = None) -> int:
         line = f"command: {unknown}; {nearest(unknown, commands())}" if unknown and unknown not in commands() else error.format_message()
         click.echo(f"hardbench: {line}", err=True)
         return ConfigError.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("hardbench: interrupted", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        click.echo(_last_words("interrupted", error), err=True)
         return INTERRUPTED
-    except Killed:
-        click.echo("hardbench: terminated", err=True)
-        return TERMINATED
+    except Killed as error:
+        click.echo(_last_words("terminated", error), err=True)
+        return 128 + error.number
     return 0
+
+
+def _last_words(how: str, error: BaseException) -> str:
+    """What ended the command, and the command that goes on with its run, where there is one."""
+    return "; ".join([f"hardbench: {how}", *getattr(error, "__notes__", ())])
 
 
 def entry() -> None:
     """The console script."""
+    signals.catch()
     sys.exit(main())

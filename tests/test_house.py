@@ -28,18 +28,19 @@ LINES = (
     ("studies",),
     ("campaign",),
     ("tracking", "figures", "console"),
-    ("handover",),
+    ("handover", "written"),
+    ("store",),
     ("stored",),
     ("training",),
     ("data", "models", "metrics", "scores"),
     ("settings",),
     ("config",),
     ("registry", "seeding", "products"),
-    ("files",),
+    ("files", "locks", "signals"),
     ("errors",),
 )
 LEVEL = {unit: line for line, units in enumerate(LINES) for unit in units}
-ALONE = {"click": {"options", "cli"}, "mlflow": {"tracking"}, "rich": {"console"}, "matplotlib": {"figures"}}
+ALONE = {"click": {"options", "cli"}, "mlflow": {"store", "written", "tracking"}, "rich": {"console"}, "matplotlib": {"figures"}}
 LATE = {"sklearn", "scipy", "pandas", "torchvision"}  # inside functions only
 
 
