@@ -196,7 +196,7 @@ def experiment(client: Any, name: str) -> str:
 
 
 def create(client: Any, place: str, study: str, tags: dict[str, str], title: str) -> MlflowRun:
-    """A new run in the experiment `place`, which says from its first moment whose it is; it comes after all others whatever the clock says."""
+    """A new run in the experiment `place`, which says from its first moment whose it is; it is later than all others by any clock."""
     with locked():
         everywhere = [found.experiment_id for found in client.search_experiments()]
         newest = client.search_runs(everywhere, max_results=1, order_by=NEWEST)

@@ -262,6 +262,7 @@ def test_finding_runs(project):
         with pytest.raises(TrackingError, match="; a run id, a unique prefix of one, or last"):
             tracking.find(word, ["train"])
     other, broken, cell = _bare_run(store, "eval"), _bare_run(store, status="FAILED"), _bare_run(store, kind="cell")
+    store.log_text(broken, "model: mlp\n", "config.yaml")
     assert tracking.find("last", ["train"]).id == ids[-1]
     assert tracking.find("last", ["train"], finished=False).id == broken
     assert tracking.find("last", ["train"], finished=None).id == broken
