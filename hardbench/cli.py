@@ -78,4 +78,6 @@ def _last_words(how: str, error: BaseException) -> str:
 def entry() -> None:
     """The console script."""
     signals.catch()
-    sys.exit(main())
+    code = main()
+    signals.ignore()
+    sys.exit(code)

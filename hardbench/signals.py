@@ -15,6 +15,7 @@ GRACE = 5.0  # seconds in which further signals are the same wish: what the firs
 
 _held: list[list[int]] = []  # signals that wait, a list per `held` block
 _raised = float("-inf")
+_leaving = False
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -22,7 +23,7 @@ def _end(number: int, frame: FrameType | None) -> None:
     global _raised
     if _held:
         _held[-1].append(number)
-    elif time.monotonic() - _raised > GRACE:
+    elif not _leaving and time.monotonic() - _raised > GRACE:
         _raised = time.monotonic()
         raise KeyboardInterrupt if number == signal.SIGINT else Killed(number)
 
@@ -41,15 +42,29 @@ def catch() -> dict[int, Any]:
     return before
 
 
+def leave() -> None:
+    """A signal has ended the work: what remains to be done is done whatever more of them come, until the block or the program ends."""
+    global _leaving
+    _leaving = True
+
+
+def ignore() -> None:
+    """The program is over: a signal would but spoil its exit code."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def ending() -> Iterator[None]:
     """Within the block signals are as `catch` has them."""
+    global _leaving
     before = catch()
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _leaving = _leaving and not before
 
 
 @contextmanager

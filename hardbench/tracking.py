@@ -128,10 +128,12 @@ def _delivered(run: Run, study: str = "") -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        if not isinstance(error, Exception):
+            signals.leave()
+            if study in RESUMED and os.environ.get("MLFLOW_RUN_ID") is None:
+                error.add_note(f"hardbench resume {run.id[:8]} goes on")
         with suppress(TrackingError, OSError):  # the error that came first is told
             run.close()
-        if not isinstance(error, Exception) and study in RESUMED and os.environ.get("MLFLOW_RUN_ID") is None:
-            error.add_note(f"hardbench resume {run.id[:8]} goes on")
         raise
     run.deliver()
 

@@ -248,7 +248,7 @@ def test_a_locked_store_is_waited_for_then_told(project, monkeypatch, capsys):
     tracking.connect()
     with sqlite3.connect(project / "mlflow.db") as database:
         database.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(TrackingError, match="^tracking store: .*database is locked"):
+        with pytest.raises(TrackingError, match=r"^tracking store: .*database is locked"):
             client_of_ours = store.Client(os.environ["MLFLOW_TRACKING_URI"])
             client_of_ours.create_experiment("other")
     assert capsys.readouterr().err == ""
@@ -373,11 +373,11 @@ def test_a_server_that_goes_and_comes_back_loses_nothing(tmp_path, monkeypatch):
         assert (stored.tags["mine"], stored.file("a.txt").read_text()) == ("x", "while it was away")
 
         monkeypatch.setattr("hardbench.written.PAUSES", ())  # gone to the end: kept, and named
-        with pytest.raises(TrackingError, match="hardbench resume [0-9a-f]{32} delivers what waits in "):
-            with tracking.start("train", train.Config(), "title", "note") as run:
-                _stop(server)
-                run.log({"loss": 3.0}, 3)
-                run.write_text("b.txt", "kept")
+        told = pytest.raises(TrackingError, match=r"hardbench resume [0-9a-f]{32} delivers what waits in ")
+        with told, tracking.start("train", train.Config(), "title", "note") as run:
+            _stop(server)
+            run.log({"loss": 3.0}, 3)
+            run.write_text("b.txt", "kept")
         server = _server(tmp_path, port)
         stored = tracking.find(run.id, ["train"], finished=False)
         assert stored.status == "KILLED"
