@@ -302,13 +302,12 @@ def alive(client: Any, run: MlflowRun) -> bool:
     tags = run.data.tags
     if held(run):
         return True
+    if HEARTBEAT not in tags:
+        return tags.get("hardbench.host") != socket.gethostname() or machine.alive(tags)
     if tags.get(KIND) == "cell" and PARENT in tags:
         with suppress(TrackingError):  # a parent that was deleted
             parent = client.get_run(tags[PARENT])
-            if held(parent):
-                return True
-    if HEARTBEAT not in tags:
-        return tags.get("hardbench.host") != socket.gethostname() or machine.alive(tags)
+            return parent.info.status == "RUNNING" and alive(client, parent)
     free = locks.free(lock_of(run))
     if free and machine.same_kernel(tags):
         return False

@@ -219,9 +219,10 @@ def _entry(folder: str, words: list[str]) -> None:
 
     os.chdir(folder)
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
-    sys.argv, sys.stdout = ["hardbench", *words], Path(os.devnull).open("w")
-    sys.stderr = Path(folder, "shown").open("w", buffering=1)
-    entry()
+    sys.argv = ["hardbench", *words]
+    with Path(folder, "shown").open("w", buffering=1) as shown:
+        sys.stdout = sys.stderr = shown
+        entry()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 129), (signal.SIGQUIT, 131), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
