@@ -32,7 +32,8 @@ def _each(runs: Sequence[StoredRun], stem: str, draw: Callable[[StoredRun], Figu
 def radii(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
     """Radius of every class against epoch + 1, one panel per class; a line per network with its inversion, or mean +- std for many.
 
-    Open circles, or grey ticks, are inversions that are passed later, by a radius over 1 % smaller.
+    Beyond 50 classes 50 of them, evenly chosen. Open circles, or grey ticks, are inversions that are passed later, by a radius over
+    1 % smaller.
     `radii_retrained` has the same networks trained again without their stragglers, where that was done.
     """
     figures = _each(runs, "radii", lambda run: _radii(run, ""))
@@ -42,15 +43,13 @@ def radii(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure
 
 def _radii(run: StoredRun, prefix: str) -> Figure:
     values, epochs = measured(run, f"{prefix}radii"), run.arrays[f"{prefix}inversion_epoch"]
-    names = class_names(run)
-    columns = min(len(names), 5 if len(names) <= 15 else 10)
-    rows = -(-len(names) // columns)
-    figure, axes = style.sheet(rows, columns, width=2.5, height=2.1, sharex=True)
-    later = passed(values, epochs)
-    for c, axis in enumerate(axes.flat):
-        if c >= len(names):
-            axis.set_visible(False)
-            continue
+    names, later = class_names(run), passed(values, epochs)
+    shown = style.sampled(len(names), style.CROWD)
+    columns = min(len(shown), 5 if len(shown) <= 15 else 10)
+    figure, axes = style.sheet(-(-len(shown) // columns), columns, width=2.5, height=2.1, sharex=True)
+    for axis in axes.flat[len(shown) :]:
+        axis.set_visible(False)
+    for c, axis in zip(shown, axes.flat, strict=False):
         (_lines if len(values) <= APART else _bands)(axis, values[:, :, c], epochs[:, c], later[:, c])
         found = f"{np.isfinite(epochs[:, c]).sum()} of {len(values)} invert" + f", {later[:, c].sum()} passed" * bool(later[:, c].any())
         axis.set_title(f"class {names[c]}: {found}", fontsize=style.SMALL + 1, parse_math=False)
