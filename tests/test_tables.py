@@ -140,3 +140,9 @@ def test_corruption_levels_of_an_evaluation_are_steps_of_their_own(project, caps
     assert history(run)["eval/corrupted_accuracy"] == [(step, pytest.approx(level)) for step, level in zip(steps, levels[1:], strict=True)]
     assert main(["eval", "--corruption-p", "0.1,0.10000001"]) == 2
     assert "corruption_p: 0.1,0.10000001; levels at least a millionth apart" in capsys.readouterr().err
+
+
+def test_a_run_stores_how_many_samples_its_layers_were_measured_on(project):
+    words = "train --model gmlp --epochs 1 --repeats 2 --threads 1 --width 16 --depth 2 --layer-metrics participation_ratio"
+    assert main(words.split()) == 0
+    assert last().arrays["measured_samples"].tolist() == [143, 143]  # a tenth of 1 437

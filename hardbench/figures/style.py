@@ -269,7 +269,7 @@ def sampled(count: int, most: int = SAMPLED) -> Array:
 
 
 def robust_view(*axes: Axes) -> None:
-    """Limit y, of all the axes alike, to all points of their lines but few outliers, which are marked at the edge, the farthest with its number.
+    """Limit y, of all the axes alike, to all points of their lines but few outliers; these are marked at the edge, the farthest in numbers.
 
     Outliers are up to a quarter of the points beyond a gap wider than the range of all the others. Without any nothing changes. Call it
     when the lines are drawn.
@@ -293,10 +293,10 @@ def robust_view(*axes: Axes) -> None:
 
 def inliers(points: Array) -> tuple[float, float]:
     """The range of numbers but for up to a quarter of them beyond a gap wider than the range of all the others; nan for none."""
-    points = np.sort(points[np.isfinite(points)])
+    points, far = np.sort(points[np.isfinite(points)]), np.empty(0, dtype=int)
     for _ in range(2):  # at the low end, and upside down at the other
         gaps = np.diff(points)[: len(points) // 4]
-        far = np.flatnonzero(gaps > points[-1] - points[1 : len(gaps) + 1]) if len(gaps) else []
+        far = np.flatnonzero(gaps > points[-1] - points[1 : len(gaps) + 1]) if len(gaps) else far[:0]
         points = -points[far[-1] + 1 if len(far) else 0 :][::-1]
     return (float(points[0]), float(points[-1])) if len(points) else (np.nan, np.nan)
 

@@ -126,8 +126,8 @@ def overlap_scatter(runs: Sequence[StoredRun], options: FigureOptions) -> dict[s
     """Final dynamic (x) against static (y) overlap of every pair of classes and every repeat of the runs, with Pearson's and Spearman's r.
 
     Small points are repeats, large ones their means. Labelled are the two highest, the two lowest and the two pairs whose ranks in x and y
-    differ most. Beyond 50 classes some of the pairs are drawn, evenly chosen; r is of all. The points of one pair share their static overlap
-    and are not independent: no p value is given.
+    differ most. Beyond 50 classes some of the pairs are drawn, evenly chosen; r is of all. The points of one pair share their static
+    overlap and are not independent: no p value is given.
     """
     options.pick("phase", ("test",))
     figure, axes = style.sheet(width=6.2, height=4.6)
