@@ -285,7 +285,9 @@ def robust_view(*axes: Axes) -> None:
         axis.set_ylim(low - margin, high + margin)
     for axis, (x, y), colour in lines:
         for mark, out, edge, up in (("v", y < low, low - margin, 1), ("^", y > high, high + margin, -1)):
-            axis.plot(x[out], np.full(out.sum(), edge), mark, color=colour, markersize=5, clip_on=False, zorder=4)
+            if out.any():
+                marks = axis.plot(x[out], np.full(out.sum(), edge), mark, color=colour, markersize=5, clip_on=False, zorder=4)
+                marks[0].set_in_layout(False)
             for place in np.flatnonzero(out & np.isin(y, points[[0, -1]])):
                 text: dict[str, Any] = {"va": "bottom" if up > 0 else "top", "fontsize": SMALL - 1, "color": colour, "in_layout": False}
                 axis.annotate(f"{y[place]:.2g}", (x[place], edge), (3, 5 * up), textcoords="offset points", **text)

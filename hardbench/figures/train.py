@@ -142,7 +142,10 @@ def overlap_scatter(runs: Sequence[StoredRun], options: FigureOptions) -> dict[s
         static = np.broadcast_to(measured(run, "overlap_static")[ends], dynamic.shape)
         every.append((dynamic.ravel(), static.ravel()))
         mean, colour = mean_stderr(dynamic)[0], look(number)["color"]
-        drawn = np.argsort(mean)[style.sampled(len(pairs))] if len(class_names(run)) > style.CROWD else np.arange(len(pairs))
+        drawn = np.arange(len(pairs))
+        if len(class_names(run)) > style.CROWD:
+            order = np.argsort(mean)[: np.isfinite(mean).sum()]
+            drawn = np.unique([*order[style.sampled(len(order))], *order[:2], *order[-2:]])
         size = 22 if len(pairs) <= 200 else 6
         axis.scatter(dynamic[:, drawn], static[:, drawn], s=size / 4, color=colour, alpha=0.35, linewidth=0)
         count = f"{len(pairs)} pair{'s' * (len(pairs) > 1)}, {len(dynamic)} network{'s' * (len(dynamic) > 1)}"
