@@ -213,7 +213,12 @@ class InversionSettings(PoolSettings):
     epochs: int = setting(500, "Passes over the samples, one full-batch step each.", low=1, headline=True)
     lr: float = setting(0.1, "Learning rate of plain gradient descent.", above=0, was=("learning_rate",), headline=True)
     latent_layer: int = setting(0, "Hidden layer whose radii are measured, counted from 0 at the input side.", low=0)
-    detector: str = setting("smooth", "Rule that finds the inversion in a radius curve.", choices=DETECTORS, headline=True)
+    detector: str = setting(
+        "smooth",
+        "Rule that finds the inversion in a radius curve; smooth: a minimum confirmed by `patience` later epochs, not the smallest radius.",
+        choices=DETECTORS,
+        headline=True,
+    )
     window: int = setting(11, "Epochs over which the radius is averaged.", low=1, read_by="detector")
     patience: int = setting(20, "Later epochs that have to be higher than the minimum.", low=1, read_by="detector")
     guard: int = setting(20, "First epoch that can be an inversion.", low=0, read_by="detector")

@@ -16,7 +16,7 @@ from hardbench.config import setting
 from hardbench.data.corruption import Corruption
 from hardbench.data.samples import Samples, Split, prepare
 from hardbench.data.transforms import Standardise, check_pixels, unit_of
-from hardbench.errors import DataError
+from hardbench.errors import ConfigError, DataError
 from hardbench.figures import save
 from hardbench.metrics.classification import class_report
 from hardbench.metrics.hardness import mean_stderr
@@ -28,6 +28,7 @@ from hardbench.training import checkpoints, machine
 from hardbench.training.evaluation import Evaluation, evaluate, layer_accuracies
 from hardbench.training.learners import Learner, learner
 
+STEPS = 1_000_000  # steps of the corrupted metrics from p = 0 to p = 1: a level is its probability in millionths
 Level = tuple[Evaluation, torch.Tensor | None]
 """What one corruption level gave: the evaluation, and the accuracy of every layer [R, L] where layers predict."""
 
@@ -38,8 +39,17 @@ class Config(MachineSettings, PlaceSettings):
 
     run: str = setting("last", "Run id, unique prefix of one, or last.", position=True, was=("run_dir", "run_id"))
     checkpoint: str = setting("best", "Weights: best on validation, or last.", choices=("best", "last"))
-    corruption_p: tuple[float, ...] = setting((0.0,), "Probabilities that a test pixel is replaced by U(0,1).", low=0, high=1, was=("ps",))
+    corruption_p: tuple[float, ...] = setting(
+        (0.0,), "Probabilities that a test pixel is replaced by U(0,1); metrics have millionths as steps.", low=0, high=1, was=("ps",)
+    )
     dataset: str | None = setting(None, "Another data set to test on; default: the run's own.", choices=DATASETS, was=("dataset_name",))
+
+    def check(self) -> None:
+        """Levels that MLflow's whole steps can tell apart."""
+        levels: dict[int, float] = {}
+        for p in self.corruption_p:
+            if levels.setdefault(round(p * STEPS), p) != p:
+                raise ConfigError(f"corruption_p: {levels[round(p * STEPS)]!r},{p!r}; levels at least a millionth apart")
 
 
 def run(config: Config) -> None:
@@ -116,7 +126,7 @@ def store(run: tracking.Run, config: Config, split: Split, levels: Mapping[float
         arrays |= {} if layers is None else {"layer_accuracy": layers.cpu().numpy()}
         entry: dict[str, Any] = {name: spread(arrays[name]) for name in ("loss", "accuracy", "layer_accuracy") if name in arrays}
         results["levels"].append({"corruption_p": p, **entry})
-        level_of, step = ("corrupted_", round(100 * p)) if p else ("", 0)  # MLflow shows the value at the largest step
+        level_of, step = ("corrupted_", round(p * STEPS)) if p else ("", 0)  # MLflow shows the value at the largest step
         run.log({f"{prefix}/{level_of}{name}": arrays[name] for name in ("loss", "accuracy")}, step)
         if "layer_accuracy" in arrays:
             name = f"{prefix}_{level_of}layer_accuracy"

@@ -2,6 +2,9 @@
 
 Question: which samples of a class stay behind when its radius in a hidden layer starts to grow again (stragglers)? All networks train
 together, full batch; 500 epochs of five networks on 20 000 MNIST images take a minute or two on one core and find 6 to 12 % stragglers.
+
+The smooth detector promises a minimum of the smoothed radius confirmed by `patience` later epochs, not the smallest radius of the whole
+course: the table shows both radii, and how many inversions are passed later, by a radius over 1 % smaller.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +24,7 @@ from hardbench.data.samples import Split
 from hardbench.data.transforms import unit_of
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.metrics import stragglers
-from hardbench.metrics.inversion import shortest
+from hardbench.metrics.inversion import PASSED, passed, shortest
 from hardbench.settings import CheckpointSettings, InversionSettings, RunSettings
 from hardbench.stored import StoredRun
 from hardbench.studies import train
@@ -266,6 +269,7 @@ def _report(stored: StoredRun) -> None:
     """Print the class table."""
     arrays = stored.arrays
     console.table("Inversions", *experiments.class_rows(arrays))
-    found = np.isfinite(arrays["inversion_epoch"])
+    found, later = np.isfinite(arrays["inversion_epoch"]), passed(arrays["radii"], arrays["inversion_epoch"])
     shares = stragglers.share(arrays["stragglers"], arrays["judged_epoch"])
-    console.say(f"inversions {found.sum()} of {found.size}, stragglers {experiments.spread(shares)}")
+    beyond = f"{later.sum()} of them passed later (a radius over {PASSED:.0%} smaller)"
+    console.say(f"inversions {found.sum()} of {found.size}, {beyond}, stragglers {experiments.spread(shares)}")

@@ -20,7 +20,7 @@ from hardbench.models.gmlp import GreedyStack
 from hardbench.registry import MODELS
 from hardbench.settings import DataSettings, TrainingSettings
 from hardbench.training import machine, observers
-from hardbench.training.layers import Probe
+from hardbench.training.layers import Probe, sample_count
 from hardbench.training.learners import Learner, learner
 from hardbench.training.loop import Observer, at, evaluation_steps, every, fit
 
@@ -188,6 +188,8 @@ def outcome(course: Course, records: observers.Records, place: int = 0) -> Outco
     arrays |= course.static(place)
     arrays["stopped_step"] = np.array([course.learner.stopped.get(r, -1) for r in rows])
     arrays["class_names"] = np.array(split.class_names)
+    if course.layer_metrics:
+        arrays["measured_samples"] = np.full(member.repeats, sample_count(split.train, split.val or split.test, split.test))
     diverged = {r - first: step for r, step in course.learner.diverged.items() if r in rows}
     reached = {r - first: step / course.batches.per_epoch for r, step in course.learner.reached.items() if r in rows}
     about = (split.num_classes, len(split.train))
