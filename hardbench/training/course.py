@@ -93,7 +93,7 @@ def set_up(config: TrainingSettings, *others: TrainingSettings, load: Prepare = 
         labels = torch.stack([own.train.labels for own, each in zip(noisy, members, strict=True) for _ in range(each.repeats)]).to(device)
     batches = Batches(train, standardise.to(device), config.batch_size, streams, corruption_p, config.augment, labels)
     alone = len(train) % batches.size == 1 or batches.size == 1
-    if alone and any(isinstance(module, torch.nn.BatchNorm2d) for module in networks.modules()):
+    if alone and any(isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d) for module in networks.modules()):
         raise ConfigError(f"batch_size: {config.batch_size}; one that leaves no batch of a single sample, which batch norm cannot train on")
     total = config.epochs * batches.per_epoch
     metrics = select(config.layer_metrics, isinstance(networks, GreedyStack))
