@@ -80,7 +80,11 @@ class DataSettings(SourceSettings):
     val_size: float = setting(
         0.0, "Validation samples taken from train: a share below 1, a count from 1 on, 0 for none.", low=0, varies=True
     )
-    normalize: str = setting("channel", "Constants of standardisation.", choices=("none", "scalar", "channel", "pixel"))
+    normalize: str = setting(
+        "channel",
+        "Constants of standardisation: one for all inputs, per channel (a feature of vectors, a channel of images), or per pixel.",
+        choices=("none", "scalar", "channel", "pixel"),
+    )
     mean: tuple[float, ...] | None = setting(None, "Mean in place of the measured one, one number or one per channel.")
     std: tuple[float, ...] | None = setting(None, "Standard deviation in place of the measured one.", above=0)
     shift: float = setting(0.0, "Constant added to every standardised input.")
