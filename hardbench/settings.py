@@ -113,7 +113,7 @@ class ModelSettings(Config):
     """Which network."""
 
     model: str = setting("mlp", "Network.", choices=MODELS, was=("model_type",), headline=True)
-    depth: int | None = setting(None, "Hidden layers.", low=1, read_by="model", was=("layers",), headline=True)
+    depth: int | None = setting(None, "Hidden layers.", low=1, high=10_000, read_by="model", was=("layers",), headline=True)
     width: int | None = setting(None, "Units or channels per hidden layer.", low=1, read_by="model", headline=True)
     widths: tuple[int, ...] | None = setting(
         None, "Units layer by layer, 256,128.", low=1, read_by="model", instead_of=("depth", "width"), headline=True
@@ -209,7 +209,7 @@ class InversionSettings(PoolSettings):
     """The networks of the inversion study, their training, and what an inversion is."""
 
     dataset: str = setting("mnist", "Data set by name; emnist:SPLIT, npz:PATH.", choices=DATASETS, was=("dataset_name",), headline=True)
-    depth: int | None = setting(2, "Hidden layers.", low=1, was=("layers",), varies=True)
+    depth: int | None = setting(2, "Hidden layers.", low=1, high=10_000, was=("layers",), varies=True)
     width: int | None = setting(20, "Units per hidden layer.", low=1, varies=True)
     widths: tuple[int, ...] | None = setting(None, "Units layer by layer, 20,20.", low=1, instead_of=("depth", "width"), headline=True)
     activation: str = setting("tanh", "Nonlinearity.", choices=("relu", "tanh", "sigmoid", "leaky_relu", "gelu"))

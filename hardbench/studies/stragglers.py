@@ -32,7 +32,7 @@ from hardbench.stored import ARRAYS, StoredRun
 from hardbench.studies import train
 from hardbench.training import checkpoints, machine, observers
 from hardbench.training.identify import STRAGGLERS, Hard, fresh_logits, gallery, identify, search, straggler_counts
-from hardbench.training.inversion import Data, Inversions, Search, find_inversions, training_settings
+from hardbench.training.inversion import Data, Inversions, Search, find_inversions, fits, training_settings
 from hardbench.training.loop import Moment, Observer, fit
 from hardbench.training.slices import Course
 
@@ -108,6 +108,7 @@ def set_up(config: Config) -> Study:
     empty = [name for c, name in enumerate(split.class_names) if not (split.train.labels == c).any()]
     if empty:
         raise ConfigError(f"subset_size: {config.subset_size}; samples of every class, and there is none of {', '.join(empty)}")
+    fits(config, split, config.precision, device, {"sets": 1, "repeats": len(config.train_ratios) * len(config.remaining_train_ratios)})
     return Study(config, split, standardise, device)
 
 
