@@ -33,7 +33,7 @@ def test_a_config_knows_its_words(study, word, told):
 def test_configs_are_copied_and_replaced():
     config = train.Config(width=7, repeats=2)
     assert copy.deepcopy(config) == pickle.loads(pickle.dumps(config)) == replace(config) == config
-    with pytest.raises(ConfigError, match="^widht: no such setting; nearest: width$"):
+    with pytest.raises(ConfigError, match=r"^widht: no such setting; nearest: width$"):
         replace(config, widht=3)
 
 
