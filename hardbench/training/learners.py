@@ -28,6 +28,7 @@ class Learner:
         self.settings = settings
         self.total_steps = total_steps
         self.steps = 0  # updates made
+        self.resumed = False  # whether it goes on from a stored state
         self._proved = False  # that an update leaves the global stream alone
         parameters = list(networks.parameters())
         self.device = parameters[0].device
@@ -165,6 +166,7 @@ class Learner:
             for name, value in known.items():
                 if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
                     raise TrainingError(f"checkpoint: {name} {list(value.shape)} of the optimiser; {list(parameter.shape)}")
+        self.resumed = True
 
 
 class Greedy(Learner):
