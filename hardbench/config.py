@@ -207,6 +207,12 @@ def named(cls: type["Config"], word: str, value: Any = None) -> Option:
 class Config:
     """Settings of a command. An instance that exists is valid: types, ranges, choices, defaults of the chosen model, and `check`."""
 
+    def __new__(cls, *args: Any, **given: Any) -> Self:
+        """An empty instance; ConfigError for a word that is no setting, as on the command line."""
+        for word in given.keys() - options(cls).keys():
+            raise ConfigError(f"{word}: another name of {named(cls, word).name}; that one")
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         values = {}
         for name, option in options(type(self)).items():
@@ -242,12 +248,18 @@ class Config:
     def _choose(self, chooser: str, registry: Registry, values: dict[str, Any], given: set[str], skip: set[str]) -> None:
         """Apply the defaults of a choice, clear what it does not read, refuse what was given and is not read."""
         entry = registry[values[chooser]]
+        known = options(type(self))
+        undeclared = sorted(entry.reads - known.keys())
+        if undeclared and any(option.declared.read_by == chooser for option in known.values()):  # a class that holds all that is read
+            raise ConfigError(
+                f'{chooser}: {entry.name} reads {", ".join(undeclared)}; declared in settings.py, setting(..., read_by="{chooser}")'
+            )
         _, colon, rest = values[chooser].partition(":")
         values[chooser] = entry.name + colon + rest
         for name, default in entry.defaults.items():
             if name in values and values[name] is None and name not in skip:
                 values[name] = default
-        for name, option in options(type(self)).items():
+        for name, option in known.items():
             if option.declared.read_by != chooser:
                 continue
             if name not in entry.reads:

@@ -80,7 +80,11 @@ class DataSettings(SourceSettings):
     val_size: float = setting(
         0.0, "Validation samples taken from train: a share below 1, a count from 1 on, 0 for none.", low=0, varies=True
     )
-    normalize: str = setting("channel", "Constants of standardisation.", choices=("none", "scalar", "channel", "pixel"))
+    normalize: str = setting(
+        "channel",
+        "Constants of standardisation: one for all inputs, per channel (a feature of vectors, a channel of images), or per pixel.",
+        choices=("none", "scalar", "channel", "pixel"),
+    )
     mean: tuple[float, ...] | None = setting(None, "Mean in place of the measured one, one number or one per channel.")
     std: tuple[float, ...] | None = setting(None, "Standard deviation in place of the measured one.", above=0)
     shift: float = setting(0.0, "Constant added to every standardised input.")
@@ -109,7 +113,7 @@ class ModelSettings(Config):
     """Which network."""
 
     model: str = setting("mlp", "Network.", choices=MODELS, was=("model_type",), headline=True)
-    depth: int | None = setting(None, "Hidden layers.", low=1, read_by="model", was=("layers",), headline=True)
+    depth: int | None = setting(None, "Hidden layers.", low=1, high=10_000, read_by="model", was=("layers",), headline=True)
     width: int | None = setting(None, "Units or channels per hidden layer.", low=1, read_by="model", headline=True)
     widths: tuple[int, ...] | None = setting(
         None, "Units layer by layer, 256,128.", low=1, read_by="model", instead_of=("depth", "width"), headline=True
@@ -205,7 +209,7 @@ class InversionSettings(PoolSettings):
     """The networks of the inversion study, their training, and what an inversion is."""
 
     dataset: str = setting("mnist", "Data set by name; emnist:SPLIT, npz:PATH.", choices=DATASETS, was=("dataset_name",), headline=True)
-    depth: int | None = setting(2, "Hidden layers.", low=1, was=("layers",), varies=True)
+    depth: int | None = setting(2, "Hidden layers.", low=1, high=10_000, was=("layers",), varies=True)
     width: int | None = setting(20, "Units per hidden layer.", low=1, varies=True)
     widths: tuple[int, ...] | None = setting(None, "Units layer by layer, 20,20.", low=1, instead_of=("depth", "width"), headline=True)
     activation: str = setting("tanh", "Nonlinearity.", choices=("relu", "tanh", "sigmoid", "leaky_relu", "gelu"))

@@ -103,7 +103,7 @@ def restore(stored: StoredRun, trained: train.Config, split: Split, checkpoint: 
     state = checkpoints.load(stored.file(f"checkpoints/{checkpoint}.pt"))
     streams = seeding.networks(trained.seed, trained.first_repeat, trained.repeats)
     networks = MODELS[trained.model].call(split.test.shape, split.num_classes, trained, streams).to(device)
-    networks.load_states(state["networks"])
+    networks.restore(state["networks"])
     return learner(networks, trained, 1), Standardise(**state["standardise"])
 
 

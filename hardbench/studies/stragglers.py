@@ -33,7 +33,7 @@ from hardbench.stored import ARRAYS, StoredRun
 from hardbench.studies import train
 from hardbench.training import checkpoints, machine, observers
 from hardbench.training.identify import STRAGGLERS, Hard, fresh_logits, gallery, identify, search, straggler_counts
-from hardbench.training.inversion import Data, Inversions, Search, find_inversions, training_settings
+from hardbench.training.inversion import Data, Inversions, Search, find_inversions, fits, training_settings
 from hardbench.training.loop import Moment, Observer, fit
 from hardbench.training.slices import Course
 
@@ -103,13 +103,12 @@ def set_up(config: Config) -> Study:
     """The data; raises before a run exists if a setting does not fit it."""
     device = machine.take(config)
     split, standardise = prepare_pool(config, config.seed)
-    count = len(split.train)
-    for ratio in config.train_ratios:
-        if int(count * ratio) == 0:
-            raise ConfigError(f"train_ratios: {ratio:g}; more, as it leaves no training sample of {count}")
+    if int(len(split.train) * (least := min(config.train_ratios))) == 0:
+        raise ConfigError(f"train_ratios: {least:g}; more, as it leaves no training sample of {len(split.train)}")
     empty = [name for c, name in enumerate(split.class_names) if not (split.train.labels == c).any()]
     if empty:
         raise ConfigError(f"subset_size: {config.subset_size}; samples of every class, and there is none of {', '.join(empty)}")
+    fits(config, split, config.precision, device, {"sets": 1, "repeats": len(config.train_ratios) * len(config.remaining_train_ratios)})
     return Study(config, split, standardise, device)
 
 

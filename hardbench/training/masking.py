@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from hardbench.errors import ConfigError
-from hardbench.models.layers import ACTIVATIONS, Chain, Dropout
+from hardbench.models.dropout import Dropout
+from hardbench.models.layers import ACTIVATIONS, Chain
 from hardbench.training.convolutions import Bilinear, Dense, Direct, Map, pool
 
 MEMORY = 1 << 29
