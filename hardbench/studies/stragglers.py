@@ -144,8 +144,8 @@ def _complete(opening: AbstractContextManager[tracking.Run], study: Study, out: 
 
     def close(run: tracking.Run) -> None:
         spare = set(checkpoints.spare(study.config.keep_checkpoints)) | {checkpoints.LAST}
-        parts = [] if study.config.keep_checkpoints else study.parts
-        run.remove(*(f"{FOLDER}/{name}" for name in [*sorted(spare), *parts, *(f".{name}.part" for name in study.parts)]))
+        spare |= {f".{name}.part" for name in study.parts} | set(() if study.config.keep_checkpoints else study.parts)
+        run.remove(*(f"{FOLDER}/{name}" for name in sorted(spare)))
         train.finish(run, out)
 
     return lifecycle.complete(opening, compute, report, close, ARRAYS)
