@@ -253,8 +253,8 @@ class Bench:
         return line | {"log": self.log.read_text()[-3000:] if problems else ""}
 
     def _temporary(self) -> set[str]:
-        """What lies in the temporary folder; a killed command may leave something there, one that ends may not."""
-        return {path.name for path in (self.folder / "tmp").iterdir()}
+        """What of ours lies in the temporary folder; a killed command may leave something there, one that ends may not."""
+        return {path.name for path in (self.folder / "tmp").iterdir() if not path.name.startswith("torchinductor")}
 
     def _go_on(self, n: int) -> tuple[str, Ledger, list[str]]:
         """How the command's work was brought to its end, what is there then, and what went wrong on the way."""
