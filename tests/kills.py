@@ -250,7 +250,12 @@ class Bench:
         problems += lost(found, self.whole, again=self.case.words.startswith("eval"))
         line = {"case": self.name, "n": n, "of": len(self.events), "kind": kind, "where": where, "how": how, "problems": problems[:12]}
         line |= {"seconds": round(time.monotonic() - began, 2), "cpu": round(self.cpu, 2)}
-        return line | {"log": self.log.read_text()[-3000:] if problems else ""}
+        return line | {"log": self._said()[-3000:] if problems else ""}
+
+    def _said(self) -> str:
+        """What the commands printed, without what a library of the warm process says at its end."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join(line for line in lines if not line.startswith(("nanobind:", " - ", "See https://nanobind")))
 
     def _temporary(self) -> set[str]:
         """What of ours lies in the temporary folder; a killed command may leave something there, one that ends may not."""
