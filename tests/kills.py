@@ -9,6 +9,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -153,7 +154,7 @@ class Bench:
 
     def __exit__(self, *error: object) -> None:
         if self.server is not None:
-            self.server.kill()
+            os.killpg(self.server.pid, signal.SIGKILL)  # with its workers
             self.server.wait()
 
     def _serve(self) -> subprocess.Popen[bytes]:
