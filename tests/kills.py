@@ -246,7 +246,7 @@ class Bench:
             how, found, problems = self._go_on(n)
         else:
             found = self.look()
-            problems += [f"exit {status} without a kill"]
+            problems += [f"exit {status} without a kill"] if status else []
         problems += [f"temporary folder: {name} left" for name in sorted(self._temporary() - temporary)]
         problems += lost(found, self.whole, again=self.case.words.startswith("eval"))
         line = {"case": self.name, "n": n, "of": len(self.events), "kind": kind, "where": where, "how": how, "problems": problems[:12]}
