@@ -44,9 +44,9 @@ def words(line: str) -> list[str]:
 # Small command lines, one per study: digits, a second or two each.
 TRAIN = words("train --dataset digits --class-map 0:0,1:1,2:2 --model mlp --width 16 --epochs 3 --repeats 2 --layer-metrics none")
 TRAIN += words("--eval-points 5 --threads 1")
-LONG = [*TRAIN, *words("--epochs 60 --log-every 1 --checkpoint-every 0")]  # long enough to be met at work
+LONG = [*TRAIN, *words("--epochs 60 --log-every 1 --checkpoint-every 0.1")]  # long enough to be met at work
 SWEEP = words("sweep train --dataset digits --class-map 0:0,1:1,2:2 --normalize none --layer-metrics none --epochs 1 --eval-points 1")
-SWEEP += words("--log-every 10 --subset-size 200 --activation relu,tanh --width 8,16 --workers 2")
+SWEEP += words("--log-every 10 --subset-size 200 --activation relu,tanh --width 8 --workers 1")
 MASK = words("mask-mi --model mlp --threads 1 --n-subsets 6 --images 50 --batch-size 60 --pairs 2")
 INVERT = words("invert --dataset digits --subset-size 400 --repeats 2 --threads 1 --epochs 30 --lr 0.4 --class-map 0:0,1:1,2:2")
 STRAGGLERS = words("stragglers --dataset digits --subset-size 400 --epochs 40 --lr 0.5 --threads 1 --repeats 2 --train-ratios 0.8")
