@@ -245,7 +245,7 @@ def test_an_empty_folder_of_somebody_else(tmp_path):
 
 def _locked(undisturbed, tmp_path: Path, name: str, seconds: float, begun: bool) -> None:
     """Another process has the store for itself; the command waits, or ends in one line and can go on."""
-    line = [*LONG, "--epochs", "150"] if begun else COMMANDS.get(name, [name])
+    line = [*LONG, "--epochs", "100"] if begun else COMMANDS.get(name, [name])
     whole, folder = undisturbed(name, line), ready(tmp_path / "project", name)
     with attempt("store locked", f"{name}, {seconds:g} s, {'at work' if begun else 'at the start'}"):
         work = begin(folder, *line) if begun else None
@@ -425,7 +425,7 @@ def test_commands_that_only_print(trained, case):
 
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGQUIT: 131}
-STOPPED = {"train": [*LONG, "--epochs", "150"], "invert": [*INVERT, *words("--epochs 3000 --checkpoint-every 0.1")]}
+STOPPED = {"train": [*LONG, "--epochs", "100"], "invert": [*INVERT, *words("--epochs 3000 --checkpoint-every 0.1")]}
 STOPPED |= {"stragglers": [*STRAGGLERS, *words("--epochs 1500 --sets 3 --checkpoint-every 0.1")], "simulate": ["simulate", *LONG[1:]]}
 STOPPED |= {"sweep": [*SWEEP, *words("--epochs 20 --width 8,16,24")]}
 

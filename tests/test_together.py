@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from surroundings import (
     SWEEP,
     TRAIN,
     Ended,
+    at_work,
     attempts,
     begin,
     check_told,
@@ -27,6 +28,7 @@ from surroundings import (
     noted,
     only,
     project,
+    stopped,
     wait_for,
     words,
 )
@@ -236,17 +238,16 @@ def test_two_simulations_at_once(tmp_path):
 # a run at work, seen from elsewhere
 
 
-def _live(tmp_path: Path, once: Callable[[Path, str], None], apart: bool) -> None:
-    """While a training is at work something is done elsewhere; the training ends as it would have."""
+def _live(tmp_path: Path, here: bool, there: bool) -> None:
+    """A training at work in one PID namespace is looked at from another, and ends as it would have."""
     whole, folder = project(tmp_path / "whole"), project(tmp_path / "live")
-    line = [*TRAIN, *words("--epochs 400 --log-every 1 --checkpoint-every 0.1")]
-    work = begin(folder, *line, apart=apart)
-    wait_for(lambda: left(folder) and left(folder)[0].folder.joinpath("checkpoints", "last.pt").exists(), work)
-    once(folder, left(folder)[0].id)
-    assert work.alive(), "it was done too soon to tell"
-    assert only(folder).status == "RUNNING"
-    assert work.wait().code == 0
-    assert command(whole, *line).code == 0
+    work = begin(folder, *LONG, apart=here)
+    wait_for(lambda: at_work(folder), work)
+    with stopped(work):
+        _looked_at(folder, only(folder).id, there)
+    ended = work.wait()
+    assert ended.code == 0, ended.err
+    assert command(whole, *LONG).code == 0
     assert differing(only(folder), only(whole)) == []
 
 
@@ -261,19 +262,19 @@ def _looked_at(folder: Path, run: str, apart: bool) -> None:
 @mounting
 def test_a_live_run_is_left_alone_from_another_namespace(tmp_path):
     """A process number that is free there (or another's) is no death."""
-    _live(tmp_path, lambda folder, run: _looked_at(folder, run, apart=True), apart=True)
+    _live(tmp_path, here=True, there=True)
 
 
 @pytest.mark.slow
 @mounting
 def test_a_live_run_in_a_namespace_is_left_alone_from_the_host(tmp_path):
-    _live(tmp_path, lambda folder, run: _looked_at(folder, run, apart=False), apart=True)
+    _live(tmp_path, here=True, there=False)
 
 
 @pytest.mark.slow
 @mounting
 def test_a_live_run_of_the_host_is_left_alone_from_a_namespace(tmp_path):
-    _live(tmp_path, lambda folder, run: _looked_at(folder, run, apart=True), apart=False)
+    _live(tmp_path, here=False, there=True)
 
 
 @pytest.mark.slow
@@ -284,7 +285,7 @@ def test_a_dead_run_of_another_namespace_can_go_on(tmp_path, study):
     whole, folder = project(tmp_path / "whole"), project(tmp_path / "dead")
     assert command(whole, *STUDIES[study]).code == 0
     work = begin(folder, *STUDIES[study], apart=True)
-    wait_for(lambda: any(path.suffix in (".pt", ".npz", ".npy") for path in folder.glob("mlruns/**/artifacts/**/[a-z]*")), work)
+    wait_for(lambda: at_work(folder), work)
     work.signal(signal.SIGKILL)
     work.wait()
     ended = command(folder, "resume", "last")
