@@ -3,6 +3,7 @@
 What was left is read from the files and the database themselves, not through hardbench or MLflow, whose reading is under test, too.
 """
 
+import atexit
 import ctypes
 import fcntl
 import functools
@@ -147,7 +148,11 @@ def _work(folder: str, words: list[str], more: dict[str, str], powerless: bool, 
     from hardbench.cli import entry
 
     sys.argv = ["hardbench", *words]
-    entry()
+    atexit._clear()  # what the parent has registered is the parent's
+    try:
+        entry()
+    finally:
+        atexit._run_exitfuncs()  # which a forked child does not do by itself
 
 
 def _note_pid(aside: str, pid: int) -> None:

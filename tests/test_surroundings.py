@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -366,7 +367,7 @@ def test_a_server_that_dies_while_a_run_logs(tmp_path, dead):
             ended = command(home, *named[1].split()[:2], **at)
             assert ended.code == 0, ended.err
         assert _points(server.folder) == _points(whole)
-        assert not list(Path("/tmp").glob(f"hardbench-*/{left(server.folder)[0].id}*"))
+        assert not list(Path(tempfile.gettempdir()).glob(f"hardbench-*/{left(server.folder)[0].id}*"))
 
 
 # outputs that are closed or full
