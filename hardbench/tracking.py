@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from math import isfinite
 from pathlib import Path
 from types import FrameType
@@ -194,6 +194,13 @@ class Run:
             self.client.log_artifact(self.id, str(path), None if folder == "." else folder)
         return path
 
+    def remove(self, *names: str) -> None:
+        """Remove files of the run that it has written, where they are, and the folders that are empty then."""
+        for path in [self.folder / name for name in names]:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty, or not there
+                path.parent.rmdir()
+
     def fetch(self, name: str) -> Path:
         """A folder of artifacts in `folder`, with what the store has of it (a run that goes on may have left it there)."""
         path = self.folder / name
@@ -351,12 +358,12 @@ def closing_cell(run: Run) -> Iterator[Run]:
         yield run
 
 
-def end_cell(parent: Run, run_id: str, error: str | None) -> None:
-    """End a cell that its study has left open; FAILED with the tag `error` if there is one."""
+def end_cell(parent: Run, run_id: str, error: str | None, killed: bool = False) -> None:
+    """End a cell that its study has left open; FAILED (or KILLED) with the tag `error` if there is one."""
     if error is not None:
         parent.client.set_tag(run_id, "error", error[:500])
     if error is not None or parent.client.get_run(run_id).info.status == "RUNNING":
-        parent.client.set_terminated(run_id, "FAILED" if error is not None else "FINISHED")
+        parent.client.set_terminated(run_id, "KILLED" if killed else "FAILED" if error is not None else "FINISHED")
 
 
 def discard(parent: Run, run_ids: Sequence[str]) -> None:
