@@ -129,8 +129,9 @@ def _full_disk(undisturbed, tmp_path: Path, name: str, rooms: Sequence[int]) -> 
 
 
 @mounting
-def test_a_full_disk(undisturbed, tmp_path):
-    _full_disk(undisturbed, tmp_path, "train", [24])
+@pytest.mark.parametrize(("name", "room"), [("train", 24), ("eval", 0)])
+def test_a_full_disk(undisturbed, tmp_path, name, room):
+    _full_disk(undisturbed, tmp_path, name, [room])
 
 
 @pytest.mark.slow
