@@ -5,9 +5,12 @@ from collections.abc import Iterable
 
 
 class HardbenchError(Exception):
-    """Anything a user can mend; every other exception is a bug and keeps its traceback."""
+    """Anything a user can mend; every other exception is a bug and keeps its traceback. Its text is one line, whatever went into it."""
 
     exit_code = 1
+
+    def __init__(self, text: str):
+        super().__init__(brief(text, 2000))
 
 
 class ConfigError(HardbenchError):
@@ -36,6 +39,17 @@ class TrackingError(HardbenchError):
 
 class Killed(BaseException):
     """SIGTERM, as an exception, so that a run ends as KILLED and the program with exit code 143."""
+
+
+def brief(value: object, most: int = 200) -> str:
+    """A value in one line that a terminal shows as it is: unprintable characters escaped, the middle left out where it is long."""
+    try:
+        text = str(value)
+    except ValueError:  # Python prints no integer of more than 4300 digits
+        text = "a number of thousands of digits"
+    if len(text) > most:
+        text = f"{text[: most // 2]} ... {text[-(most // 2) :]}"
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -35,7 +35,7 @@ LINES = (
     ("settings",),
     ("config",),
     ("registry", "seeding", "products"),
-    ("files",),
+    ("files", "yaml_text"),
     ("errors",),
 )
 LEVEL = {unit: line for line, units in enumerate(LINES) for unit in units}

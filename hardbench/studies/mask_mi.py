@@ -27,7 +27,7 @@ from hardbench.metrics.mutual import ESTIMATORS, accuracy, class_information, en
 from hardbench.models.layers import Chain
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
-from hardbench.settings import MachineSettings, PlaceSettings
+from hardbench.settings import MachineSettings, PlaceSettings, wrong_name, wrong_tags
 from hardbench.stored import FILES, StoredRun
 from hardbench.studies import train
 from hardbench.studies.eval import restore
@@ -71,8 +71,8 @@ class Config(MachineSettings, PlaceSettings):
     pairs: int = setting(0, "Strongest channels per layer whose pairwise synergy is estimated, too.", low=0)
     seed: int = setting(0, "Seed of the sets, of the drawn images and of the intervals.", low=0, headline=True)
     precision: str = setting("fp32", "Arithmetic of the products.", choices=("fp32", "bf16"), headline=True)
-    name: str | None = setting(None, "Run name; default: model and mode.")
-    tag: dict[str, str] | None = setting(None, "Tags for the run, k=v,k2=v2.")
+    name: str | None = setting(None, "Run name; default: model and mode.", wrong=wrong_name)
+    tag: dict[str, str] | None = setting(None, "Tags for the run, k=v,k2=v2.", wrong=wrong_tags)
 
     def check(self) -> None:
         """A word beside `all` means nothing, nor does a pair of one."""
