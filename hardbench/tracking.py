@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from math import isfinite
 from pathlib import Path
 from types import FrameType
@@ -193,6 +193,13 @@ class Run:
             folder = str(Path(name).parent)
             self.client.log_artifact(self.id, str(path), None if folder == "." else folder)
         return path
+
+    def remove(self, *names: str) -> None:
+        """Remove files of the run that it has written, where they are, and the folders that are empty then."""
+        for path in [self.folder / name for name in names]:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty, or not there
+                path.parent.rmdir()
 
     def fetch(self, name: str) -> Path:
         """A folder of artifacts in `folder`, with what the store has of it (a run that goes on may have left it there)."""

@@ -26,6 +26,7 @@ LINES = (
     ("options",),
     ("commands",),
     ("studies",),
+    ("lifecycle",),
     ("campaign",),
     ("tracking", "figures", "console"),
     ("handover",),

@@ -3,14 +3,16 @@
 The same MLflow run continues and ends with the numbers of an uninterrupted one, bit for bit.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from hardbench import tracking
 from hardbench.config import setting
 from hardbench.settings import MachineSettings, PlaceSettings
-from hardbench.studies import invert, mask_mi, stragglers, sweep, train
+from hardbench.studies import invert, mask_mi, simulate, stragglers, sweep, train
 
-STUDIES = {
+STUDIES: dict[str, Callable[..., Any]] = {
     "train": train.resume,
     "sweep": sweep.resume,
     "mask-mi": mask_mi.resume,
@@ -33,4 +35,5 @@ def run(config: Config) -> None:
     changed: dict[str, object] = {"data_dir": config.data_dir}
     changed |= {"device": config.device} if config.device != "auto" else {}
     changed |= {"threads": config.threads} if config.threads else {}
-    STUDIES[stored.study](stored, changed, config.out)
+    again = simulate.resume if simulate.WANTED in stored.tags else STUDIES[stored.study]
+    again(stored, changed, config.out)

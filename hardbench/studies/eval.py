@@ -46,6 +46,14 @@ def run(config: Config) -> None:
     """Evaluate a run as the settings say and add the results to it."""
     target = train.out_folder(config.out)
     stored = tracking.find(config.run, ["train"])
+    split, levels = measure(config, stored)
+    with tracking.extend(stored) as open_run:
+        made = store(open_run, config, split, levels)
+    train.finish(open_run, target, made)
+
+
+def measure(config: Config, stored: StoredRun) -> tuple[Split, dict[float, Level]]:
+    """The data that a run's weights are tested on, and what every corruption level gives."""
     trained = train.Config.read(_place(config), stored.config)
     split = _split(config, trained, stored.config)
     student, standardise = restore(stored, trained, split, config.checkpoint)
@@ -56,9 +64,7 @@ def run(config: Config) -> None:
     for p in config.corruption_p:
         samples = _corrupted(test, p, trained.seed)
         levels[p] = evaluate(student, samples, standardise, split.num_classes), layer_accuracies(student, samples, standardise)
-    with tracking.extend(stored) as open_run:
-        made = _store(open_run, config, split, levels)
-    train.finish(open_run, target, made)
+    return split, levels
 
 
 def _place(config: Config) -> dict[str, Any]:
@@ -100,7 +106,7 @@ def _corrupted(test: Samples, p: float, seed: int) -> Samples:
     return Samples(values, test.labels, test.index, test.clean)
 
 
-def _store(run: tracking.Run, config: Config, split: Split, levels: Mapping[float, Level]) -> list[str]:
+def store(run: tracking.Run, config: Config, split: Split, levels: Mapping[float, Level]) -> list[str]:
     """Metrics under eval/ and JSON of every level; the clean one also gives report, confusion and figures. The files made."""
     prefix = "eval" if config.dataset is None else f"eval_{split_name(config.dataset)}"
     results: dict[str, Any] = {"checkpoint": config.checkpoint, "dataset": config.dataset or "own", "levels": []}

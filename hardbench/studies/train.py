@@ -8,20 +8,18 @@ network; that takes a second or two per network on a laptop core, a ResNet an ho
 import itertools
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from hardbench import console, handover, tracking
+from hardbench import console, handover, lifecycle, tracking
 from hardbench.data.samples import load
 from hardbench.data.transforms import unit_of
 from hardbench.errors import ConfigError, TrainingError
-from hardbench.figures import draw
 from hardbench.metrics.hardness import hardness_table, mean_stderr, overlap_hardness_spearman
 from hardbench.settings import TrainingSettings
 from hardbench.stored import ARRAYS, StoredRun
@@ -70,50 +68,67 @@ def named(word: str) -> str:
 FIGURES = ("basic_training_curves", "class_hardness", "overlap_scatter", "confusion_matrix", "research_questions")
 
 
-def run(config: Config, kinds: Sequence[str] | None = FIGURES) -> StoredRun:
-    """Train as the settings say, in a run of its own, and draw the kinds of figures that apply (None: all there are); the stored run."""
+Further = Callable[[tracking.Run], None]
+"""What another study does in the run of a training before it is FINISHED."""
+
+
+def run(
+    config: Config, kinds: Sequence[str] | None = FIGURES, tags: Mapping[str, str] | None = None, then: Further | None = None
+) -> StoredRun:
+    """Train as the settings say, in a run of its own, and draw the kinds of figures that apply (None: all there are); the stored run.
+
+    `tags` are further tags of the run, `then` what is done in it besides.
+    """
     target = out_folder(config.out)
     if config.hardness is not None:
         config = replace(config, hardness=named(config.hardness))
     course = set_up(config)
     note = note_of(config, course.split.num_classes, len(course.split.train))
-    tags, dataset = tags_of(config, str(course.learner.device)), config.dataset.rpartition("/")[2]
-    with _reported(target, kinds) as report, tracking.start("train", config, title_of(config), note, tags=tags) as run:
-        report.append(run)
-        run.tag("hardbench.threads", str(torch.get_num_threads()))
-        run.data(dataset, course.split.digest, config.dataset)
-        _train(run, course, None)
-    return tracking.find(run.id, ["train"])
+    opening = tracking.start("train", config, title_of(config), note, tags={**tags_of(config, str(course.learner.device)), **(tags or {})})
+    return _complete(opening, course, lambda: None, target, kinds, then)
 
 
-@contextmanager
-def _reported(out: Path | None, kinds: Sequence[str] | None) -> Iterator[list[tracking.Run]]:
-    """Reports on the run put into the list when it has ended, also when networks diverged in it."""
-    runs: list[tracking.Run] = []
-    try:
-        yield runs
-    except TrainingError:
-        if runs and (runs[0].folder / ARRAYS).exists():
-            _report(runs[0], out, kinds)
-        raise
-    _report(runs[0], out, kinds)
-
-
-def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> StoredRun:
-    """Go on with an unfinished run where its newest readable checkpoint was written."""
+def resume(
+    stored: StoredRun,
+    changed: Mapping[str, Any],
+    out: str | None = None,
+    kinds: Sequence[str] | None = FIGURES,
+    then: Further | None = None,
+) -> StoredRun:
+    """Go on with an unfinished run where its newest readable checkpoint was written, and do what `run` does after it."""
     target = out_folder(out)
-    config = Config.read(changed, stored.config)
-    course = set_up(config)
-    if stored.tags.get("hardbench.data_digest", course.split.digest) != course.split.digest:
-        raise TrainingError(f"run: {stored.id}; the data set is not the one it was started on")
-    with _reported(target, FIGURES) as report, tracking.reopen(stored) as run:
-        report.append(run)
-        state, note = checkpoints.newest(stored.file("checkpoints")) if stored.has("checkpoints") else (None, "")
-        if note or state is None:
-            console.warn(note or f"run {stored.id} had no checkpoint yet: it starts again from step 0")
+    course = set_up(Config.read(changed, stored.config))
+    lifecycle.check_data(stored, course.split.digest)
+    return _complete(tracking.reopen(stored), course, lambda: lifecycle.newest_state(stored), target, kinds, then)
+
+
+def _complete(
+    opening: AbstractContextManager[tracking.Run],
+    course: Course,
+    state: Callable[[], dict[str, Any] | None],
+    out: Path | None,
+    kinds: Sequence[str] | None,
+    then: Further | None,
+) -> StoredRun:
+    """The training from a stored `state` (None: from step 0) on, its report, and what is done besides."""
+    config = course.config
+
+    def compute(run: tracking.Run) -> None:
+        lifecycle.describe_machine(run, course.learner.device, config.precision)
         run.data(config.dataset.rpartition("/")[2], course.split.digest, config.dataset)
-        _train(run, course, state)
-    return tracking.find(run.id, ["train"])
+        _train(run, course, state())
+
+    def report(run: tracking.Run) -> None:
+        _report(lifecycle.draw_into(run, kinds))
+        if then is not None:
+            then(run)
+        finish(run, out)
+
+    def tidy(run: tracking.Run) -> None:
+        run.remove(*(f"{dynamics.FOLDER}/{name}" for name in dynamics.recorded(run.folder / dynamics.FOLDER)))
+        run.remove(*(f"checkpoints/{name}" for name in checkpoints.spare(config.keep_checkpoints)))
+
+    return lifecycle.complete(opening, compute, report, tidy, ARRAYS)
 
 
 def out_folder(out: str | None) -> Path | None:
@@ -131,32 +146,32 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
     """The training itself: observers, loop, results. TrainingError at the end if a repeat diverged."""
     config, split, student = course.config, course.split, course.learner
     records, best = observers.Records(), observers.Best(config.repeats)
+    spent = 0.0  # seconds of training before this process
     if state is not None:
         student.load(state)
         for part, name in ((course.batches, "batches"), (records, "records"), (best, "best")):
             part.load(state[name])
+        spent = float(state.get("seconds", 0))
 
     steps = evaluation_steps(config.eval_points, config.eval_steps, course.total)
     tape = _tape(run, course, len(steps)) if config.record_dynamics else None
 
+    began = time.monotonic()
+
     def write(moment: Moment) -> None:
         run.close()  # what a checkpoint counts as measured must be in the store
-        save(run.folder / "checkpoints", course, records, best)
+        save(run.folder / "checkpoints", course, records, best, spent + time.monotonic() - began)
         for name in (checkpoints.LAST, checkpoints.BEST):
             run.publish(f"checkpoints/{name}")
 
-    began, first = time.monotonic(), student.steps
     with console.progress(run.id[:8], course.total) as show:
         watching = watch(course, records, best, run.log)
         watching += [at(steps, tape)] if tape else []
         watching += [console.training_progress(show), observers.checkpoint(config.checkpoint_every, write)]
-        done = fit(student, course.batches, course.total, watching) - first
-    seconds = time.monotonic() - began
-    if done:
-        run.log({"samples_per_second": done * course.batches.size * config.repeats / seconds}, student.steps)
-    if tape is not None:
+        done = fit(student, course.batches, course.total, watching)
+    run.log({"samples_per_second": done * course.batches.size * config.repeats / (spent + time.monotonic() - began)}, done)
+    if tape is not None and not dynamics.whole(run.folder / dynamics.ARTIFACT, records.arrays()["steps"]):
         run.write_arrays(dynamics.ARTIFACT, tape.arrays(records.arrays()["steps"]), compressed=False)
-        shutil.rmtree(tape.folder)
     found = outcome(course, records)
     _finish(run, config, found)
     if config.log_model:
@@ -174,11 +189,15 @@ def _tape(run: tracking.Run, course: Course, points: int) -> dynamics.Tape:
     return dynamics.Tape(train, course.standardise.to(course.learner.device), run.fetch(dynamics.FOLDER), run.publish)
 
 
-def save(folder: Path, course: Course, records: observers.Records, best: observers.Best) -> None:
-    """Write last.pt (all that resuming needs) and best.pt (weights per repeat with their step and validation accuracy)."""
+def save(folder: Path, course: Course, records: observers.Records, best: observers.Best, seconds: float) -> None:
+    """Write last.pt (all that resuming needs) and best.pt (weights per repeat with their step and validation accuracy).
+
+    `seconds` is how long the training has taken so far.
+    """
     constants = {"mean": course.standardise.mean, "std": course.standardise.std, "shift": course.standardise.shift}
     state = course.learner.state()
     last = {**state, "standardise": constants, "batches": course.batches.state(), "records": records.state(), "best": best.state()}
+    last["seconds"] = seconds
     chosen: dict[str, Any] = best.state()
     if course.split.val is None:
         chosen = {"networks": state["networks"], "step": [state["steps"]] * course.config.repeats, "is_last": True}
@@ -187,7 +206,7 @@ def save(folder: Path, course: Course, records: observers.Records, best: observe
 
 
 def _finish(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None:
-    """metrics.npz, the hardness table, final metrics, checkpoints made known or removed."""
+    """metrics.npz, the hardness table, final metrics."""
     run.write_arrays(ARRAYS, found.arrays)
     run.write_text("class_hardness.csv", hardness_table(found.arrays).to_csv(index=False))
     final = {f"final/{name}": last_measured(found.arrays, key) for name, key in _FINAL.items()}
@@ -203,11 +222,6 @@ def _finish(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None
         final |= _aim(config, found)
     run.log(final, found.step)
     run.tag("hardbench.best", "validation accuracy" if found.validated else "last (val_size 0)")
-    folder = run.folder / "checkpoints"
-    if not config.keep_checkpoints:
-        shutil.rmtree(folder, ignore_errors=True)
-    for path in folder.glob("*.pt") if folder.exists() else ():
-        run.publish(f"checkpoints/{path.name}")
 
 
 def _aim(config: TrainingSettings, found: Outcome) -> dict[str, np.ndarray]:
@@ -253,6 +267,7 @@ def write_cell(run: tracking.Run, config: TrainingSettings, found: Outcome) -> N
         run.log(row, step)
     for name, state in found.checkpoints.items():
         checkpoints.save(run.folder / "checkpoints", f"{name}.pt", state)
+        run.publish(f"checkpoints/{name}.pt")
     _finish(run, config, found)
     _diverged(run, config, found)
 
@@ -271,12 +286,8 @@ def last_measured(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     return np.where(there.any(1), values[np.arange(len(values)), position], np.nan)
 
 
-def _report(run: tracking.Run, out: Path | None, kinds: Sequence[str] | None) -> None:
-    """Draw the figures, print the class table, the run id and the link; copy to `out`."""
-    stored = tracking.find(run.id, ["train"], finished=None)
-    with tracking.extend(stored) as open_run:
-        for name in draw([stored], open_run.folder / "figures", kinds, strict=False):
-            open_run.publish(f"figures/{name}")
+def _report(stored: StoredRun) -> None:
+    """Print the class table and the accuracy."""
     table = hardness_table(stored.arrays)
     columns = ["name", "accuracy", "accuracy_stderr", "loss", "step_90", "confused_with", "overlap"]
     rows = [[_short(value) for value in row] for row in table[columns].itertuples(index=False)]
@@ -286,7 +297,6 @@ def _report(run: tracking.Run, out: Path | None, kinds: Sequence[str] | None) ->
     console.say(f"test accuracy {mean:.4f}{spread}")
     if "last" in stored.tags.get("hardbench.best", ""):
         console.say("best.pt is last.pt: there is no validation split (val_size 0)")
-    finish(run, out)
 
 
 def finish(run: tracking.Run, out: Path | None, made: Sequence[str] = (".",)) -> None:

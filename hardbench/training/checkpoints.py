@@ -1,12 +1,13 @@
 """Checkpoints that survive a kill at any moment: written aside, synced, renamed; the one before is kept as previous.pt."""
 
-import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import torch
 
+from hardbench import files
 from hardbench.errors import Killed, TrainingError
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
@@ -14,23 +15,23 @@ LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
 def save(folder: Path, name: str, state: dict[str, Any]) -> None:
     """Write a checkpoint atomically; an older last.pt becomes previous.pt."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path, aside = folder / name, folder / f".{name}.part"
-    with aside.open("wb") as file:
+    if name == LAST and (folder / LAST).exists():
+        (folder / PREVIOUS).unlink(missing_ok=True)
+        with suppress(OSError):  # a file system without links does without the older one
+            (folder / PREVIOUS).hardlink_to(folder / LAST)
+    with files.whole(folder / name) as file:
         try:
             torch.save(state, file)
         except RuntimeError as error:
             if isinstance(error.__context__, Killed | KeyboardInterrupt):  # the archive's end fails after a signal, and hides it
                 raise error.__context__ from None
             raise
-        file.flush()
-        os.fsync(file.fileno())
-    if name == LAST and path.exists():
-        path.replace(folder / PREVIOUS)
-    aside.replace(path)
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+
+
+def spare(keep: bool) -> list[str]:
+    """Names of the checkpoint files that a run which has ended does without."""
+    names = [PREVIOUS] if keep else [LAST, PREVIOUS, BEST]
+    return [*names, *(f".{name}.part" for name in (LAST, PREVIOUS, BEST))]
 
 
 def load(path: Path) -> dict[str, Any]:

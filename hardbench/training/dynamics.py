@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hardbench import files
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise
+from hardbench.errors import TrainingError
 from hardbench.training.evaluation import batches
 from hardbench.training.loop import Moment
 
@@ -35,19 +37,34 @@ class Tape:
             if moment.step > moment.learner.measured_until(r):
                 logits[r] = torch.nan
         name = f"{moment.step:09d}.npy"
-        aside = self.folder / f".{name}.part"
-        with aside.open("wb") as file:
+        with files.whole(self.folder / name) as file:
             np.save(file, logits.cpu().numpy(), allow_pickle=False)
-        aside.replace(self.folder / name)
         self.publish(f"{FOLDER}/{name}")
 
     def arrays(self, steps: np.ndarray) -> dict[str, np.ndarray]:
         """logits [R, T, N, K] at the steps [T], and the samples: labels, clean, index, fingerprint [N]."""
-        points = [np.load(self.folder / f"{step:09d}.npy", mmap_mode="r", allow_pickle=False) for step in steps]
+        names = [f"{step:09d}.npy" for step in steps]
+        for name in names:
+            if not (self.folder / name).exists():
+                raise TrainingError(f"record_dynamics: {self.folder / name} is gone; the points that the run had recorded")
+        points = [np.load(self.folder / name, mmap_mode="r", allow_pickle=False) for name in names]
         train = self.train
         found = {"labels": train.labels, "clean": train.clean, "index": train.index, "fingerprint": train.fingerprints}
         arrays = {name: value.cpu().numpy() for name, value in found.items()}
         return {"logits": np.stack(points, 1), "steps": steps} | arrays
+
+
+def recorded(folder: Path) -> list[str]:
+    """Names of the files that a tape has written into a folder, half-written ones too."""
+    return sorted(path.name for pattern in ("[0-9]*.npy", ".[0-9]*.npy.part") for path in folder.glob(pattern))
+
+
+def whole(path: Path, steps: np.ndarray) -> bool:
+    """Whether a recording of these steps is there."""
+    if not path.exists():
+        return False
+    with np.load(path, allow_pickle=False) as stored:
+        return np.array_equal(stored["steps"], steps)
 
 
 def size(repeats: int, points: int, samples: int, classes: int) -> int:

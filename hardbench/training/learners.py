@@ -27,6 +27,7 @@ class Learner:
         self.settings = settings
         self.total_steps = total_steps
         self.steps = 0  # updates made
+        self.resumed = False  # whether it goes on from a stored state
         parameters = list(networks.parameters())
         self.device = parameters[0].device
         self.optimizer = OPTIMIZERS[settings.optimizer].call(parameters, settings)
@@ -131,7 +132,7 @@ class Learner:
         self.networks.load_states(state["networks"])
         self.networks.load_streams(state["streams"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.steps, self.frozen = state["steps"], state["frozen"]
+        self.steps, self.frozen, self.resumed = state["steps"], state["frozen"], True
         self.stopped, self.diverged, self.reached = state["stopped"], state["diverged"], state["reached"]
 
 

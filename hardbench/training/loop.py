@@ -42,10 +42,11 @@ Observer = Callable[[Moment], None]
 def fit(learner: Learner, batches: Batches, total: int, observers: Sequence[Observer] = ()) -> int:
     """Train from the learner's position to step `total`, or until every repeat is frozen; the step reached.
 
-    Observers run in order after every step, and at step 0 before the first.
+    Observers run in order after every step, and at step 0 before the first; a learner that goes on from a stored state has shown
+    them the step it was stored at.
     """
     moment = Moment(learner.steps, total, learner, batches, {})
-    if moment.step == 0:
+    if moment.step == 0 and not learner.resumed:
         _show(observers, moment)
     while not moment.last:
         moment.scalars = learner.update(*batches.draw())

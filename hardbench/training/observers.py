@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise
+from hardbench.errors import TrainingError
 from hardbench.training.evaluation import evaluate, reaches
 from hardbench.training.layers import Probe, defined
 from hardbench.training.loop import Moment, Observer
@@ -30,9 +31,12 @@ class Records:
     def add(self, axis: str, moment: Moment, values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         """Append one point of every array, each [R, ...]; repeats without numbers at this step become nan. What was appended.
 
-        Several calls at one step fill the same point; along `end` an array has one point and no step axis.
+        Several calls at one step fill the same point; along `end` an array has one point and no step axis. ValueError for a step that
+        is not after the last one, and for an array that has this point or lacks an earlier one: a row never stands without its step.
         """
-        steps = self._steps.setdefault(axis, [])
+        steps = [] if axis == "end" else self._steps[axis]
+        if steps and moment.step < steps[-1]:
+            raise ValueError(f"{axis}: step {moment.step} after step {steps[-1]}")
         if moment.step not in steps[-1:]:
             steps.append(moment.step)
         shown = {}
@@ -41,13 +45,18 @@ class Records:
             for r in moment.learner.stopped:
                 if moment.step > moment.learner.measured_until(r):
                     row[r] = torch.nan
-            self._rows.setdefault(name, (axis, []))[1].append(row)
+            rows = self._rows.setdefault(name, (axis, []))[1]
+            if len(rows) != len(steps) - 1:
+                raise ValueError(f"{name}: {len(rows)} rows before point {len(steps)} of {axis}")
+            rows.append(row)
             shown[name] = row.numpy()
         return shown
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """`steps` [T], `log_steps` [S] and every array as [R, T, ...] or [R, S, ...]."""
-        found = {axis: np.array(steps, dtype=np.int64) for axis, steps in self._steps.items() if axis != "end"}
+        """`steps` [T], `log_steps` [S] and every array as [R, T, ...] or [R, S, ...]; ValueError for an array that lacks a point."""
+        found = {axis: np.array(steps, dtype=np.int64) for axis, steps in self._steps.items()}
+        if unequal := self._unequal():
+            raise ValueError(unequal)
         for name, (axis, rows) in self._rows.items():
             found[name] = (rows[-1] if axis == "end" else torch.stack(rows, 1)).numpy()
         return found
@@ -58,9 +67,18 @@ class Records:
         return {"steps": {axis: list(found) for axis, found in self._steps.items()}, "rows": rows}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken."""
-        self._steps = {axis: list(found) for axis, found in state["steps"].items()}
+        """Go on where `state` was taken; TrainingError where its arrays and steps do not agree."""
+        self._steps = {axis: list(found) for axis, found in state["steps"].items() if axis != "end"}
         self._rows = {name: (axis, list(found.unbind(0))) for name, (axis, found) in state["rows"].items()}
+        if unequal := self._unequal():
+            raise TrainingError(f"checkpoint: {unequal}; a row for every step")
+
+    def _unequal(self) -> str:
+        """The first array that has more or fewer rows than its axis has steps, in words; empty if there is none."""
+        for name, (axis, rows) in self._rows.items():
+            if len(rows) != (wanted := 1 if axis == "end" else len(self._steps[axis])):
+                return f"{name} has {len(rows)} rows for {wanted} points of {axis}"
+        return ""
 
 
 def divergence() -> Observer:

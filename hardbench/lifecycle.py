@@ -1,0 +1,68 @@
+"""A study's life in its run: compute, report, tidy up, and only then FINISHED."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from hardbench import console, tracking
+from hardbench.errors import TrainingError
+from hardbench.figures import draw
+from hardbench.stored import StoredRun
+from hardbench.training import checkpoints
+
+Step = Callable[[tracking.Run], None]
+
+
+def complete(opening: AbstractContextManager[tracking.Run], compute: Step, report: Step, tidy: Step, measured: str) -> StoredRun:
+    """Do a study's steps within a run, which is FINISHED when all of them are done, and not before; the stored run.
+
+    What a kill leaves undone a resumed run does: every step may be done again. `tidy` removes what only resuming needs: the last thing
+    before FINISHED. A TrainingError (networks diverged) is raised after the report on what was `measured` (an artifact), where it is there.
+    """
+    with opening as run:
+        try:
+            compute(run)
+        except TrainingError:
+            if (run.folder / measured).exists():
+                report(run)
+                tidy(run)
+            raise
+        report(run)
+        tidy(run)
+    return so_far(run)
+
+
+def so_far(run: tracking.Run) -> StoredRun:
+    """An open run as the store has it so far."""
+    run.close()
+    return StoredRun(run.client, run.client.get_run(run.id))
+
+
+def check_data(stored: StoredRun, digest: str) -> None:
+    """TrainingError if a run that goes on was started on other data."""
+    if stored.tags.get("hardbench.data_digest", digest) != digest:
+        raise TrainingError(f"run: {stored.id}; the data set is not the one it was started on")
+
+
+def newest_state(stored: StoredRun) -> dict[str, Any] | None:
+    """The newest state to go on from, None where there is none; a warning if it is not the last one that was stored."""
+    state, note = checkpoints.newest(stored.file("checkpoints")) if stored.has("checkpoints") else (None, "")
+    if note or state is None:
+        console.warn(note or f"run {stored.id} had no checkpoint yet: it starts again from step 0")
+    return state
+
+
+def describe_machine(run: tracking.Run, device: torch.device, precision: str) -> None:
+    """Tags on how a run is computed, at its start and again when it goes on."""
+    for key, value in (("device", device), ("precision", precision), ("threads", torch.get_num_threads())):
+        run.tag(f"hardbench.{key}", str(value))
+
+
+def draw_into(run: tracking.Run, kinds: Sequence[str] | None) -> StoredRun:
+    """Draw the kinds of figures that apply (None: all there are) into an open run; the run as stored so far."""
+    stored = so_far(run)
+    for name in draw([stored], run.folder / "figures", kinds, strict=False):
+        run.publish(f"figures/{name}")
+    return stored
