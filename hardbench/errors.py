@@ -49,7 +49,7 @@ def brief(value: object, most: int = 200) -> str:
         text = "a number of thousands of digits"
     if len(text) > most:
         text = f"{text[: most // 2]} ... {text[-(most // 2) :]}"
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    return printable(text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -58,3 +58,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     folded = {name.lower().replace("-", "_"): name for name in known}
     close = difflib.get_close_matches(word.lower().replace("-", "_"), folded, n=1, cutoff=0.6)
     return f"nearest: {folded[close[0]]}" if close else f"one of {', '.join(known)}"
+
+
+def printable(text: str, encoding: str = "utf-8") -> str:
+    """The text as one line that shows what it holds: what an encoding lacks, controls and marks of direction as backslash escapes."""
+    shown = "".join(c if c.isprintable() or c in "\u200c\u200d" else c.encode("unicode_escape").decode() for c in text)
+    return shown.encode(encoding, "backslashreplace").decode(encoding)

@@ -36,6 +36,7 @@ LINES = (
     ("settings",),
     ("config",),
     ("registry", "seeding", "products"),
+    ("archives", "shapes"),
     ("files", "yaml_text"),
     ("errors",),
 )

@@ -16,7 +16,7 @@ from hardbench.config import setting
 from hardbench.data.corruption import Corruption
 from hardbench.data.samples import Samples, Split, prepare
 from hardbench.data.transforms import Standardise, check_pixels, unit_of
-from hardbench.errors import DataError
+from hardbench.errors import DataError, TrainingError
 from hardbench.figures import save
 from hardbench.metrics.classification import class_report
 from hardbench.metrics.hardness import mean_stderr
@@ -54,7 +54,7 @@ def run(config: Config) -> None:
 
 def measure(config: Config, stored: StoredRun) -> tuple[Split, dict[float, Level]]:
     """The data that a run's weights are tested on, and what every corruption level gives."""
-    trained = train.Config.read(_place(config), stored.config)
+    trained = stored.settings(train.Config, _place(config))
     split = _split(config, trained, stored.config)
     student, standardise = restore(stored, trained, split, config.checkpoint)
     if any(config.corruption_p):
@@ -90,11 +90,18 @@ def _split(config: Config, trained: train.Config, stored: Mapping[str, Any]) -> 
 def restore(stored: StoredRun, trained: train.Config, split: Split, checkpoint: str) -> tuple[Learner, Standardise]:
     """A trained run's networks on this machine's device, and the standardisation they were trained with."""
     device = machine.take(trained)
-    state = checkpoints.load(stored.file(f"checkpoints/{checkpoint}.pt"))
+    path = stored.file(f"checkpoints/{checkpoint}.pt")
+    state = checkpoints.load(path, checkpoints.WEIGHTS)
     streams = seeding.networks(trained.seed, trained.first_repeat, trained.repeats)
     networks = MODELS[trained.model].call(split.test.shape, split.num_classes, trained, streams).to(device)
-    networks.load_states(state["networks"])
-    return learner(networks, trained, 1), Standardise(**state["standardise"])
+    with checkpoints.restoring(path, 0, 0):
+        networks.load_states(state["networks"])
+        standardise = Standardise(**state["standardise"])
+        standardise(split.test.inputs[:1], unit_of(split.test.inputs))
+    lost = [r for r, one in enumerate(state["networks"]) if not all(value.isfinite().all() for value in one.values())]
+    if lost:
+        raise TrainingError(f"checkpoint: {path}; the weights of network {lost[0]} are not finite")
+    return learner(networks, trained, 1), standardise
 
 
 def _corrupted(test: Samples, p: float, seed: int) -> Samples:

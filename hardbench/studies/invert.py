@@ -95,11 +95,11 @@ def run(config: Config, kinds: Sequence[str] | None = None) -> StoredRun:
 def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> StoredRun:
     """Go on with an unfinished run where its newest readable checkpoint was written."""
     target = train.out_folder(out)
-    config = Config.read(changed, stored.config)
+    config = stored.settings(Config, changed)
     course = set_up(config)
     if stored.tags.get("hardbench.data_digest", course.split.digest) != course.split.digest:
         raise TrainingError(f"run: {stored.id}; the data set is not the one it was started on")
-    state, note = checkpoints.newest(stored.file("checkpoints")) if stored.has("checkpoints") else (None, "")
+    state, note = checkpoints.newest(stored.file("checkpoints"), checkpoints.SEARCH) if stored.has("checkpoints") else (None, "")
     if note or state is None:
         console.warn(note or f"run {stored.id} had no checkpoint yet: it starts again from step 0")
     return _work(tracking.reopen(stored), course, state, target, None)

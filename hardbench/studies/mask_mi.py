@@ -138,13 +138,12 @@ def run(config: Config) -> None:
 def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> None:
     """Go on with an unfinished run at its next unfinished layer."""
     target = train.out_folder(out)
-    config = Config.read(changed, stored.config)
+    config = stored.settings(Config, changed)
     found = [tracking.find(word, ["train"]) for word in stored.tags["hardbench.source_run"].split(",")]
     subjects = [set_up(config, one) for one in found]
     state = None
     if stored.has(STATE):
-        with np.load(stored.file(STATE), allow_pickle=False) as archive:
-            state = {name: archive[name] for name in archive.files}
+        state = stored.archive(STATE)
     else:
         console.warn(f"run {stored.id} had finished no layer yet: it starts again")
     with tracking.reopen(stored) as open_run:
@@ -171,7 +170,7 @@ def sources(config: Config) -> list[StoredRun]:
 def set_up(config: Config, stored: StoredRun) -> Subject:
     """All that measuring a run needs; raises before a run exists if anything does not fit."""
     place = {"device": config.device, "threads": config.threads, "data_dir": config.data_dir, "config": None}
-    trained = train.Config.read(place, stored.config)
+    trained = stored.settings(train.Config, place)
     split = prepare(trained, trained.seed)
     learner, standardise = restore(stored, trained, split, config.checkpoint)
     members = [learner.networks.member(r).to(learner.device).eval() for r in range(trained.repeats)]

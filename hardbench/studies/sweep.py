@@ -26,7 +26,7 @@ from hardbench.campaign.plan import Plan
 from hardbench.campaign.results import counts
 from hardbench.config import Config as AnyConfig
 from hardbench.config import named, options, parse_yaml, read_file, setting
-from hardbench.errors import ConfigError, HardbenchError, TrainingError, nearest
+from hardbench.errors import ConfigError, HardbenchError, TrackingError, TrainingError, nearest
 from hardbench.figures import draw
 from hardbench.settings import MachineSettings, PlaceSettings, wrong_name, wrong_tags
 from hardbench.stored import StoredRun
@@ -287,7 +287,9 @@ def run_cell(payload: Mapping[str, Any]) -> str:
 
 def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> None:
     """Go on with a campaign from what its run has stored, on this machine."""
-    run(sweep_class(str(stored.config["study"])).read({**changed, "out": out}, {}, stored.config))
+    if stored.config.get("study") not in STUDIES:
+        raise TrackingError(f"run: {stored.id}; its config.yaml names no study")
+    run(stored.settings(sweep_class(stored.config["study"]), {**changed, "out": out}))
 
 
 def _draw(campaign: Campaign, parent: tracking.Run) -> list[str]:
