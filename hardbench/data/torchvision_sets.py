@@ -87,7 +87,7 @@ def _read_idx_set(known: Known, root: Path, pixels: bool) -> Split:
     parts = []
     for images, labels in (known.files[:2], known.files[2:]):
         targets = read_idx(root / labels)
-        targets = targets[:, 0] if targets.ndim == 2 else targets  # QMNIST: the class, then where the digit comes from
+        targets = targets[:, :1].flatten() if targets.ndim == 2 else targets  # QMNIST: the class, then where the digit comes from
         inputs = read_idx(root / images, body=pixels)
         if len(inputs) != len(targets):
             raise DataError(f"{root / labels}: {len(targets)} labels; {len(inputs)}, as many as images in {Path(images).name}")
@@ -194,6 +194,8 @@ def _read(word: str, known: Known, root: Path, pixels: bool = True) -> Split:
         split = known.read(known, root, pixels)
     except DataError as error:
         raise DataError(f"dataset: {word}; {error}") from None
+    if split.train.shape != split.test.shape or 0 in split.train.shape:
+        raise DataError(f"dataset: {word}; training images {split.train.shape}, test images {split.test.shape} in {root}; of one size")
     for part, samples in (("training", split.train), ("test", split.test)):
         if not len(samples) or not 0 <= samples.labels.min() <= samples.labels.max() < split.num_classes:
             held = f"labels from {samples.labels.min()} to {samples.labels.max()}" if len(samples) else "no samples"
