@@ -197,7 +197,8 @@ class Run:
     def remove(self, *names: str) -> None:
         """Remove files of the run that it has written, where they are, and the folders that are empty then."""
         for path in [self.folder / name for name in names]:
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                path.unlink()
             with suppress(OSError):  # not empty, or not there
                 path.parent.rmdir()
 

@@ -226,9 +226,10 @@ def project(tmp_path_factory):
 def run(project):
     run, kept = project
     client().set_terminated(run.id, "FINISHED")
+    folder = home(run)
     yield run
-    shutil.rmtree(home(run))
-    shutil.copytree(kept, home(run))
+    shutil.rmtree(folder)
+    shutil.copytree(kept, folder)
 
 
 def home(run: StoredRun) -> Path:

@@ -97,7 +97,8 @@ def restore(stored: StoredRun, trained: train.Config, split: Split, checkpoint: 
     with checkpoints.restoring(path, 0, 0):
         networks.load_states(state["networks"])
         standardise = Standardise(**state["standardise"])
-        standardise(split.test.inputs[:1], unit_of(split.test.inputs))
+        if standardise(split.test.inputs[:1], unit_of(split.test.inputs)).shape[1:] != split.test.shape:
+            raise ValueError("constants of inputs of another shape")
     lost = [r for r, one in enumerate(state["networks"]) if not all(value.isfinite().all() for value in one.values())]
     if lost:
         raise TrainingError(f"checkpoint: {path}; the weights of network {lost[0]} are not finite")

@@ -75,6 +75,9 @@ def _late(state: Mapping[str, Any]) -> str:
     steps, known, drawn = state["steps"], state["records"]["steps"], state["batches"]["position"]
     if drawn != steps or any(made != sorted(set(made)) or made[-1:] > [steps] for made in known.values()):
         return f"it is at step {steps}, drew {drawn} batches and measured until {max(max(made, default=0) for made in known.values())}"
+    best = state["best"]
+    if {len(best[name]) for name in ("networks", "accuracy", "step")} != {len(state["networks"])} or max(best["step"], default=0) > steps:
+        return f"best of {len(best['networks'])} networks at steps {best['step']}, and it has {len(state['networks'])} at step {steps}"
     return ""
 
 
