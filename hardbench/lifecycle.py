@@ -1,4 +1,4 @@
-"""A study's life in its run: compute, report, tidy up, and only then FINISHED."""
+"""A study's life in its run: compute, report, close, and only then FINISHED."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,11 +15,12 @@ from hardbench.training import checkpoints
 Step = Callable[[tracking.Run], None]
 
 
-def complete(opening: AbstractContextManager[tracking.Run], compute: Step, report: Step, tidy: Step, measured: str) -> StoredRun:
+def complete(opening: AbstractContextManager[tracking.Run], compute: Step, report: Step, close: Step, measured: str) -> StoredRun:
     """Do a study's steps within a run, which is FINISHED when all of them are done, and not before; the stored run.
 
-    What a kill leaves undone a resumed run does: every step may be done again. `tidy` removes what only resuming needs: the last thing
-    before FINISHED. A TrainingError (networks diverged) is raised after the report on what was `measured` (an artifact), where it is there.
+    What a kill leaves undone a resumed run does: every step may be done again. `close` removes what only resuming needs and copies the
+    rest to `--out`: the last thing before FINISHED. A TrainingError (networks diverged) is raised after the report on what was `measured`
+    (an artifact), where it is there.
     """
     with opening as run:
         try:
@@ -27,10 +28,10 @@ def complete(opening: AbstractContextManager[tracking.Run], compute: Step, repor
         except TrainingError:
             if (run.folder / measured).exists():
                 report(run)
-                tidy(run)
+                close(run)
             raise
         report(run)
-        tidy(run)
+        close(run)
     return so_far(run)
 
 
@@ -54,8 +55,9 @@ def newest_state(stored: StoredRun, wanted: Mapping[str, Any] = checkpoints.TRAI
     return state
 
 
-def describe_machine(run: tracking.Run, device: torch.device, precision: str) -> None:
-    """Tags on how a run is computed, at its start and again when it goes on."""
+def describe(run: tracking.Run, device: torch.device, precision: str, dataset: str, digest: str) -> None:
+    """What a run is computed on, at its start and again when it goes on: tags of device, precision and threads, and the data set."""
+    run.data(dataset.rpartition("/")[2], digest, dataset)
     for key, value in (("device", device), ("precision", precision), ("threads", torch.get_num_threads())):
         run.tag(f"hardbench.{key}", str(value))
 

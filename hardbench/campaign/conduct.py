@@ -205,7 +205,10 @@ class Campaign:
         self.parent.write_arrays(ARRAYS, self.table.arrays())
         for name in (results.PER_RUN, results.SUMMARY):
             self.parent.publish(name)
-        (self.parent.folder / IN_FLIGHT).unlink(missing_ok=True)
+        self.parent.remove(IN_FLIGHT)
+        for index, run_id in self._opened.items():
+            if self.plan.states[index] not in ("done", "failed"):
+                tracking.end_cell(self.parent, run_id, "the sweep ended before it", killed=True)
         return [results.PER_RUN, results.SUMMARY]
 
     def stored(self) -> StoredRun:

@@ -1,12 +1,14 @@
 """The results of a campaign: rows per network, a summary per cell, arrays that its figures are drawn from."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hardbench.files import write_text
 from hardbench.metrics.hardness import final, mean_stderr
 from hardbench.stored import StoredRun
 
@@ -110,13 +112,12 @@ def _text(value: Any) -> Any:
 
 
 def write(path: Path, table: tuple[list[str], list[list[Any]]]) -> None:
-    """A CSV file, renamed into place when whole."""
-    aside = path.with_name(f".{path.name}.part")
-    with aside.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(table[0])
-        writer.writerows(table[1])
-    aside.replace(path)
+    """A CSV file."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(table[0])
+    writer.writerows(table[1])
+    write_text(path, text.getvalue())
 
 
 def counts(states: Mapping[int, str]) -> dict[str, int]:

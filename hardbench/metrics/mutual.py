@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 RESAMPLES = 200  # of a bootstrap
+PARTS = ("unknown", "easy", "hard")  # of the images, where their hardness is given
 
 
 def plugin(confusion: Tensor) -> Tensor:
@@ -176,3 +177,26 @@ def known(values: np.ndarray[Any, Any]) -> Any:
     found = np.asarray(values, dtype=object)
     found[~np.isfinite(values)] = None
     return found.tolist()
+
+
+def of_repeat(layers: Sequence[int], arrays: Mapping[str, np.ndarray], r: int) -> dict[str, Any]:
+    """One network's numbers as JSON, layer by layer, and the synergies of its strongest channels where they were asked for."""
+    full, found = float(arrays["mi_full"][r]), []
+    for layer in layers:
+        mi = arrays[f"mi_{layer:02d}"][r]
+        own: dict[str, Any] = {
+            "layer_idx": layer,
+            "mean_mi": float(mi.mean()),
+            "std_mi": float(mi.std()),
+            "delta_mi": full - float(mi.mean()),
+        }
+        if f"pairs_{layer:02d}" in arrays:
+            own["pairs"] = pairs_of(arrays[f"pairs_{layer:02d}"][r], arrays[f"synergy_{layer:02d}"][r])
+        found.append(own)
+    return {"repeat": r, "i_full": full, "accuracy_full": float(arrays["accuracy_full"][r]), "layers": found}
+
+
+def apart(arrays: Mapping[str, np.ndarray], name: str, suffix: str) -> dict[str, float]:
+    """The mean information of easy and of hard images, where they were measured apart and there are any."""
+    means = {group: float(arrays[f"mi_{group}_{suffix}"].mean()) for group in PARTS[1:] if f"mi_{group}_{suffix}" in arrays}
+    return {f"{name}_{group}": mean for group, mean in means.items() if np.isfinite(mean)}

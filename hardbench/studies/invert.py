@@ -4,23 +4,22 @@ Question: which samples of a class stay behind when its radius in a hidden layer
 together, full batch; 500 epochs of five networks on 20 000 MNIST images take a minute or two on one core and find 6 to 12 % stragglers.
 """
 
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from hardbench import console, tracking
+from hardbench import console, lifecycle, tracking
 from hardbench.config import setting
 from hardbench.data.pool import prepare_pool
 from hardbench.data.samples import Split
 from hardbench.data.transforms import unit_of
 from hardbench.errors import ConfigError, TrainingError
-from hardbench.figures import draw
 from hardbench.metrics import stragglers
 from hardbench.metrics.inversion import shortest
 from hardbench.settings import CheckpointSettings, InversionSettings, RunSettings
@@ -32,6 +31,8 @@ from hardbench.training.inversion import Data, Inversions, Search, find_inversio
 from hardbench.training.loop import Observer
 
 RADII, STRAGGLERS, STABILITY, PRUNE = "radii.npz", "stragglers.npz", "stability.npz", "prune_curve.npz"
+WEIGHTS = "inversion.pt"  # checkpoint of the weights at every inversion
+END = "end"  # what the last checkpoint of a run that has everything stored is called
 LOOKS = 40  # epochs, evenly spaced in their logarithm, at which misclassified sets are compared
 
 
@@ -87,60 +88,72 @@ def run(config: Config, kinds: Sequence[str] | None = None) -> StoredRun:
     title = config.name or f"{config.task} {dataset} s{config.seed}"
     note = f"{config.repeats} networks on {len(course.split.train)} samples of {dataset}, {config.task}\n"
     note += f"{config.epochs} full-batch epochs, detector {config.detector}, snapshot {config.snapshot}"
-    tags = {**(config.tag or {}), "hardbench.device": str(course.data.train.labels.device), "hardbench.precision": config.precision}
-    opening = tracking.start("invert", config, title, note, tags=tags)
-    return _work(opening, course, None, target, kinds)
+    opening = tracking.start("invert", config, title, note, tags=config.tag)
+    return _complete(opening, course, lambda: None, target, kinds)
 
 
 def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> StoredRun:
     """Go on with an unfinished run where its newest readable checkpoint was written."""
     target = train.out_folder(out)
-    config = stored.settings(Config, changed)
-    course = set_up(config)
-    if stored.tags.get("hardbench.data_digest", course.split.digest) != course.split.digest:
-        raise TrainingError(f"run: {stored.id}; the data set is not the one it was started on")
-    state, note = checkpoints.newest(stored.file("checkpoints"), checkpoints.SEARCH) if stored.has("checkpoints") else (None, "")
-    if note or state is None:
-        console.warn(note or f"run {stored.id} had no checkpoint yet: it starts again from step 0")
-    return _work(tracking.reopen(stored), course, state, target, None)
+    course = set_up(stored.settings(Config, changed))
+    lifecycle.check_data(stored, course.split.digest)
+    return _complete(tracking.reopen(stored), course, lambda: lifecycle.newest_state(stored, checkpoints.SEARCH), target, None)
 
 
-def _work(
+def _complete(
     opening: AbstractContextManager[tracking.Run],
     course: Course,
-    state: dict[str, Any] | None,
+    state: Callable[[], dict[str, Any] | None],
     out: Path | None,
     kinds: Sequence[str] | None,
 ) -> StoredRun:
-    """The search in its run, then the report, also if networks diverged in it."""
-    opened: list[tracking.Run] = []
-    try:
-        with opening as run:
-            opened.append(run)
-            run.tag("hardbench.threads", str(torch.get_num_threads()))
-            run.data(course.config.dataset.rpartition("/")[2], course.split.digest, course.config.dataset)
-            _search(run, course, state)
-    except TrainingError:
-        if opened and (opened[0].folder / RADII).exists():
-            _report(opened[0], out, kinds)
-        raise
-    _report(opened[0], out, kinds)
-    return tracking.find(opened[0].id, ["invert"])
+    """The search from a stored `state` (None: from the start) on, then the report, also if networks diverged in it."""
+    config = course.config
+    ends: list[dict[str, Any]] = []
+
+    def compute(run: tracking.Run) -> None:
+        lifecycle.describe(run, course.data.train.labels.device, config.precision, config.dataset, course.split.digest)
+        found = state()
+        if found is None or found["name"] != END or "done" in found:  # else everything is stored
+            _search(run, course, found, ends)
+
+    def report(run: tracking.Run) -> None:
+        _report(lifecycle.draw_into(run, kinds))
+
+    def close(run: tracking.Run) -> None:
+        for end in ends if config.keep_checkpoints else ():
+            _save(run, course, end)
+        run.remove(*(f"checkpoints/{name}" for name in [*checkpoints.spare(config.keep_checkpoints), *_weights(config.keep_checkpoints)]))
+        train.finish(run, out)
+
+    return lifecycle.complete(opening, compute, report, close, RADII)
 
 
-def _search(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> None:
-    """The networks themselves, then the further experiments asked for; results as soon as they are there."""
+def _weights(keep: bool) -> list[str]:
+    """Names of the files with weights at inversions that a run which has ended does without."""
+    return [f".{WEIGHTS}.part"] + ([] if keep else [WEIGHTS])
+
+
+def _save(run: tracking.Run, course: Course, state: dict[str, Any]) -> None:
+    """Write last.pt."""
+    run.close()  # what a checkpoint counts as measured must be in the store
+    known = course.data.standardise
+    constants = {"mean": known.mean, "std": known.std, "shift": known.shift}
+    checkpoints.save(run.folder / "checkpoints", checkpoints.LAST, {**state, "standardise": constants})
+    run.publish(f"checkpoints/{checkpoints.LAST}")
+
+
+def _search(run: tracking.Run, course: Course, state: dict[str, Any] | None, ends: list[dict[str, Any]]) -> None:
+    """The networks themselves, then the further experiments asked for; results as soon as they are there.
+
+    `ends` gets what the last checkpoint is to hold; TrainingError if a network diverged.
+    """
     config, split = course.config, course.split
-    constants = {"mean": course.data.standardise.mean, "std": course.data.standardise.std, "shift": course.data.standardise.shift}
-
-    def write(found: dict[str, Any]) -> None:
-        run.close()  # what a checkpoint counts as measured must be in the store
-        checkpoints.save(run.folder / "checkpoints", checkpoints.LAST, {**found, "standardise": constants})
-        run.publish(f"checkpoints/{checkpoints.LAST}")
-
     looks = experiments.looks(LOOKS, config.epochs) if config.stability else []
     points = experiments.looks(config.prune_points, config.epochs, first=1) if config.prune_curve else []
-    journey = Journey(course.data, config, config.seed, config.precision, config.checkpoint_every, write, _progress(run), state)
+    journey = Journey(
+        course.data, config, config.seed, config.precision, config.checkpoint_every, partial(_save, run, course), _progress(run), state
+    )
 
     def more(repeats: Sequence[int]) -> Inversions:
         first = repeats[0] == config.first_repeat
@@ -158,7 +171,7 @@ def _search(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> 
         )
     _store(run, course, found, journey)
     if not bool(found.loss[:, -1].isfinite().any()):
-        return _close(run, course, found, constants, journey)  # which says that all of them diverged
+        return _end(run, course, found, journey, ends)  # which says that all of them diverged
     if config.retrain_without_stragglers:
         again = journey.search("retrained", found.repeats.tolist(), found.stragglers, sink=_live(run, config, split, "retrained_"))
         _store_retrained(run, course, found, again)
@@ -168,7 +181,7 @@ def _search(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> 
         arrays = experiments.prune_curve(journey, found, points, split.test.to(course.data.train.labels.device), config.test_noise)
         run.write_arrays(PRUNE, arrays)
         run.log({f"prune_error/{at:02d}": errors for at, errors in enumerate(arrays["prune_error"][:, 0].T)}, config.epochs)
-    return _close(run, course, found, constants, journey)
+    return _end(run, course, found, journey, ends)
 
 
 def _progress(run: tracking.Run) -> experiments.Progress:
@@ -213,7 +226,8 @@ def _store(run: tracking.Run, course: Course, found: Inversions, journey: Journe
     metrics["final/error"] = found.error[:, -1].numpy()
     run.log(metrics, config.epochs)
     weights = {"networks": found.weights, "inversion_epoch": found.inversion_epoch, "repeats": found.repeats}
-    checkpoints.save(run.folder / "checkpoints", "inversion.pt", weights)
+    checkpoints.save(run.folder / "checkpoints", WEIGHTS, weights)
+    run.publish(f"checkpoints/{WEIGHTS}")
     if config.log_model:
         raw = split.train.inputs[:2]
         run.log_model(_plain(journey, found), course.data.standardise.to("cpu")(raw, unit_of(raw)))
@@ -239,32 +253,19 @@ def _store_retrained(run: tracking.Run, course: Course, found: Inversions, again
     console.say(f"inversions {int(before.sum())}; without the stragglers {int(after.sum())}")
 
 
-def _close(run: tracking.Run, course: Course, found: Inversions, constants: Mapping[str, Any], journey: Journey) -> None:
-    """The last checkpoint; TrainingError if a network diverged."""
-    folder = run.folder / "checkpoints"
+def _end(run: tracking.Run, course: Course, found: Inversions, journey: Journey, ends: list[dict[str, Any]]) -> None:
+    """What the last checkpoint is to hold goes into `ends`; TrainingError if a network diverged."""
     lost = [int(r) for r, loss in zip(found.repeats, found.loss[:, -1], strict=True) if not loss.isfinite()]
-    end = {"networks": found.final, "steps": course.config.epochs, "repeats": found.repeats, "standardise": constants, "name": "end"}
-    end |= {"done": journey.done} if lost else {}  # a failed run can be resumed, and then says the same
-    if not course.config.keep_checkpoints:
-        shutil.rmtree(folder)
-    else:
-        checkpoints.save(folder, checkpoints.LAST, end)
-        (folder / checkpoints.PREVIOUS).unlink(missing_ok=True)
-        for path in folder.glob("*.pt"):
-            run.publish(f"checkpoints/{path.name}")
+    end = {"networks": found.final, "steps": course.config.epochs, "repeats": found.repeats, "name": END}
+    ends.append(end | ({"done": journey.done} if lost else {}))  # a failed run can be resumed, and then says the same
     if lost:
         raise TrainingError(f"loss: not finite in repeats {', '.join(map(str, lost))}; what was measured until then is kept (run {run.id})")
 
 
-def _report(run: tracking.Run, out: Path | None, kinds: Sequence[str] | None) -> None:
-    """Draw the figures, print the class table, the run id and the link; copy to `out`."""
-    stored = tracking.find(run.id, ["invert"], finished=None)
-    with tracking.extend(stored) as open_run:
-        for name in draw([stored], open_run.folder / "figures", kinds, strict=False):
-            open_run.publish(f"figures/{name}")
+def _report(stored: StoredRun) -> None:
+    """Print the class table."""
     arrays = stored.arrays
     console.table("Inversions", *experiments.class_rows(arrays))
     found = np.isfinite(arrays["inversion_epoch"])
     shares = stragglers.share(arrays["stragglers"], arrays["judged_epoch"])
     console.say(f"inversions {found.sum()} of {found.size}, stragglers {experiments.spread(shares)}")
-    train.finish(run, out)

@@ -7,7 +7,8 @@ each channel adds. Expect early layers to lose more than late ones; VGG-11 with 
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardbench import console, tracking
+from hardbench import console, lifecycle, tracking
 from hardbench.config import setting
 from hardbench.data.samples import Samples, load, prepare
 from hardbench.data.transforms import Standardise, unit_of
 from hardbench.errors import ConfigError, DataError, TrackingError
-from hardbench.figures import draw
 from hardbench.metrics.hardness import mean_stderr
-from hardbench.metrics.mutual import ESTIMATORS, accuracy, class_information, entropy, known, of_sets, pairs_of
+from hardbench.metrics.mutual import ESTIMATORS, PARTS, accuracy, apart, class_information, entropy, known, of_repeat, of_sets
 from hardbench.models.layers import Chain
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
@@ -39,7 +39,6 @@ VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
 STATE = "partial.npz"  # what is done so far, while the run is on
 SAVE_SECONDS = 10.0
 BIASED = 0.2  # nats by which the plug-in estimate may be too high before it is told
-PARTS = ("unknown", "easy", "hard")  # of the images, where their hardness is given
 
 
 @dataclass(frozen=True)
@@ -105,6 +104,7 @@ class Subject:
     class_names: tuple[str, ...]
     layers: dict[int, Layer]
     masks: dict[int, Tensor]
+    digest: str = ""  # of the data
     part: Tensor | None = None  # [N], which of PARTS each image is in, where they are counted apart
     tallies: list[Tally] = field(default_factory=list)
 
@@ -130,9 +130,8 @@ def run(config: Config) -> None:
     note = f"{config.n_subsets} sets of channels per layer of {models}, {config.mask_mode}, {config.checkpoint} weights\n"
     note += f"information of {len(subjects[0].test)} test images by {config.estimator}, runs {', '.join(s.stored.id[:8] for s in subjects)}"
     tags = {**(config.tag or {}), "hardbench.source_run": ",".join(subject.stored.id for subject in subjects)}
-    with tracking.start(STUDY, config, config.name or f"{models} {config.mask_mode}", note, tags=tags) as open_run:
-        _measure(open_run, config, subjects, None)
-    _report(open_run, config, subjects, target)
+    opening = tracking.start(STUDY, config, config.name or f"{models} {config.mask_mode}", note, tags=tags)
+    _complete(opening, config, subjects, lambda: None, target)
 
 
 def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> None:
@@ -141,14 +140,44 @@ def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None
     config = stored.settings(Config, changed)
     found = [tracking.find(word, ["train"]) for word in stored.tags["hardbench.source_run"].split(",")]
     subjects = [set_up(config, one) for one in found]
-    state = None
-    if stored.has(STATE):
-        state = stored.archive(STATE)
-    else:
-        console.warn(f"run {stored.id} had finished no layer yet: it starts again")
-    with tracking.reopen(stored) as open_run:
-        _measure(open_run, config, subjects, state)
-    _report(open_run, config, subjects, target)
+    lifecycle.check_data(stored, _digest(subjects))
+
+    def state() -> dict[str, np.ndarray] | None:
+        if not stored.has(STATE):
+            console.warn(f"run {stored.id} had finished no layer yet: it starts again")
+            return None
+        return stored.archive(STATE)
+
+    _complete(tracking.reopen(stored), config, subjects, state, target)
+
+
+def _complete(
+    opening: AbstractContextManager[tracking.Run],
+    config: Config,
+    subjects: list[Subject],
+    state: Callable[[], Mapping[str, np.ndarray] | None],
+    out: Path | None,
+) -> None:
+    """The counts from a stored `state` (None: none) on, and what follows from them."""
+
+    def compute(run: tracking.Run) -> None:
+        one = subjects[0]
+        lifecycle.describe(run, one.test.labels.device, config.precision, str(one.stored.config["dataset"]), _digest(subjects))
+        _measure(run, config, subjects, state())
+
+    def report(run: tracking.Run) -> None:
+        _report(lifecycle.draw_into(run, None), config)
+
+    def close(run: tracking.Run) -> None:
+        run.remove(STATE, f".{STATE}.part")
+        train.finish(run, out)
+
+    lifecycle.complete(opening, compute, report, close, FILES[STUDY][0])
+
+
+def _digest(subjects: Sequence[Subject]) -> str:
+    """Of the data that the runs are measured on."""
+    return ",".join(dict.fromkeys(subject.digest for subject in subjects))
 
 
 def sources(config: Config) -> list[StoredRun]:
@@ -194,7 +223,9 @@ def set_up(config: Config, stored: StoredRun) -> Subject:
     device = learner.device
     part = None if config.hardness is None else _parts(config.hardness, trained, test).to(device)
     _warn_of_bias(config, split.num_classes, len(test), part)
-    return Subject(stored, trained.model, members, test.to(device), standardise.to(device), split.class_names, layers, masks, part)
+    return Subject(
+        stored, trained.model, members, test.to(device), standardise.to(device), split.class_names, layers, masks, split.digest, part
+    )
 
 
 def _parts(hardness: str, trained: train.Config, test: Samples) -> Tensor:
@@ -222,16 +253,17 @@ def _measure(run: tracking.Run, config: Config, subjects: list[Subject], state: 
         ]
     every = [(m, r) for m, subject in enumerate(subjects) for r in range(len(subject.members))]
     if state is not None:
-        for m, r in every:
-            start = f"{m}_{r}_"
-            subjects[m].tallies[r].load({name.removeprefix(start): found for name, found in state.items() if name.startswith(start)})
+        with checkpoints.restoring(run.folder / STATE, 0, 0):
+            for m, r in every:
+                start = f"{m}_{r}_"
+                subjects[m].tallies[r].load({name.removeprefix(start): found for name, found in state.items() if name.startswith(start)})
     saved = time.monotonic()
     for _ in _counted(run, config, subjects, every):
         if time.monotonic() - saved > SAVE_SECONDS:
-            _save(run, subjects, every)
+            done = {f"{m}_{r}_{name}": value for m, r in every for name, value in subjects[m].tallies[r].state().items()}
+            run.write_arrays(STATE, done)
             saved = time.monotonic()
     _store(run, config, subjects)
-    (run.folder / STATE).unlink(missing_ok=True)
 
 
 def _counted(run: tracking.Run, config: Config, subjects: list[Subject], every: list[tuple[int, int]]) -> Iterator[None]:
@@ -251,10 +283,6 @@ def _counted(run: tracking.Run, config: Config, subjects: list[Subject], every: 
                 show(now >> 20, f"{subject.model} images {tally.images}/{len(subject.test)}")
                 yield
             done += len(subject.test) * sum(weights[m].values())
-
-
-def _save(run: tracking.Run, subjects: list[Subject], every: list[tuple[int, int]]) -> None:
-    run.write_arrays(STATE, {f"{m}_{r}_{name}": value for m, r in every for name, value in subjects[m].tallies[r].state().items()})
 
 
 def arrays_of(config: Config, subject: Subject) -> dict[str, np.ndarray]:
@@ -311,7 +339,7 @@ def summary(config: Config, subject: Subject, arrays: Mapping[str, np.ndarray]) 
                 "accuracy": arrays[f"accuracy_{number}"].mean(0).tolist(),
                 "class_information_loss": known(lost),
                 "contribution_underdetermined": sets < 4 * layer.channels,
-                **_apart(arrays, "mean_mi", number),
+                **apart(arrays, "mean_mi", number),
             }
         )
     return {
@@ -325,35 +353,11 @@ def summary(config: Config, subject: Subject, arrays: Mapping[str, np.ndarray]) 
         **{f"n_images_{group}": int(arrays[f"images_{group}"]) for group in PARTS[1:] if f"images_{group}" in arrays},
         "n_repeats": len(subject.members),
         "i_full": full,
-        **_apart(arrays, "i_full", "full"),
+        **apart(arrays, "i_full", "full"),
         "label_entropy": float(arrays["label_entropy"]),
         "layers": layers,
-        "per_repeat": [_of_repeat(subject, arrays, r) for r in range(len(subject.members))],
+        "per_repeat": [of_repeat([layer.number for layer in subject.layers.values()], arrays, r) for r in range(len(subject.members))],
     }
-
-
-def _of_repeat(subject: Subject, arrays: Mapping[str, np.ndarray], r: int) -> dict[str, Any]:
-    """One network's numbers, and the synergies of its strongest channels where they were asked for."""
-    full, layers = float(arrays["mi_full"][r]), []
-    for layer in subject.layers.values():
-        number = f"{layer.number:02d}"
-        mi = arrays[f"mi_{number}"][r]
-        own: dict[str, Any] = {
-            "layer_idx": layer.number,
-            "mean_mi": float(mi.mean()),
-            "std_mi": float(mi.std()),
-            "delta_mi": full - float(mi.mean()),
-        }
-        if f"pairs_{number}" in arrays:
-            own["pairs"] = pairs_of(arrays[f"pairs_{number}"][r], arrays[f"synergy_{number}"][r])
-        layers.append(own)
-    return {"repeat": r, "i_full": full, "accuracy_full": float(arrays["accuracy_full"][r]), "layers": layers}
-
-
-def _apart(arrays: Mapping[str, np.ndarray], name: str, suffix: str) -> dict[str, float]:
-    """The mean information of easy and of hard images, where they were measured apart and there are any."""
-    means = {group: float(arrays[f"mi_{group}_{suffix}"].mean()) for group in PARTS[1:] if f"mi_{group}_{suffix}" in arrays}
-    return {f"{name}_{group}": mean for group, mean in means.items() if np.isfinite(mean)}
 
 
 def _store(run: tracking.Run, config: Config, subjects: list[Subject]) -> None:
@@ -380,12 +384,8 @@ def _json(config: Config) -> str:
     return f"mi_results_{config.checkpoint}.json"
 
 
-def _report(run: tracking.Run, config: Config, subjects: list[Subject], out: Path | None) -> None:
-    """Draw the figures, print a line per layer, the run id and the link."""
-    stored = tracking.find(run.id, [STUDY])
-    with tracking.extend(stored) as open_run:
-        for name in draw([stored], open_run.folder / "figures"):
-            open_run.publish(f"figures/{name}")
+def _report(stored: StoredRun, config: Config) -> None:
+    """Print a line per layer."""
     for model, part in json.loads(stored.file(_json(config)).read_text()).items():
         columns = ["layer", "name", "channels", "sets", "mean I", "std", "delta I", "95 %"]
         rows = []
@@ -396,4 +396,3 @@ def _report(run: tracking.Run, config: Config, subjects: list[Subject], out: Pat
         console.table(f"{model}: information of {part['n_images']} images / nats, {part['i_full']:.3f} without masks", columns, rows)
         if few := ", ".join(str(layer["layer_idx"]) for layer in part["layers"] if layer["contribution_underdetermined"]):
             console.say(f"contributions of channels in layers {few} rest on fewer than 4 sets per channel: an order, no more")
-    train.finish(run, out)

@@ -9,20 +9,21 @@ removed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from hardbench import console, seeding, tracking
+from hardbench import console, lifecycle, seeding, tracking
 from hardbench.config import setting
 from hardbench.data.imbalance import Cut, Order
 from hardbench.data.pool import prepare_pool
 from hardbench.data.samples import Samples, Split
 from hardbench.data.transforms import Standardise
 from hardbench.errors import ConfigError, TrainingError
-from hardbench.figures import draw
 from hardbench.metrics.detection import detection
 from hardbench.metrics.imbalance import TESTS, class_table, describe, independent, network_table, printed, summary_table
 from hardbench.registry import SCORES
@@ -78,6 +79,7 @@ class Study:
     standardise: Standardise
     device: torch.device
     facts: list[str] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)  # names of the files that hold what groups of networks gave
     arrays: dict[str, Array] = field(default_factory=dict)
 
     @property
@@ -117,33 +119,41 @@ def run(config: Config) -> StoredRun:
     study = set_up(config)
     dataset = config.dataset.rpartition("/")[2]
     title = config.name or f"{'+'.join(config.strategy)} {dataset} s{config.seed}"
-    note = (
-        f"Hard samples of {len(study.labels)} from {dataset} by {', '.join(config.strategy)}; {config.sets} x {config.repeats} networks\n"
-    )
-    note += "Hard test samples are in-sample for the score that named them."
-    tags = {**(config.tag or {}), "hardbench.device": str(study.device), "hardbench.precision": config.precision}
-    with tracking.start("stragglers", config, title, note, tags=tags) as run:
-        run.data(dataset, study.split.digest, config.dataset)
-        _conduct(run, study)
-    return _report(run, target)
+    note = f"Hard samples of {len(study.labels)} from {dataset} by {', '.join(config.strategy)}; "
+    note += f"{config.sets} x {config.repeats} networks\nHard test samples are in-sample for the score that named them."
+    return _complete(tracking.start("stragglers", config, title, note, tags=config.tag), study, target)
 
 
 def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> StoredRun:
     """Go on with an unfinished run at the group of networks it was at."""
     target = train.out_folder(out)
     study = set_up(stored.settings(Config, changed))
-    if stored.tags.get("hardbench.data_digest", study.split.digest) != study.split.digest:
-        raise TrainingError(f"run: {stored.id}; the data set is not the one it was started on")
-    with tracking.reopen(stored) as run:
-        run.data(study.config.dataset.rpartition("/")[2], study.split.digest, study.config.dataset)
+    lifecycle.check_data(stored, study.split.digest)
+    return _complete(tracking.reopen(stored), study, target)
+
+
+def _complete(opening: AbstractContextManager[tracking.Run], study: Study, out: Path | None) -> StoredRun:
+    """The study in its run, from what is stored of it on."""
+
+    def compute(run: tracking.Run) -> None:
+        lifecycle.describe(run, study.device, study.config.precision, study.config.dataset, study.split.digest)
         _conduct(run, study)
-    return _report(run, target)
+
+    def report(run: tracking.Run) -> None:
+        _report(lifecycle.draw_into(run, None))
+
+    def close(run: tracking.Run) -> None:
+        spare = set(checkpoints.spare(study.config.keep_checkpoints)) | {checkpoints.LAST}
+        spare |= {f".{name}.part" for name in study.parts} | set(() if study.config.keep_checkpoints else study.parts)
+        run.remove(*(f"{FOLDER}/{name}" for name in sorted(spare)))
+        train.finish(run, out)
+
+    return lifecycle.complete(opening, compute, report, close, ARRAYS)
 
 
 def _conduct(run: tracking.Run, study: Study) -> None:
     """Search, scores, grid, results."""
     config = study.config
-    run.tag("hardbench.threads", str(torch.get_num_threads()))
     run.fetch(FOLDER)
     data = study.data
     found = _stragglers(run, study, data)
@@ -156,9 +166,10 @@ def _conduct(run: tracking.Run, study: Study) -> None:
     _finish(run, study, found, hard)
 
 
-def _once(run: tracking.Run, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _once(run: tracking.Run, study: Study, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What a group of networks gave: as stored, or made now and stored, so that a resumed run does not train it again."""
     path = run.folder / FOLDER / f"{name}.pt"
+    study.parts.append(path.name)
     if path.exists():
         try:
             return {key: value for key, value in checkpoints.load(path).items() if key != "networks"}
@@ -191,7 +202,7 @@ def _stragglers(run: tracking.Run, study: Study, data: Data) -> Inversions:
                 ready = Search(data, config, repeats, config.seed, config.precision)
                 return search(ready, _showing(show, text)).state()
 
-        return Inversions(**_once(run, f"search_{repeats[0]:03d}", make))
+        return Inversions(**_once(run, study, f"search_{repeats[0]:03d}", make))
 
     found = find_inversions(data, config, range(config.sets), draw_networks)
     missing = config.sets - len(found.repeats)
@@ -217,7 +228,7 @@ def _scores(run: tracking.Run, study: Study, data: Data, sets: int) -> tuple[tor
             logits, steps = fresh_logits(data, settings, streams, _showing(show, f"{sets} networks"))
         return {"logits": logits, "steps": steps}
 
-    state = _once(run, "scores", make)
+    state = _once(run, study, "scores", make)
     if not state["logits"].isfinite().all():
         raise TrainingError(f"lr: {config.lr:g}; a smaller one, as a network that is to score samples diverged")
     return state["logits"], state["steps"]
@@ -301,7 +312,7 @@ def _group(
         _train(run, config, course, name, show)
         return {**course.judge(), "lost": len(course.learner.diverged)}
 
-    found = _once(run, f"grid_{name}", make)
+    found = _once(run, study, f"grid_{name}", make)
     if found["lost"]:
         study.note(f"lr: {config.lr:g}; {found['lost']} networks of {config.strategy[m]}, set {s}, diverged: nan")
     for i, (p, q) in enumerate(cells):
@@ -343,9 +354,6 @@ def _finish(run: tracking.Run, study: Study, found: Inversions, hard: Mapping[st
     if study.config.noise_ratio:
         _log_detection(run, study, masks, scores)
     run.tag("hardbench.facts", "; ".join(study.facts)[:5000] or "none")
-    for path in (run.folder / FOLDER).glob("*.pt"):
-        if not study.config.keep_checkpoints or path.name in (checkpoints.LAST, checkpoints.PREVIOUS):
-            path.unlink()
 
 
 def _log(run: tracking.Run, study: Study, masks: Array) -> None:
@@ -381,12 +389,8 @@ def _log_detection(run: tracking.Run, study: Study, masks: Array, scores: Array)
     run.write_text("detection.csv", pandas.DataFrame(rows).to_csv(index=False))
 
 
-def _report(run: tracking.Run, out: Any) -> StoredRun:
-    """Draw the figures, print the tables, the run id and the link; copy to `out`."""
-    stored = tracking.find(run.id, ["stragglers"])
-    with tracking.extend(stored) as open_run:
-        for name in draw([stored], open_run.folder / "figures", None, strict=False):
-            open_run.publish(f"figures/{name}")
+def _report(stored: StoredRun) -> None:
+    """Print the tables."""
     console.table("Accuracy on test samples", *printed(stored.arrays))
     if stored.has("detection.csv"):
         import pandas
@@ -396,5 +400,3 @@ def _report(run: tracking.Run, out: Any) -> StoredRun:
         shown = [[strategy, *(f"{value:.4f}" for value in row)] for strategy, row in found.iterrows()]
         console.table("Wrong labels found", ["strategy", *(name.replace("_", " ") for name in names)], shown)
     console.say("hard test samples are in-sample for the score that named them")
-    train.finish(run, out)
-    return stored

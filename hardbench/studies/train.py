@@ -114,21 +114,20 @@ def _complete(
     config = course.config
 
     def compute(run: tracking.Run) -> None:
-        lifecycle.describe_machine(run, course.learner.device, config.precision)
-        run.data(config.dataset.rpartition("/")[2], course.split.digest, config.dataset)
+        lifecycle.describe(run, course.learner.device, config.precision, config.dataset, course.split.digest)
         _train(run, course, state())
 
     def report(run: tracking.Run) -> None:
         _report(lifecycle.draw_into(run, kinds))
         if then is not None:
             then(run)
-        finish(run, out)
 
-    def tidy(run: tracking.Run) -> None:
+    def close(run: tracking.Run) -> None:
         run.remove(*(f"{dynamics.FOLDER}/{name}" for name in dynamics.recorded(run.folder / dynamics.FOLDER)))
         run.remove(*(f"checkpoints/{name}" for name in checkpoints.spare(config.keep_checkpoints)))
+        finish(run, out)
 
-    return lifecycle.complete(opening, compute, report, tidy, ARRAYS)
+    return lifecycle.complete(opening, compute, report, close, ARRAYS)
 
 
 def out_folder(out: str | None) -> Path | None:

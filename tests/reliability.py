@@ -1,0 +1,124 @@
+"""Kill every study many times and write down what was lost: `python tests/reliability.py run FOLDER`, then `report FOLDER`.
+
+`run FOLDER [--kills 200] [--case NAME]... [--part 1/2]` adds a line per kill to FOLDER/kills.jsonl and leaves out those that stand there
+already, so that it can be stopped and started again, and several parts can run at once. `report` writes docs/reliability.md from it.
+"""
+
+import argparse
+import fcntl
+import json
+import platform
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from kills import CASES, Bench, Warm, spread
+
+LINES = "kills.jsonl"
+PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
+Line = dict[str, Any]
+
+
+def read(folder: Path) -> list[Line]:
+    """All kills so far."""
+    path = folder / LINES
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def campaign(folder: Path, names: Iterable[str], kills: int, seed: int = 0) -> None:
+    """Kill each of the cases so often, but for the kills that are there already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="hardbench-kills-") as scratch, Warm(Path(scratch) / "warm") as warm:
+        for name in names:
+            done = {line["n"] for line in read(folder) if line["case"] == name}
+            if len(done) >= kills:
+                continue
+            with Bench(name, Path(scratch) / "bench", warm) as bench:
+                for n in spread(bench.events, bench.case.among(bench.events), kills, seed):
+                    if n not in done:
+                        line = bench.kill(n) | {"date": time.strftime("%Y-%m-%d"), "versions": versions()}
+                        with (folder / LINES).open("a") as file:
+                            fcntl.flock(file, fcntl.LOCK_EX)
+                            file.write(json.dumps(line) + "\n")
+
+
+def versions() -> str:
+    """What ran."""
+    found = [f"{name} {version(name)}" for name in ("hardbench", "torch", "mlflow", "sqlalchemy")]
+    return ", ".join([*found, f"Python {platform.python_version()}"])
+
+
+ABOUT = """\
+Each is a SIGKILL at one event of a command: just before or just after a file is opened for writing, before a rename, a removal, a folder
+made or removed, an fsync, an SQL statement that writes, a commit, a request to a server or (where said) a step of the optimizer. Then came
+`hardbench resume last`, or the same command again where there was nothing to resume; every second time `hardbench compare` came first,
+after which no run may be RUNNING. All that is in the project was then held against an undisturbed run's: arrays and checkpoints bit for
+bit, tables and JSON, the names of all other files, params, tags, inputs, states, every point of every metric once (of samples_per_second
+only that it is there). *Lost* is a kill after which any of that differed; of a run that had nothing yet only its KILLED entry may stay.
+""".splitlines()
+
+
+def page(lines: list[Line]) -> str:
+    """docs/reliability.md."""
+    bad = [line for line in lines if line["problems"]]
+    dates = sorted({line["date"] for line in lines})
+    text = [
+        "# Reliability",
+        "",
+        "Written by `python tests/reliability.py report FOLDER` from the kills of its last campaign; not by hand.",
+        "",
+        f"{len(lines)} kills, {dates[0]} to {dates[-1]} ({'; '.join(sorted({line['versions'] for line in lines}))}).",
+        "",
+        *ABOUT,
+        "",
+        f"**{len(bad)} of {len(lines)} lost something.**",
+        "",
+        "| case | command | events | kills | resumed | again | was finished | lost | seconds a kill |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, case in CASES.items():
+        own = [line for line in lines if line["case"] == name]
+        if not own:
+            continue
+        how = Counter(line["how"] for line in own)
+        other = how["same command again"] + how["went on by itself"]
+        wrong = sum(1 for line in own if line["problems"])
+        seconds = sum(line["seconds"] for line in own) / len(own)
+        cells = [name, f"`{case.words}`", own[-1]["of"], len(own), how["resumed"], other, how["was finished"], wrong, f"{seconds:.1f}"]
+        text.append(f"| {' | '.join(map(str, cells))} |")
+    text += ["", "## Where", "", "| case | " + " | ".join(KINDS) + " |", "|---|" + "---|" * len(KINDS)]
+    for name in CASES:
+        kinds = Counter(line["kind"] for line in lines if line["case"] == name)
+        if kinds:
+            text.append(f"| {name} | " + " | ".join(str(kinds[kind] or "") for kind in KINDS) + " |")
+    if bad:
+        text += ["", "## Lost", ""]
+        text += [f"- {line['case']}, event {line['n']} ({line['kind']} {line['where']}): {'; '.join(line['problems'][:3])}" for line in bad]
+    return "\n".join([*text, ""])
+
+
+KINDS = ("open", "opened", "rename", "remove", "mkdir", "rmdir", "fsync", "connect", "sql", "commit", "send", "step")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("do", choices=("run", "report"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--case", action="append", choices=list(CASES))
+    parser.add_argument("--part", default="1/1")
+    given = parser.parse_args()
+    if given.do == "run":
+        first, _, of = given.part.partition("/")
+        campaign(given.folder, list(given.case or CASES)[int(first) - 1 :: int(of)], given.kills)
+    else:
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(page(read(given.folder)))
+
+
+if __name__ == "__main__":
+    main()
