@@ -37,7 +37,7 @@ LINES = (
     ("config",),
     ("registry", "seeding", "products"),
     ("archives", "shapes"),
-    ("files", "yaml_text"),
+    ("files", "streams", "yaml_text"),
     ("errors",),
 )
 LEVEL = {unit: line for line, units in enumerate(LINES) for unit in units}

@@ -31,7 +31,7 @@ from hardbench.settings import MachineSettings, PlaceSettings, wrong_name, wrong
 from hardbench.stored import FILES, StoredRun
 from hardbench.studies import train
 from hardbench.studies.eval import restore
-from hardbench.training import masking
+from hardbench.training import checkpoints, masking
 from hardbench.training.masking import Masker, Tally
 
 STUDY = "mask-mi"
