@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from hardbench import signals
+from hardbench import signals, streams
 from hardbench.config import former_names
-from hardbench.errors import ConfigError, HardbenchError, Killed, nearest
+from hardbench.errors import ConfigError, HardbenchError, Killed, nearest, printable
 from hardbench.options import Commands, command
 
 INTERRUPTED = 130
@@ -50,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         group().main(args=None if args is None else list(args), prog_name="hardbench", standalone_mode=False)
     except HardbenchError as error:
-        click.echo(f"hardbench: {error}", err=True)
+        click.echo(f"hardbench: {printable(str(error))}", err=True)
         return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
@@ -59,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> int:
         words = list(sys.argv[1:] if args is None else args)
         unknown = next((word for word in words if not word.startswith("-")), "")
         line = f"command: {unknown}; {nearest(unknown, commands())}" if unknown and unknown not in commands() else error.format_message()
-        click.echo(f"hardbench: {line}", err=True)
+        click.echo(f"hardbench: {printable(line)}", err=True)
         return ConfigError.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
         click.echo(_last_words("interrupted", error), err=True)
@@ -79,6 +79,8 @@ def _last_words(how: str, error: BaseException) -> str:
 def entry() -> None:
     """The console script."""
     signals.catch()
+    streams.guard()
     code = main()
+    streams.report()
     signals.ignore()
     sys.exit(code)

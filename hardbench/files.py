@@ -1,6 +1,7 @@
-"""Files that are there whole or not at all, whatever happens while they are written."""
+"""Files that are there whole or not at all, whatever happens while they are written, and a look at foreign ones before they are opened."""
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,3 +42,32 @@ def write_text(path: Path, text: str) -> None:
     """A text file (UTF-8) in place of what was there, whole or not at all."""
     with whole(path) as file:
         file.write(text.encode())
+
+
+def expanded(word: str) -> Path:
+    """A path with `~` replaced; as it stands where no home folder is known (so does a shell)."""
+    try:
+        return Path(word).expanduser()
+    except RuntimeError:
+        return Path(word)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything at a path; a path that no system could have is not there."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def regular(path: Path, most: int | None = None) -> Path:
+    """The path; OSError unless it is a regular file (no folder, pipe or device, which may never end) of at most `most` bytes."""
+    try:
+        found = path.stat()
+    except ValueError as error:  # a zero byte in the name
+        raise OSError(str(error)) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("a folder, not a file" if stat.S_ISDIR(found.st_mode) else "a pipe or device, not a file")
+    if most is not None and found.st_size > most:
+        raise OSError(f"{found.st_size} bytes, at most {most}")
+    return path

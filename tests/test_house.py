@@ -37,7 +37,8 @@ LINES = (
     ("settings",),
     ("config",),
     ("registry", "seeding", "products"),
-    ("files", "locks", "signals"),
+    ("archives", "shapes"),
+    ("files", "locks", "signals", "streams", "yaml_text"),
     ("errors",),
 )
 LEVEL = {unit: line for line, units in enumerate(LINES) for unit in units}

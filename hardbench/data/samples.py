@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hardbench.errors import DataError
+from hardbench.files import expanded
 from hardbench.registry import DATASETS
 from hardbench.seeding import Seeds
 from hardbench.settings import DataSettings, PlaceSettings, SourceSettings
@@ -108,8 +109,8 @@ class Split:
 def data_root(settings: PlaceSettings) -> Path:
     """Folder of the data files: `data_dir` (or HARDBENCH_DATA), else a user cache folder."""
     if settings.data_dir:
-        return Path(settings.data_dir).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "hardbench"
+        return expanded(settings.data_dir)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "hardbench"
 
 
 def load(settings: SourceSettings, seed: int) -> Split:

@@ -64,7 +64,7 @@ def run(config: Config) -> None:
 
 def measure(config: Config, stored: StoredRun) -> tuple[Split, dict[float, Level]]:
     """The data that a run's weights are tested on, and what every corruption level gives."""
-    trained = train.Config.read(_place(config), stored.config)
+    trained = stored.settings(train.Config, _place(config))
     split = _split(config, trained, stored.config)
     student, standardise = restore(stored, trained, split, config.checkpoint)
     if any(config.corruption_p):
@@ -100,11 +100,16 @@ def _split(config: Config, trained: train.Config, stored: Mapping[str, Any]) -> 
 def restore(stored: StoredRun, trained: train.Config, split: Split, checkpoint: str) -> tuple[Learner, Standardise]:
     """A trained run's networks on this machine's device, and the standardisation they were trained with."""
     device = machine.take(trained)
-    state = checkpoints.load(stored.file(f"checkpoints/{checkpoint}.pt"))
+    path = stored.file(f"checkpoints/{checkpoint}.pt")
+    state = checkpoints.load(path, checkpoints.WEIGHTS)
     streams = seeding.networks(trained.seed, trained.first_repeat, trained.repeats)
     networks = MODELS[trained.model].call(split.test.shape, split.num_classes, trained, streams).to(device)
+    with checkpoints.restoring(path, 0, 0):
+        standardise = Standardise(**state["standardise"])
+        if standardise(split.test.inputs[:1], unit_of(split.test.inputs)).shape[1:] != split.test.shape:
+            raise ValueError("constants of inputs of another shape")
     networks.restore(state["networks"])
-    return learner(networks, trained, 1), Standardise(**state["standardise"])
+    return learner(networks, trained, 1), standardise
 
 
 def _corrupted(test: Samples, p: float, seed: int) -> Samples:

@@ -99,9 +99,9 @@ def run(config: Config, kinds: Sequence[str] | None = None) -> StoredRun:
 def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> StoredRun:
     """Go on with an unfinished run where its newest readable checkpoint was written."""
     target = train.out_folder(out)
-    course = set_up(Config.read(changed, stored.config))
+    course = set_up(stored.settings(Config, changed))
     lifecycle.check_data(stored, course.split.digest)
-    return _complete(tracking.reopen(stored), course, lambda: lifecycle.newest_state(stored), target, None)
+    return _complete(tracking.reopen(stored), course, lambda: lifecycle.newest_state(stored, checkpoints.SEARCH), target, None)
 
 
 def _complete(

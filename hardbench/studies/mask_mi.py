@@ -27,11 +27,11 @@ from hardbench.metrics.mutual import ESTIMATORS, PARTS, accuracy, apart, class_i
 from hardbench.models.layers import Chain
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
-from hardbench.settings import MachineSettings, PlaceSettings
+from hardbench.settings import MachineSettings, PlaceSettings, wrong_name, wrong_tags
 from hardbench.stored import FILES, StoredRun
 from hardbench.studies import train
 from hardbench.studies.eval import restore
-from hardbench.training import masking
+from hardbench.training import checkpoints, masking
 from hardbench.training.masking import Masker, Tally
 
 STUDY = "mask-mi"
@@ -70,8 +70,8 @@ class Config(MachineSettings, PlaceSettings):
     pairs: int = setting(0, "Strongest channels per layer whose pairwise synergy is estimated, too.", low=0)
     seed: int = setting(0, "Seed of the sets, of the drawn images and of the intervals.", low=0, headline=True)
     precision: str = setting("fp32", "Arithmetic of the products.", choices=("fp32", "bf16"), headline=True)
-    name: str | None = setting(None, "Run name; default: model and mode.")
-    tag: dict[str, str] | None = setting(None, "Tags for the run, k=v,k2=v2.")
+    name: str | None = setting(None, "Run name; default: model and mode.", wrong=wrong_name)
+    tag: dict[str, str] | None = setting(None, "Tags for the run, k=v,k2=v2.", wrong=wrong_tags)
 
     def check(self) -> None:
         """A word beside `all` means nothing, nor does a pair of one."""
@@ -137,7 +137,7 @@ def run(config: Config) -> None:
 def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> None:
     """Go on with an unfinished run at its next unfinished layer."""
     target = train.out_folder(out)
-    config = Config.read(changed, stored.config)
+    config = stored.settings(Config, changed)
     found = [tracking.find(word, ["train"]) for word in stored.tags["hardbench.source_run"].split(",")]
     subjects = [set_up(config, one) for one in found]
     lifecycle.check_data(stored, _digest(subjects))
@@ -146,8 +146,7 @@ def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None
         if not stored.has(STATE):
             console.warn(f"run {stored.id} had finished no layer yet: it starts again")
             return None
-        with np.load(stored.file(STATE), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        return stored.archive(STATE)
 
     _complete(tracking.reopen(stored), config, subjects, state, target)
 
@@ -200,7 +199,7 @@ def sources(config: Config) -> list[StoredRun]:
 def set_up(config: Config, stored: StoredRun) -> Subject:
     """All that measuring a run needs; raises before a run exists if anything does not fit."""
     place = {"device": config.device, "threads": config.threads, "data_dir": config.data_dir, "config": None}
-    trained = train.Config.read(place, stored.config)
+    trained = stored.settings(train.Config, place)
     split = prepare(trained, trained.seed)
     learner, standardise = restore(stored, trained, split, config.checkpoint)
     members = [learner.networks.member(r).to(learner.device).eval() for r in range(trained.repeats)]
@@ -254,9 +253,10 @@ def _measure(run: tracking.Run, config: Config, subjects: list[Subject], state: 
         ]
     every = [(m, r) for m, subject in enumerate(subjects) for r in range(len(subject.members))]
     if state is not None:
-        for m, r in every:
-            start = f"{m}_{r}_"
-            subjects[m].tallies[r].load({name.removeprefix(start): found for name, found in state.items() if name.startswith(start)})
+        with checkpoints.restoring(run.folder / STATE, 0, 0):
+            for m, r in every:
+                start = f"{m}_{r}_"
+                subjects[m].tallies[r].load({name.removeprefix(start): found for name, found in state.items() if name.startswith(start)})
     saved = time.monotonic()
     for _ in _counted(run, config, subjects, every):
         if time.monotonic() - saved > SAVE_SECONDS:

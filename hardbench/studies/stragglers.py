@@ -126,7 +126,7 @@ def run(config: Config) -> StoredRun:
 def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> StoredRun:
     """Go on with an unfinished run at the group of networks it was at."""
     target = train.out_folder(out)
-    study = set_up(Config.read(changed, stored.config))
+    study = set_up(stored.settings(Config, changed))
     lifecycle.check_data(stored, study.split.digest)
     return _complete(tracking.reopen(stored), study, target)
 
@@ -324,9 +324,10 @@ def _train(run: tracking.Run, config: Config, course: Course, name: str, show: O
     """Train a group to its end, from its last checkpoint on if there is one."""
     folder = run.folder / FOLDER
     state = checkpoints.newest(folder)[0] if folder.exists() else None
-    if state is not None and state["group"] == name:
-        course.learner.load(state)
-        course.batches.load(state["batches"])
+    if state is not None and state.get("group") == name:
+        with checkpoints.restoring(folder / checkpoints.LAST, state.get("steps"), config.epochs):
+            course.learner.load(state)
+            course.batches.load(state["batches"])
 
     def write(moment: Moment) -> None:
         checkpoints.save(folder, checkpoints.LAST, {**course.learner.state(), "batches": course.batches.state(), "group": name})

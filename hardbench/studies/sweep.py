@@ -26,9 +26,9 @@ from hardbench.campaign.plan import Plan
 from hardbench.campaign.results import counts
 from hardbench.config import Config as AnyConfig
 from hardbench.config import named, options, parse_yaml, read_file, setting
-from hardbench.errors import ConfigError, HardbenchError, TrainingError, nearest
+from hardbench.errors import ConfigError, HardbenchError, TrackingError, TrainingError, nearest
 from hardbench.figures import draw
-from hardbench.settings import MachineSettings, PlaceSettings
+from hardbench.settings import MachineSettings, PlaceSettings, wrong_name, wrong_tags
 from hardbench.stored import StoredRun
 from hardbench.studies import train
 
@@ -41,9 +41,11 @@ class CampaignSettings(MachineSettings, PlaceSettings):
 
     study: str = setting("train", "Study to sweep.", choices=STUDIES, position=True)
     out: str = setting("results", "Folder that gets the tables and figures.", stored=False)
-    threads: int = setting(0, "CPU threads of a job; 0 for one.", low=0)
-    name: str | None = setting(None, "Name of the campaign, which then goes on whatever its settings; default: by the settings.")
-    tag: dict[str, str] | None = setting(None, "Tags for the runs, k=v,k2=v2.")
+    threads: int = setting(0, "CPU threads of a job; 0 for one.", low=0, high=1024)
+    name: str | None = setting(
+        None, "Name of the campaign, which then goes on whatever its settings; default: by the settings.", wrong=wrong_name
+    )
+    tag: dict[str, str] | None = setting(None, "Tags for the runs, k=v,k2=v2.", wrong=wrong_tags)
     fixed: str | None = setting(None, "In YAML: settings that all cells share.", raw=True)
     grid: str | None = setting(None, "In YAML: values of the swept settings, or a list of such grids, whose union is swept.", raw=True)
     executor: str = setting("local", "Processes on this machine, or tasks on a Ray cluster.", choices=("local", "ray"), stored=False)
@@ -288,7 +290,9 @@ def run_cell(payload: Mapping[str, Any]) -> str:
 
 def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> None:
     """Go on with a campaign from what its run has stored, on this machine."""
-    run(sweep_class(str(stored.config["study"])).read({**changed, "out": out}, {}, stored.config))
+    if stored.config.get("study") not in STUDIES:
+        raise TrackingError(f"run: {stored.id}; its config.yaml names no study")
+    run(stored.settings(sweep_class(stored.config["study"]), {**changed, "out": out}))
 
 
 def _draw(campaign: Campaign, parent: tracking.Run) -> list[str]:

@@ -97,7 +97,7 @@ def resume(
 ) -> StoredRun:
     """Go on with an unfinished run where its newest readable checkpoint was written, and do what `run` does after it."""
     target = out_folder(out)
-    course = set_up(Config.read(changed, stored.config))
+    course = set_up(stored.settings(Config, changed))
     lifecycle.check_data(stored, course.split.digest)
     return _complete(tracking.reopen(stored), course, lambda: lifecycle.newest_state(stored), target, kinds, then)
 
@@ -147,10 +147,11 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
     records, best = observers.Records(), observers.Best(config.repeats)
     spent = 0.0  # seconds of training before this process
     if state is not None:
-        student.load(state)
-        for part, name in ((course.batches, "batches"), (records, "records"), (best, "best")):
-            part.load(state[name])
-        spent = float(state.get("seconds", 0))
+        with checkpoints.restoring(run.folder / "checkpoints", state["steps"], course.total):
+            student.load(state)
+            for part, name in ((course.batches, "batches"), (records, "records"), (best, "best")):
+                part.load(state[name])
+            spent = float(state.get("seconds", 0))
 
     steps = evaluation_steps(config.eval_points, config.eval_steps, course.total)
     tape = _tape(run, course, len(steps)) if config.record_dynamics else None

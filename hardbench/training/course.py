@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from hardbench import seeding
+from hardbench.archives import free_memory
 from hardbench.config import options
 from hardbench.data.batches import Batches
 from hardbench.data.samples import Samples, Split, make_labels_wrong, prepare
 from hardbench.data.transforms import Standardise, check_fits, standardise_for, unit_of
-from hardbench.errors import ConfigError
+from hardbench.errors import ConfigError, DataError
 from hardbench.metrics.overlap import class_sums, overlap
 from hardbench.metrics.view import select
 from hardbench.models.gmlp import GreedyStack
@@ -98,10 +99,20 @@ def set_up(config: TrainingSettings, *others: TrainingSettings, load: Prepare = 
     if alone and any(isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d) for module in networks.modules()):
         raise ConfigError(f"batch_size: {config.batch_size}; one that leaves no batch of a single sample, which batch norm cannot train on")
     total = config.epochs * batches.per_epoch
+    _check_room(config, split.num_classes, len(streams), total)
     metrics = select(config.layer_metrics, isinstance(networks, GreedyStack))
     if metrics and len(train) < 2:
         raise ConfigError(f"layer_metrics: {','.join(config.layer_metrics)}; none for a single training sample")
     return Course(config, split, standardise, learner(networks, config, total), batches, total, metrics, members, noisy)
+
+
+def _check_room(config: TrainingSettings, classes: int, networks: int, total: int) -> None:
+    """DataError where the confusions of all evaluations [R, T, K, K] do not fit into memory."""
+    points = len(evaluation_steps(config.eval_points, config.eval_steps, total))
+    needed, free = 8 * networks * points * classes**2, free_memory()
+    if needed > free:
+        asked = f"{classes} classes at {points} evaluation points of {networks} networks ask for {needed / 1e9:.1f} GB"
+        raise DataError(f"dataset: {config.dataset}; {asked}, and {free / 1e9:.1f} GB are free: fewer of these")
 
 
 def _own_labels(load: Prepare, member: TrainingSettings) -> Split:

@@ -14,7 +14,7 @@ from hardbench.metrics.inversion import passed
 from hardbench.metrics.stragglers import class_shares, hardest, overlap_z
 from hardbench.seeding import Seeds
 from hardbench.settings import InversionSettings
-from hardbench.training import evaluation, machine, observers
+from hardbench.training import checkpoints, evaluation, machine, observers
 from hardbench.training.inversion import Data, Inversions, Search
 from hardbench.training.loop import Moment, Observer
 
@@ -60,12 +60,14 @@ class Journey:
         `slim` results are stored without logits.
         """
         if name in self.done:
-            return Inversions(**self.done[name])
+            with checkpoints.restoring(f"of the search {name}", 0, 0):
+                return Inversions(**self.done[name])
         machine.trim()  # of what the search before has left
         weights = None if without is None else (~without).float().to(self.data.train.labels.device)
         search = Search(self.data, self.settings, repeats, self.seed, self.precision, weights, looks, sink)
         if self._under_way is not None and self._under_way["name"] == name:
-            search.load(self._under_way)
+            with checkpoints.restoring(f"of the search {name}", self._under_way.get("steps"), self.settings.epochs):
+                search.load(self._under_way)
         with self.progress(name, self.settings.epochs) as watching:
             found = search.run([*watching, observers.checkpoint(self.seconds, self._saver(name, search))])
         state = found.state()

@@ -289,7 +289,7 @@ class Tally:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken."""
-        self.counts = {layer: torch.from_numpy(state[f"counts_{layer}"].copy()) for layer in self.counts}
+        self.counts = {layer: torch.from_numpy(state[f"counts_{layer}"].copy()).view(kept.shape) for layer, kept in self.counts.items()}
         self.images, self.layers = int(state["images"]), [int(layer) for layer in state["layers"]]
 
 
