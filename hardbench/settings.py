@@ -9,6 +9,10 @@ from hardbench.config import Config, setting
 from hardbench.errors import ConfigError, brief
 from hardbench.registry import DATASETS, DETECTORS, MODELS, OPTIMIZERS, SCHEDULERS, TASKS
 
+STRAGGLERS = "stragglers"  # the score that is counted at the inversions
+LEVELS = ("dataset", "class")  # over which hard samples are counted
+MODES = ("conv_weight", "activation_zero", "activation_mean")  # what a masked channel becomes
+
 
 def wrong_name(name: str) -> str | None:
     """What a run's name has to be, where one is not."""
@@ -193,7 +197,7 @@ class MeasureSettings(Config):
         None, "Evaluation points as steps, 0,10,100 (overrides eval_points).", low=0, empty=True, was=("steps",)
     )
     layer_metrics: tuple[str, ...] = setting(
-        ("none",), "Layer metrics: all, fast (without participation_ratio and ridge_r2), none, or names.", varies=True
+        ("none",), "Layer metrics: all, fast (without participation_ratio and ridge_r2), none, or names.", varies=True, lone="all"
     )
     layer_estimator: str = setting("sound", "Also compute the published single-batch estimates, or not.", choices=("sound", "published"))
     null_repeats: int = setting(0, "Permutations of the labels that layer metrics are computed under, for a band of chance.", low=0)

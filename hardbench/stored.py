@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 
 from hardbench import archives, files, shapes
-from hardbench.config import Config
+from hardbench.config import Config, shown
 from hardbench.errors import ConfigError, TrackingError, brief
 from hardbench.yaml_text import LARGEST, parse_yaml
 
@@ -50,7 +50,7 @@ def scratch() -> Path:
 
 def _same(param: str, value: Any) -> bool:
     """Whether a param, as the store has it (it cuts long ones), stands for a setting's value."""
-    text = "-" if value is None else str(tuple(value) if isinstance(value, list) else value)
+    text = shown(value)
     if text == param or (len(param) >= 250 and text.startswith(param)):
         return True
     try:

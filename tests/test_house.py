@@ -27,6 +27,7 @@ LINES = (
     ("commands",),
     ("studies",),
     ("lifecycle",),
+    ("configs",),
     ("campaign",),
     ("tracking", "figures", "console"),
     ("handover", "written"),
@@ -38,7 +39,7 @@ LINES = (
     ("config",),
     ("registry", "seeding", "products"),
     ("archives", "shapes"),
-    ("files", "locks", "signals", "streams", "yaml_text"),
+    ("files", "locks", "openmp", "signals", "streams", "yaml_text"),
     ("errors",),
 )
 LEVEL = {unit: line for line, units in enumerate(LINES) for unit in units}

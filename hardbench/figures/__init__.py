@@ -1,6 +1,7 @@
 """Figures, drawn from what a run stored: `draw` makes the kinds that a study's file declares in its `KINDS`."""
 
 import importlib
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from hardbench.figures.style import FigureOptions, StoredRun
+
+NAMED = 4  # runs that a folder is named after
 
 
 def draw(
@@ -47,6 +50,13 @@ def draw(
     if missing is not None and not names:
         raise missing
     return list(dict.fromkeys(names))
+
+
+def several(runs: "Sequence[StoredRun]") -> str:
+    """The name of a folder for figures of several runs, which go into none of them: the first runs, and what tells many apart."""
+    ids = [one.id[:8] for one in runs[:NAMED]]
+    many = [f"and-{len(runs) - NAMED}-more", f"{zlib.crc32(' '.join(one.id for one in runs).encode()):08x}"]
+    return "-".join(["figures", *ids, *(many if len(runs) > NAMED else [])])
 
 
 def save(figures: "Mapping[str, Figure]", folder: Path, formats: Sequence[str] = ("png",)) -> list[str]:

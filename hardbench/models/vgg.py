@@ -35,7 +35,10 @@ def _blocks(plan: str, channels: int) -> list[nn.Module]:
 
 
 @MODELS.add(
-    *PLANS,
+    "vgg11",
+    "vgg13",
+    "vgg16",
+    "vgg19",
     reads=("init", "dropout"),
     optimizer="sgd",
     lr=0.01,

@@ -5,51 +5,29 @@ Reads the weights (best on validation, or last) and the standardisation they wer
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from hardbench import console, seeding, tracking
-from hardbench.config import setting
+from hardbench.configs.eval import STEPS, Config
 from hardbench.data.corruption import Corruption
 from hardbench.data.samples import Samples, Split, prepare
 from hardbench.data.transforms import Standardise, check_pixels, unit_of
-from hardbench.errors import ConfigError, DataError
+from hardbench.errors import DataError
 from hardbench.figures import save
 from hardbench.metrics.classification import class_report
 from hardbench.metrics.hardness import mean_stderr
-from hardbench.registry import DATASETS, MODELS
-from hardbench.settings import MachineSettings, PlaceSettings
+from hardbench.registry import MODELS
 from hardbench.stored import StoredRun
 from hardbench.studies import train
 from hardbench.training import checkpoints, machine
 from hardbench.training.evaluation import Evaluation, evaluate, layer_accuracies
 from hardbench.training.learners import Learner, learner
 
-STEPS = 1_000_000  # steps of the corrupted metrics from p = 0 to p = 1: a level is its probability in millionths
 Level = tuple[Evaluation, torch.Tensor | None]
 """What one corruption level gave: the evaluation, and the accuracy of every layer [R, L] where layers predict."""
-
-
-@dataclass(frozen=True)
-class Config(MachineSettings, PlaceSettings):
-    """Settings of an evaluation."""
-
-    run: str = setting("last", "Run id, unique prefix of one, or last.", position=True, was=("run_dir", "run_id"))
-    checkpoint: str = setting("best", "Weights: best on validation, or last.", choices=("best", "last"))
-    corruption_p: tuple[float, ...] = setting(
-        (0.0,), "Probabilities that a test pixel is replaced by U(0,1); metrics have millionths as steps.", low=0, high=1, was=("ps",)
-    )
-    dataset: str | None = setting(None, "Another data set to test on; default: the run's own.", choices=DATASETS, was=("dataset_name",))
-
-    def check(self) -> None:
-        """Levels that MLflow's whole steps can tell apart."""
-        levels: dict[int, float] = {}
-        for p in self.corruption_p:
-            if levels.setdefault(round(p * STEPS), p) != p:
-                raise ConfigError(f"corruption_p: {levels[round(p * STEPS)]!r},{p!r}; levels at least a millionth apart")
 
 
 def run(config: Config) -> None:

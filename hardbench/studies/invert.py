@@ -18,14 +18,13 @@ import numpy as np
 import torch
 
 from hardbench import console, lifecycle, tracking
-from hardbench.config import setting
+from hardbench.configs.invert import Config
 from hardbench.data.pool import prepare_pool
 from hardbench.data.samples import Split
 from hardbench.data.transforms import unit_of
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.metrics import stragglers
 from hardbench.metrics.inversion import PASSED, passed, shortest
-from hardbench.settings import CheckpointSettings, InversionSettings, RunSettings
 from hardbench.stored import StoredRun
 from hardbench.studies import train
 from hardbench.training import checkpoints, experiments, machine, observers
@@ -37,26 +36,6 @@ RADII, STRAGGLERS, STABILITY, PRUNE = "radii.npz", "stragglers.npz", "stability.
 WEIGHTS = "inversion.pt"  # checkpoint of the weights at every inversion
 END = "end"  # what the last checkpoint of a run that has everything stored is called
 LOOKS = 40  # epochs, evenly spaced in their logarithm, at which misclassified sets are compared
-
-
-@dataclass(frozen=True)
-class Config(RunSettings, InversionSettings, CheckpointSettings):
-    """Settings of a search for inversions."""
-
-    repeats: int = setting(5, "Independent networks, trained together.", low=1, was=("runs", "N"), headline=True)
-    log_every: int = setting(5, "Epochs between two live points of the radii (the arrays have every epoch).", low=1)
-    retrain_without_stragglers: bool = setting(
-        False, "Train the same networks again without their stragglers, and count the inversions left."
-    )
-    stability: bool = setting(False, "Compare the misclassified sets of the networks over training time (two networks at least).")
-    prune_curve: bool = setting(False, "Test networks trained without the samples misclassified at log-spaced epochs.")
-    prune_points: int = setting(8, "Epochs of the prune curve.", low=2)
-    test_noise: tuple[float, ...] = setting((0.0,), "Standard deviations of Gaussian noise on the prune curve's test inputs.", low=0)
-
-    def check(self) -> None:
-        """Rules that join two settings."""
-        if self.stability and self.repeats < 2:
-            raise ConfigError("stability: true; two repeats or more to compare")
 
 
 @dataclass

@@ -10,30 +10,26 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hardbench import console, handover, lifecycle, tracking
+from hardbench.configs.train import Config
 from hardbench.data.samples import load
 from hardbench.data.transforms import unit_of
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.metrics.hardness import hardness_table, mean_at_end, mean_stderr, overlap_hardness_spearman
 from hardbench.settings import TrainingSettings
 from hardbench.stored import ARRAYS, StoredRun
-from hardbench.training import checkpoints, dynamics, observers
+from hardbench.training import checkpoints, dynamics, machine, observers
 from hardbench.training.course import Course, Outcome, aims, outcome, watch
 from hardbench.training.course import set_up as build
 from hardbench.training.loop import Moment, at, evaluation_steps, fit
 
 NUMBERS = 4  # raised when the same settings give other numbers: finished cells of sweeps are then computed again
-
-
-@dataclass(frozen=True)
-class Config(TrainingSettings):
-    """Settings of a training run."""
 
 
 def set_up(config: Config) -> Course:
@@ -319,6 +315,7 @@ def finish(run: tracking.Run, out: Path | None, made: Sequence[str] = (".",)) ->
         shutil.copytree(source, copy, dirs_exist_ok=True) if source.is_dir() else shutil.copy(source, copy)
     console.say(f"run {run.id}")
     console.say(f"files {out or run.folder}")
+    console.say(machine.described())
     console.say(f"hardbench ui shows it at {run.link}")
 
 

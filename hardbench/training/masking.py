@@ -22,7 +22,6 @@ from hardbench.training.convolutions import Bilinear, Dense, Direct, Map, pool
 
 MEMORY = 1 << 29
 WIDE = 1024  # images in one product beyond which nothing is gained
-MODES = ("conv_weight", "activation_zero", "activation_mean")
 _POINTWISE = tuple(type(make()) for make in ACTIVATIONS.values())
 _NOTHING = (Dropout, nn.Dropout, nn.Identity, nn.Flatten)  # in eval mode; Dense flattens
 
