@@ -4,14 +4,23 @@ import sys
 
 
 def entry() -> None:
-    """Run the command line of this process; Ctrl-C is one line and exit code 130 from here on."""
+    """Run the command line of this process; a signal is one line and its exit code from here on, also while libraries are imported."""
     try:
-        from hardbench import openmp
+        from hardbench import openmp, signals, streams
+        from hardbench.errors import Killed
 
-        openmp.wait_briefly()
-        from hardbench.cli import main
+        try:
+            signals.catch()
+            streams.guard()
+            openmp.wait_briefly()
+            from hardbench.cli import main
 
-        code = main()
+            code = main()
+            streams.report()
+        except Killed as error:
+            sys.stderr.write("hardbench: terminated\n")
+            code = 128 + error.number
+        signals.ignore()
     except KeyboardInterrupt:
         sys.stderr.write("hardbench: interrupted\n")
         code = 130

@@ -14,7 +14,7 @@ from hardbench.config import Config, former_names
 from hardbench.errors import ConfigError, HardbenchError, Killed, nearest, printable
 from hardbench.options import Commands, command
 
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED = 130
 ORDER = ("train", "eval", "simulate", "sweep", "mask-mi", "invert", "stragglers", "plot", "compare", "resume", "data", "ui")
 
 
@@ -84,10 +84,16 @@ def main(args: Sequence[str] | None = None) -> int:
         line = f"command: {unknown}; {nearest(unknown, commands())}" if unknown and unknown not in commands() else error.format_message()
         click.echo(f"hardbench: {printable(line)}", err=True)
         return ConfigError.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("hardbench: interrupted", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        click.echo(_last_words("interrupted", error), err=True)
         return INTERRUPTED
-    except Killed:
-        click.echo("hardbench: terminated", err=True)
-        return TERMINATED
+    except Killed as error:
+        click.echo(_last_words("terminated", error), err=True)
+        return 128 + error.number
     return 0
+
+
+def _last_words(how: str, error: BaseException) -> str:
+    """What ended the command, and the command that goes on with its run, where there is one."""
+    notes = [note for one in (error, error.__cause__) for note in getattr(one, "__notes__", ())]  # Click wraps Ctrl-C
+    return "; ".join([f"hardbench: {how}", *notes])

@@ -1,13 +1,17 @@
 """The whole error vocabulary: one line each, `setting: what came; what is allowed`, and the exit code the door turns it into."""
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
 class HardbenchError(Exception):
-    """Anything a user can mend; every other exception is a bug and keeps its traceback."""
+    """Anything a user can mend; every other exception is a bug and keeps its traceback. Its text is one line, whatever went into it."""
 
     exit_code = 1
+
+    def __init__(self, text: str):
+        super().__init__(brief(text, 2000))
 
 
 class ConfigError(HardbenchError):
@@ -35,7 +39,22 @@ class TrackingError(HardbenchError):
 
 
 class Killed(BaseException):
-    """SIGTERM, as an exception, so that a run ends as KILLED and the program with exit code 143."""
+    """SIGTERM, SIGHUP or SIGQUIT, as an exception, so that a run ends as KILLED and the program with exit code 128 + `number`."""
+
+    def __init__(self, number: int = signal.SIGTERM):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def brief(value: object, most: int = 200) -> str:
+    """A value in one line that a terminal shows as it is: unprintable characters escaped, the middle left out where it is long."""
+    try:
+        text = str(value)
+    except ValueError:  # Python prints no integer of more than 4300 digits
+        text = "a number of thousands of digits"
+    if len(text) > most:
+        text = f"{text[: most // 2]} ... {text[-(most // 2) :]}"
+    return printable(text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

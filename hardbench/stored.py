@@ -1,26 +1,62 @@
 """A run as the store has it: what figures, comparisons and other studies read."""
 
+import atexit
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlparse
 
 import numpy as np
 
-from hardbench.config import parse_yaml
-from hardbench.errors import TrackingError
+from hardbench import archives, files, shapes
+from hardbench.config import Config, shown
+from hardbench.errors import ConfigError, TrackingError, brief
+from hardbench.yaml_text import LARGEST, parse_yaml
 
 STUDY, ARRAYS, SETTINGS = "hardbench.study", "metrics.npz", "config.yaml"
 INVERSION = ("radii.npz", "stragglers.npz", "stability.npz", "prune_curve.npz")  # what there is of them
 FILES: dict[str, tuple[str, ...]] = {"invert": INVERSION, "mask-mi": ("masking.npz",)}
 """The .npz artifacts of a study's runs, where these are not ARRAYS."""
 
+Settings = TypeVar("Settings", bound=Config)
+
 
 def local_path(artifact_uri: str) -> Path | None:
-    """The folder of a run's artifacts on this machine; None for a remote store."""
-    parsed = urlparse(artifact_uri)
-    return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
+    """The folder of a run's artifacts on this machine; None for a remote store.
+
+    What has no scheme is a path as it is, whatever is in it; where MLflow has decoded one (`%20`) and put files there, it is that.
+    """
+    if artifact_uri.startswith("file:"):
+        return Path(unquote(urlparse(artifact_uri).path))
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", artifact_uri):
+        return None
+    path, decoded = Path(artifact_uri), Path(unquote(artifact_uri))
+    return decoded if decoded != path and decoded.is_dir() and not path.is_dir() else path
+
+
+@cache
+def scratch() -> Path:
+    """A folder for copies of what a remote store has, gone when the process ends."""
+    folder = tempfile.mkdtemp(prefix="hardbench-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def _same(param: str, value: Any) -> bool:
+    """Whether a param, as the store has it (it cuts long ones), stands for a setting's value."""
+    text = shown(value)
+    if text == param or (len(param) >= 250 and text.startswith(param)):
+        return True
+    try:
+        return float(param) == float(text)
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -68,16 +104,47 @@ class StoredRun:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved settings."""
-        return parse_yaml(self.file(SETTINGS).read_text(), SETTINGS)
+        try:
+            found = parse_yaml(files.regular(self.file(SETTINGS), 4 * LARGEST).read_text("utf-8"), SETTINGS)
+        except (OSError, UnicodeDecodeError, ConfigError) as error:
+            raise TrackingError(f"run: {self.id}; its {SETTINGS} cannot be read ({error})") from None
+        if not found:
+            raise TrackingError(f"run: {self.id}; its {SETTINGS} is empty")
+        summed = self.study == "sweep" or "mlflow.project.entryPoint" in self.tags  # of several values, or in the words of `mlflow run`
+        for name, there in {} if summed else self.params.items():
+            if name in found and not _same(there, found[name]):
+                told = f"its {SETTINGS} has {name} {brief(found[name])}, its params {brief(there)}"
+                raise TrackingError(f"run: {self.id}; {told}: it is another run's")
+        return found
+
+    def settings(self, cls: type[Settings], *changed: Mapping[str, Any]) -> Settings:
+        """The settings as a Config of the study, those of `changed` first; TrackingError if what is stored is none."""
+        try:
+            cls.read(self.config)
+        except ConfigError as error:
+            raise TrackingError(f"run: {self.id}; its {SETTINGS} is of no {self.study} of this version ({error})") from None
+        return cls.read(*changed, self.config)
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """metrics.npz, or what the study has in its place, all files as one."""
         first, *more = FILES.get(self.study, (ARRAYS,))
-        arrays: dict[str, np.ndarray] = {}
-        for file in [first, *filter(self.has, more)]:
-            with np.load(self.file(file), allow_pickle=False) as found:
-                arrays |= {name: found[name] for name in found.files}
+        arrays = {name: array for file in [first, *filter(self.has, more)] for name, array in self.archive(file).items()}
+        return self._checked(arrays, self.study, first)
+
+    def archive(self, file: str) -> dict[str, np.ndarray]:
+        """The arrays of an .npz artifact; TrackingError for one that is damaged, or is not what runs have under that name."""
+        try:
+            found = archives.read(self.file(file))
+        except ValueError as error:
+            raise TrackingError(f"run: {self.id}; {file}: {error}") from None
+        return self._checked(found, file, file)
+
+    def _checked(self, arrays: dict[str, np.ndarray], kind: str, file: str) -> dict[str, np.ndarray]:
+        try:
+            shapes.check(arrays, kind)
+        except ValueError as error:
+            raise TrackingError(f"run: {self.id}; {file}: {error}") from None
         return arrays
 
     def has(self, name: str) -> bool:
@@ -91,9 +158,17 @@ class StoredRun:
         """Local path of an artifact; TrackingError if the run has none of that name."""
         local = local_path(self.run.info.artifact_uri)
         try:
-            path = local / name if local else Path(self.client.download_artifacts(self.id, name))
-        except Exception:  # whatever a remote store raises for an artifact it does not have
-            path = Path()
-        if path == Path() or not path.exists():
+            path = local / name if local else self._download(name)
+            there = path.exists()
+        except Exception as error:  # whatever a remote store raises for an artifact it does not have
+            if isinstance(error, PermissionError):
+                raise TrackingError(f"run: {self.id}; its artifact {name or 'folder'} cannot be read ({error.strerror})") from None
+            there = False
+        if not there:
             raise TrackingError(f"run: {self.id}; it has no artifact {name}")
+        if not os.access(path, os.R_OK):
+            raise TrackingError(f"run: {self.id}; its artifact {name or 'folder'} cannot be read (Permission denied)")
         return path
+
+    def _download(self, name: str) -> Path:
+        return Path(self.client.download_artifacts(self.id, name, tempfile.mkdtemp(dir=scratch())))

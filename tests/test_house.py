@@ -30,18 +30,20 @@ LINES = (
     ("configs",),
     ("campaign",),
     ("tracking", "figures", "console"),
-    ("handover",),
+    ("handover", "written"),
+    ("store",),
     ("stored",),
     ("training",),
     ("data", "models", "metrics", "scores"),
     ("settings",),
     ("config",),
     ("registry", "seeding", "products"),
-    ("files", "openmp"),
+    ("archives", "shapes"),
+    ("files", "locks", "openmp", "signals", "streams", "yaml_text"),
     ("errors",),
 )
 LEVEL = {unit: line for line, units in enumerate(LINES) for unit in units}
-ALONE = {"click": {"options", "cli"}, "mlflow": {"tracking"}, "rich": {"console"}, "matplotlib": {"figures"}}
+ALONE = {"click": {"options", "cli"}, "mlflow": {"store", "written", "tracking"}, "rich": {"console"}, "matplotlib": {"figures"}}
 LATE = {"sklearn", "scipy", "pandas", "torchvision"}  # inside functions only
 
 

@@ -21,7 +21,7 @@ def run(config: Config) -> None:
     chosen = [tracking.find(word, studies, finished=True if word == "last" else None) for word in config.runs]
     chosen = chosen or [one for one in everything if one.status == "FINISHED"]
     if not chosen:
-        raise TrackingError(f"runs: none; there is no finished run in {tracking.uri()}")
+        raise TrackingError(f"runs: none; there is no finished run in {tracking.place()}")
     names = config.metric or sorted({name for one in chosen for name in one.metrics if _shown(name)})
     names = [name.removesuffix("_stderr") for name in names]
     missing = [name for name in names if not any(name in one.metrics for one in chosen)]

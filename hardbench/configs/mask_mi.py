@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hardbench.config import setting
 from hardbench.errors import ConfigError
-from hardbench.settings import MODES, MachineSettings, PlaceSettings
+from hardbench.settings import MODES, MachineSettings, PlaceSettings, wrong_name, wrong_tags
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Config(MachineSettings, PlaceSettings):
     pairs: int = setting(0, "Strongest channels per layer whose pairwise synergy is estimated, too.", low=0)
     seed: int = setting(0, "Seed of the sets, of the drawn images and of the intervals.", low=0, headline=True)
     precision: str = setting("fp32", "Arithmetic of the products.", choices=("fp32", "bf16"), headline=True)
-    name: str | None = setting(None, "Run name; default: model and mode.")
-    tag: dict[str, str] | None = setting(None, "Tags for the run, k=v,k2=v2.")
+    name: str | None = setting(None, "Run name; default: model and mode.", wrong=wrong_name)
+    tag: dict[str, str] | None = setting(None, "Tags for the run, k=v,k2=v2.", wrong=wrong_tags)
 
     def check(self) -> None:
         """A word beside `all` means nothing, nor does a pair of one."""

@@ -13,7 +13,7 @@ from hardbench.campaign import grid
 from hardbench.config import Config as AnyConfig
 from hardbench.config import named, options, parse_yaml, read_file, setting
 from hardbench.errors import ConfigError, nearest
-from hardbench.settings import MachineSettings, PlaceSettings
+from hardbench.settings import MachineSettings, PlaceSettings, wrong_name, wrong_tags
 
 STUDIES = sorted(path.stem for path in (Path(__file__).parents[1] / "studies").glob("[a-z]*.py") if path.stem != "sweep")
 
@@ -24,9 +24,11 @@ class CampaignSettings(MachineSettings, PlaceSettings):
 
     study: str = setting("train", "Study to sweep.", choices=STUDIES, position=True)
     out: str = setting("results", "Folder that gets the tables and figures.", stored=False)
-    threads: int = setting(0, "CPU threads of a job; 0 for one.", low=0)
-    name: str | None = setting(None, "Name of the campaign, which then goes on whatever its settings; default: by the settings.")
-    tag: dict[str, str] | None = setting(None, "Tags for the runs, k=v,k2=v2.")
+    threads: int = setting(0, "CPU threads of a job; 0 for one.", low=0, high=1024)
+    name: str | None = setting(
+        None, "Name of the campaign, which then goes on whatever its settings; default: by the settings.", wrong=wrong_name
+    )
+    tag: dict[str, str] | None = setting(None, "Tags for the runs, k=v,k2=v2.", wrong=wrong_tags)
     fixed: str | None = setting(None, "In YAML: settings that all cells share.", raw=True)
     grid: str | None = setting(None, "In YAML: values of the swept settings, or a list of such grids, whose union is swept.", raw=True)
     executor: str = setting("local", "Processes on this machine, or tasks on a Ray cluster.", choices=("local", "ray"), stored=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hardbench.errors import ConfigError, nearest
+from hardbench.files import whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,12 +60,12 @@ def several(runs: "Sequence[StoredRun]") -> str:
 
 
 def save(figures: "Mapping[str, Figure]", folder: Path, formats: Sequence[str] = ("png",)) -> list[str]:
-    """Write figures by file stem into a folder, in every format; the names of the files."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write figures by file stem into a folder, in every format, each whole or not at all; the names of the files."""
     names = []
     for stem, figure in figures.items():
         for ending in formats:
-            figure.savefig(folder / f"{stem}.{ending}")
+            with whole(folder / f"{stem}.{ending}") as file:
+                figure.savefig(file, format=ending)
             names.append(f"{stem}.{ending}")
     return names
 

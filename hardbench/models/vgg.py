@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from hardbench.errors import ConfigError
-from hardbench.models.layers import Chain, Dropout, Looped, grow, image_side
+from hardbench.models.dropout import Dropout
+from hardbench.models.layers import Chain, Looped, grow, image_side
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.settings import ModelSettings

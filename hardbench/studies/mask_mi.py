@@ -30,7 +30,7 @@ from hardbench.seeding import Seeds
 from hardbench.stored import FILES, StoredRun
 from hardbench.studies import train
 from hardbench.studies.eval import restore
-from hardbench.training import masking
+from hardbench.training import checkpoints, masking
 from hardbench.training.masking import Masker, Tally
 
 STUDY = "mask-mi"
@@ -96,7 +96,7 @@ def run(config: Config) -> None:
 def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> None:
     """Go on with an unfinished run at its next unfinished layer."""
     target = train.out_folder(out)
-    config = Config.read(changed, stored.config)
+    config = stored.settings(Config, changed)
     found = [tracking.find(word, ["train"]) for word in stored.tags["hardbench.source_run"].split(",")]
     subjects = [set_up(config, one) for one in found]
     lifecycle.check_data(stored, _digest(subjects))
@@ -105,8 +105,7 @@ def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None
         if not stored.has(STATE):
             console.warn(f"run {stored.id} had finished no layer yet: it starts again")
             return None
-        with np.load(stored.file(STATE), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        return stored.archive(STATE)
 
     _complete(tracking.reopen(stored), config, subjects, state, target)
 
@@ -151,7 +150,7 @@ def sources(config: Config) -> list[StoredRun]:
         if model in wanted and model not in newest and one.status == "FINISHED" and one.has(f"checkpoints/{config.checkpoint}.pt"):
             newest[model] = one
     if not newest:
-        where = f"a finished run of {' or '.join(wanted)} with its weights, and there is none in {tracking.uri()}"
+        where = f"a finished run of {' or '.join(wanted)} with its weights, and there is none in {tracking.place()}"
         raise TrackingError(f"model: {config.model}; {where} (sweeps keep them with --keep-checkpoints)")
     return [newest[name] for name in wanted if name in newest]
 
@@ -159,7 +158,7 @@ def sources(config: Config) -> list[StoredRun]:
 def set_up(config: Config, stored: StoredRun) -> Subject:
     """All that measuring a run needs; raises before a run exists if anything does not fit."""
     place = {"device": config.device, "threads": config.threads, "data_dir": config.data_dir, "config": None}
-    trained = train.Config.read(place, stored.config)
+    trained = stored.settings(train.Config, place)
     split = prepare(trained, trained.seed)
     learner, standardise = restore(stored, trained, split, config.checkpoint)
     members = [learner.networks.member(r).to(learner.device).eval() for r in range(trained.repeats)]
@@ -213,9 +212,10 @@ def _measure(run: tracking.Run, config: Config, subjects: list[Subject], state: 
         ]
     every = [(m, r) for m, subject in enumerate(subjects) for r in range(len(subject.members))]
     if state is not None:
-        for m, r in every:
-            start = f"{m}_{r}_"
-            subjects[m].tallies[r].load({name.removeprefix(start): found for name, found in state.items() if name.startswith(start)})
+        with checkpoints.restoring(run.folder / STATE, 0, 0):
+            for m, r in every:
+                start = f"{m}_{r}_"
+                subjects[m].tallies[r].load({name.removeprefix(start): found for name, found in state.items() if name.startswith(start)})
     saved = time.monotonic()
     for _ in _counted(run, config, subjects, every):
         if time.monotonic() - saved > SAVE_SECONDS:

@@ -36,7 +36,7 @@ def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None
     wanted = json.loads(stored.tags[WANTED])
     others = [tracking.find(word, ["train"]) for word in wanted["compare_runs"]]
     kinds = RESEARCH if wanted["research_only"] else None
-    place = train.Config.read(changed, stored.config)
+    place = stored.settings(train.Config, changed)
     again = train.resume(stored, changed, out, kinds, lambda run: _evaluate_and_compare(run, place, others))
     _list(again, out)
     return again

@@ -31,7 +31,7 @@ from hardbench.stored import ARRAYS, StoredRun
 from hardbench.studies import train
 from hardbench.training import checkpoints, machine, observers
 from hardbench.training.identify import Hard, fresh_logits, gallery, identify, search, straggler_counts
-from hardbench.training.inversion import Data, Inversions, Search, find_inversions, training_settings
+from hardbench.training.inversion import Data, Inversions, Search, find_inversions, fits, training_settings
 from hardbench.training.loop import Moment, Observer, fit
 from hardbench.training.slices import Course
 
@@ -73,13 +73,12 @@ def set_up(config: Config) -> Study:
     """The data; raises before a run exists if a setting does not fit it."""
     device = machine.take(config)
     split, standardise = prepare_pool(config, config.seed)
-    count = len(split.train)
-    for ratio in config.train_ratios:
-        if int(count * ratio) == 0:
-            raise ConfigError(f"train_ratios: {ratio:g}; more, as it leaves no training sample of {count}")
+    if int(len(split.train) * (least := min(config.train_ratios))) == 0:
+        raise ConfigError(f"train_ratios: {least:g}; more, as it leaves no training sample of {len(split.train)}")
     empty = [name for c, name in enumerate(split.class_names) if not (split.train.labels == c).any()]
     if empty:
         raise ConfigError(f"subset_size: {config.subset_size}; samples of every class, and there is none of {', '.join(empty)}")
+    fits(config, split, config.precision, device, {"sets": 1, "repeats": len(config.train_ratios) * len(config.remaining_train_ratios)})
     return Study(config, split, standardise, device)
 
 
@@ -97,7 +96,7 @@ def run(config: Config) -> StoredRun:
 def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> StoredRun:
     """Go on with an unfinished run at the group of networks it was at."""
     target = train.out_folder(out)
-    study = set_up(Config.read(changed, stored.config))
+    study = set_up(stored.settings(Config, changed))
     lifecycle.check_data(stored, study.split.digest)
     return _complete(tracking.reopen(stored), study, target)
 
@@ -295,9 +294,10 @@ def _train(run: tracking.Run, config: Config, course: Course, name: str, show: O
     """Train a group to its end, from its last checkpoint on if there is one."""
     folder = run.folder / FOLDER
     state = checkpoints.newest(folder)[0] if folder.exists() else None
-    if state is not None and state["group"] == name:
-        course.learner.load(state)
-        course.batches.load(state["batches"])
+    if state is not None and state.get("group") == name:
+        with checkpoints.restoring(folder / checkpoints.LAST, state.get("steps"), config.epochs):
+            course.learner.load(state)
+            course.batches.load(state["batches"])
 
     def write(moment: Moment) -> None:
         checkpoints.save(folder, checkpoints.LAST, {**course.learner.state(), "batches": course.batches.state(), "group": name})

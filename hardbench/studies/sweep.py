@@ -22,9 +22,9 @@ from hardbench.campaign.plan import Plan
 from hardbench.campaign.results import counts
 from hardbench.config import Config as AnyConfig
 from hardbench.config import options
-from hardbench.configs.sweep import CampaignSettings, points_of, sweep_class, words_of
+from hardbench.configs.sweep import STUDIES, CampaignSettings, points_of, sweep_class, words_of
 from hardbench.configs.sweep import Config as Config
-from hardbench.errors import ConfigError, HardbenchError, TrainingError
+from hardbench.errors import ConfigError, HardbenchError, TrackingError, TrainingError
 from hardbench.figures import draw
 from hardbench.stored import StoredRun
 from hardbench.studies import train
@@ -156,7 +156,9 @@ def run_cell(payload: Mapping[str, Any]) -> str:
 
 def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> None:
     """Go on with a campaign from what its run has stored, on this machine."""
-    run(sweep_class(str(stored.config["study"])).read({**changed, "out": out}, {}, stored.config))
+    if stored.config.get("study") not in STUDIES:
+        raise TrackingError(f"run: {stored.id}; its config.yaml names no study")
+    run(stored.settings(sweep_class(stored.config["study"]), {**changed, "out": out}))
 
 
 def _draw(campaign: Campaign, parent: tracking.Run) -> list[str]:

@@ -49,6 +49,7 @@ def identity() -> dict[str, str]:
         "hardbench.host": socket.gethostname(),
         "hardbench.process": _process(os.getpid()),
         "hardbench.boot": _boot(),
+        "hardbench.namespace": _namespace(),
         "hardbench.omp": waiting(),
     }
     return found | ({"hardbench.git": _revision()} if _revision() else {})
@@ -62,16 +63,34 @@ def _revision() -> str:
 
 def alive(tags: Mapping[str, str]) -> bool:
     """Whether the process that wrote these tags on this host still runs."""
-    owner = tags.get("hardbench.process", "0:")
-    return tags.get("hardbench.boot") == _boot() and _process(int(owner.partition(":")[0])) == owner
+    owner = tags.get("hardbench.process", "")
+    number = owner.partition(":")[0]
+    return same_kernel(tags) and number.isdecimal() and _process(int(number)) == owner
+
+
+def same_kernel(tags: Mapping[str, str]) -> bool:
+    """Whether these tags were written under the kernel that runs here, since it runs: its locks are seen here, from any container."""
+    return tags.get("hardbench.boot") == _boot()
+
+
+def same_processes(tags: Mapping[str, str]) -> bool:
+    """Whether process numbers in these tags mean here what they meant there: containers count their own."""
+    return same_kernel(tags) and tags.get("hardbench.namespace") == _namespace()
 
 
 def _process(pid: int) -> str:
     """pid:start time, which no other process of this boot shares; empty if there is no such process."""
     try:
         return f"{pid}:{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
-    except OSError:
+    except (OSError, ValueError):
         return ""
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 (no path)
+    except OSError:
+        return "unknown"
 
 
 def _boot() -> str:
