@@ -68,7 +68,7 @@ def bench(tmp_path_factory):
 def test_events_are_all_seen(bench):
     kinds = {kind for kind, _ in bench.events}
     assert {"open", "opened", "rename", "mkdir", "connect", "sql", "commit"} <= kinds
-    for name in ("test_results.json", "confusion.npy", "class_report.json", "confusion_matrix_eval.png"):
+    for name in ("test_results.json", "confusion.npy", "class_report.json", "confusion_matrix"):
         assert any(kind == "opened" and name in what for kind, what in bench.events), name
     assert sum(what.startswith("INSERT INTO metrics") for kind, what in bench.events if kind == "sql") >= 1
 
