@@ -8,6 +8,7 @@ import argparse
 import fcntl
 import json
 import platform
+import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -49,7 +50,8 @@ def campaign(folder: Path, names: Iterable[str], kills: int, seed: int = 0) -> N
 def versions() -> str:
     """What ran."""
     found = [f"{name} {version(name)}" for name in ("hardbench", "torch", "mlflow", "sqlalchemy")]
-    return ", ".join([*found, f"Python {platform.python_version()}"])
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=PAGE.parents[1])
+    return ", ".join([*found, f"Python {platform.python_version()}", f"revision {asked.stdout.strip() or 'unknown'}"])
 
 
 ABOUT = """\
@@ -96,6 +98,9 @@ def page(lines: list[Line]) -> str:
         kinds = Counter(line["kind"] for line in lines if line["case"] == name)
         if kinds:
             text.append(f"| {name} | " + " | ".join(str(kinds[kind] or "") for kind in KINDS) + " |")
+    left = [name for name in CASES if not any(line["case"] == name for line in lines)]
+    if left:
+        text += ["", f"Not tried in this campaign: {', '.join(left)}."]
     if bad:
         text += ["", "## Lost", ""]
         text += [f"- {line['case']}, event {line['n']} ({line['kind']} {line['where']}): {'; '.join(line['problems'][:3])}" for line in bad]

@@ -68,7 +68,7 @@ def bench(tmp_path_factory):
 def test_events_are_all_seen(bench):
     kinds = {kind for kind, _ in bench.events}
     assert {"open", "opened", "rename", "mkdir", "connect", "sql", "commit"} <= kinds
-    for name in ("test_results.json", "confusion.npy", "class_report.json", "confusion_matrix_eval.png"):
+    for name in ("test_results.json", "confusion.npy", "class_report.json", "confusion_matrix"):
         assert any(kind == "opened" and name in what for kind, what in bench.events), name
     assert sum(what.startswith("INSERT INTO metrics") for kind, what in bench.events if kind == "sql") >= 1
 
@@ -167,5 +167,6 @@ def test_the_page_counts(tmp_path):
     line |= {"date": "2026-01-02", "versions": "torch 1", "log": ""}
     text = page([line, line | {"n": 2, "kind": "open", "where": "a", "problems": ["file a missing"]}])
     assert "**1 of 2 lost something.**" in text
+    assert "Not tried in this campaign: train, default checkpoints, " in text
     assert "- train, event 2 (open a): file a missing" in text
     assert "| train | `train " in text and "| 9 | 2 | 2 | 0 | 0 | 1 | 2.0 |" in text
