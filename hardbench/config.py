@@ -5,15 +5,22 @@ import math
 import os
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from hardbench.errors import ConfigError, nearest
+from hardbench import files
+from hardbench.errors import ConfigError, brief, nearest
 from hardbench.registry import Registry
+from hardbench.yaml_text import LARGEST, parse_yaml
 
 PRESETS = Path(__file__).parent / "presets"
+MOST = 2**64 - 1  # the largest whole number of any setting
+SEVERAL = 10_000  # values of one setting in a sweep
+# Where and how conveniently a run is computed, and what it is called: no result depends on these, so they are no params and no columns of
+# a comparison. What device and threads came to is in the run's tags. Precision is none of them: it changes the numbers.
+ASIDE = ("device", "threads", "data_dir", "memory", "checkpoint_every", "keep_checkpoints", "log_model", "name", "tag")
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -40,6 +47,8 @@ class Setting:
     stored: bool = True  # kept in config.yaml
     each: Any = None  # the Option that every one of several values is of: a setting in a sweep
     raw: bool = False  # taken as it comes; the command reads it
+    wrong: Callable[[Any], str | None] | None = None  # says what is allowed instead of a value, or None where it fits
+    lone: str | None = None  # the value of the option where it stands alone
 
 
 def setting(default: Any, help: str, **more: Any) -> Any:
@@ -75,14 +84,24 @@ class Option:
 
     def fail(self, value: Any, allowed: str) -> ConfigError:
         """The error line of this setting."""
-        return ConfigError(f"{self.name}: {value}; {allowed}")
+        return ConfigError(f"{self.name}: {brief(value)}; {allowed}")
 
     def accept(self, value: Any) -> Any:
         """The value as the declared type, checked. Text and native YAML values go through the same parser."""
+        found = self._parsed(value)
+        allowed = self.declared.wrong(found) if self.declared.wrong else None
+        if allowed is not None:
+            raise self.fail(value, allowed)
+        return found
+
+    def _parsed(self, value: Any) -> Any:
         if self.declared.raw:
             return value
         if self.declared.each is not None:
-            return tuple(None if part is None else self.declared.each.accept(part) for part in self._several(value))
+            words = self._several(value)
+            if len(words) > SEVERAL:
+                raise self.fail(f"{len(words)} values", f"at most {SEVERAL}")
+            return tuple(None if part is None else self.declared.each.accept(part) for part in words)
         if self.kind is dict:
             return self._map(value)
         if isinstance(value, dict):
@@ -122,6 +141,8 @@ class Option:
 
     def _one(self, kind: Any, value: Any) -> Any:
         text = str(value).strip()
+        if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in text):
+            raise self.fail(value, "text in UTF-8, without zero bytes")
         if text.lower() in self.declared.words:
             return text.lower()
         if kind is bool:
@@ -148,9 +169,11 @@ class Option:
             number = int(text) if whole and text.removeprefix("-").isdecimal() else float(text)
         except ValueError:
             number = math.nan
-        if not math.isfinite(number) or isinstance(value, bool) or (whole and number != int(number)):
+        if isinstance(value, bool) or (isinstance(number, float) and (not math.isfinite(number) or (whole and number != int(number)))):
             words = "".join(f", or {word}" for word in declared.words)
             raise self.fail(value, ("a whole number" if whole else "a number") + words)
+        if whole and abs(number) > MOST:
+            raise self.fail(value, f"at most {MOST}")
         if declared.high == 1 and not whole and not 0 <= number <= 1:
             raise self.fail(value, "a share from 0 to 1 (0.95, not 95 %)")
         for bound, wrong, text in (
@@ -165,6 +188,11 @@ class Option:
 
 def _plain(value: Any) -> Any:
     return [_plain(part) for part in value] if isinstance(value, tuple) else value
+
+
+def shown(value: Any) -> str:
+    """A setting's value as MLflow gets it and tables show it: `-` for none; lists from YAML read like those of a Config."""
+    return "-" if value is None else str(tuple(value) if isinstance(value, list) else value)
 
 
 def _split(value: Any) -> list[str]:
@@ -207,6 +235,12 @@ def named(cls: type["Config"], word: str, value: Any = None) -> Option:
 class Config:
     """Settings of a command. An instance that exists is valid: types, ranges, choices, defaults of the chosen model, and `check`."""
 
+    def __new__(cls, *args: Any, **given: Any) -> Self:
+        """An empty instance; ConfigError for a word that is no setting, as on the command line."""
+        for word in given.keys() - options(cls).keys():
+            raise ConfigError(f"{word}: another name of {named(cls, word).name}; that one")
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         values = {}
         for name, option in options(type(self)).items():
@@ -242,12 +276,18 @@ class Config:
     def _choose(self, chooser: str, registry: Registry, values: dict[str, Any], given: set[str], skip: set[str]) -> None:
         """Apply the defaults of a choice, clear what it does not read, refuse what was given and is not read."""
         entry = registry[values[chooser]]
+        known = options(type(self))
+        undeclared = sorted(entry.reads - known.keys())
+        if undeclared and any(option.declared.read_by == chooser for option in known.values()):  # a class that holds all that is read
+            raise ConfigError(
+                f'{chooser}: {entry.name} reads {", ".join(undeclared)}; declared in settings.py, setting(..., read_by="{chooser}")'
+            )
         _, colon, rest = values[chooser].partition(":")
         values[chooser] = entry.name + colon + rest
         for name, default in entry.defaults.items():
             if name in values and values[name] is None and name not in skip:
                 values[name] = default
-        for name, option in options(type(self)).items():
+        for name, option in known.items():
             if option.declared.read_by != chooser:
                 continue
             if name not in entry.reads:
@@ -272,6 +312,32 @@ class Config:
     def headline(self) -> dict[str, Any]:
         """The settings declared `headline`: the same keys for every model."""
         return {name: getattr(self, name) for name, option in options(type(self)).items() if option.declared.headline}
+
+    def params(self) -> dict[str, Any]:
+        """The MLflow params: the headline settings, and every other one that departs from what it would be had only the choices been made.
+
+        Those in ASIDE are left out, and what a sweep has of its study, which its own headline tells.
+        """
+        known = options(type(self))
+        chosen = [name for name, option in known.items() if isinstance(option.declared.choices, Registry) and option.kind is not tuple]
+        fixed = [name for name in chosen if not known[name].declared.varies]
+        by_choice, by_default = self._defaults(chosen), self._defaults(fixed)  # a choice may itself vary with another: scheduler by model
+        departing = {}
+        for name, option in known.items():
+            declared, value = option.declared, getattr(self, name)
+            replaced = value is None and any(getattr(self, other) is not None for other in _rivals(type(self), name))
+            kept = declared.stored and name not in ASIDE and not (declared.each or declared.raw or replaced)
+            if kept and value != (by_default if name in chosen else by_choice)[name]:
+                departing[name] = value
+        return self.headline() | {name: value for name, value in departing.items() if name not in self.headline()}
+
+    def _defaults(self, chosen: Iterable[str]) -> dict[str, Any]:
+        """What every setting would be if only these were given."""
+        fields = {field.name: field.default for field in dataclasses.fields(self)}
+        values = {name: None if fields[name] is None else option.accept(fields[name]) for name, option in options(type(self)).items()}
+        values |= {name: getattr(self, name) for name in chosen}
+        self._resolve(values)
+        return values
 
     @classmethod
     def read(cls, *sources: Mapping[str, Any]) -> Self:
@@ -306,38 +372,13 @@ def presets() -> dict[str, Path]:
 
 def read_file(word: str) -> dict[str, Any]:
     """The keys of a YAML file or preset as given; ConfigError if it is missing, malformed or repeats a key."""
-    path = presets().get(word, Path(word))
-    if not path.is_file():
-        raise ConfigError(f"config: {word}; a YAML file or a preset, {nearest(word, presets()) if presets() else 'none yet'}")
+    path = presets().get(word, files.expanded(word))
+    if not files.is_there(path):
+        raise ConfigError(f"config: {word}; a YAML file or a preset, {nearest(word, presets())}")
     try:
-        return parse_yaml(path.read_text(), str(word))
+        return parse_yaml(files.regular(path, 4 * LARGEST).read_text("utf-8"), word)
     except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"config: {word}; a text file that can be read ({error})") from None
-
-
-def parse_yaml(text: str, source: str) -> dict[str, Any]:
-    """YAML text as a mapping of setting names; `source` names it in errors."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """SafeLoader that refuses repeated keys instead of keeping the last."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [str(self.construct_object(key, deep=True)).replace("-", "_") for key, _ in node.value]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise ConfigError(f"{key}: twice in {source}; each key once")
-            return super().construct_mapping(node, deep)
-
-    try:
-        content = Loader(text).get_single_data()
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config: {source}; not YAML: {' '.join(str(error).split())}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"config: {source}; a mapping of settings to values")
-    return {str(key): value for key, value in content.items()}
 
 
 def former_names(classes: Iterable[tuple[str, type[Config]]]) -> Iterator[tuple[str, str, str]]:

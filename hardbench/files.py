@@ -1,10 +1,13 @@
-"""Files that are there whole or not at all, whatever happens while they are written."""
+"""Files that are there whole or not at all, whatever happens while they are written, and a look at foreign ones before they are opened."""
 
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from hardbench.errors import TrackingError
 
 
 @contextmanager
@@ -12,17 +15,21 @@ def whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which becomes `path` when the block ends: written aside, synced, renamed into place; removed if the block fails.
 
     Folders on the way are made. A kill at any moment leaves the former file or the new one, never a part (perhaps `.NAME.part` beside it).
+    TrackingError where the disk is full or the folder is closed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise TrackingError(f"file: {path}; one that can be written ({error.strerror or error})") from None
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -35,3 +42,32 @@ def write_text(path: Path, text: str) -> None:
     """A text file (UTF-8) in place of what was there, whole or not at all."""
     with whole(path) as file:
         file.write(text.encode())
+
+
+def expanded(word: str) -> Path:
+    """A path with `~` replaced; as it stands where no home folder is known (so does a shell)."""
+    try:
+        return Path(word).expanduser()
+    except RuntimeError:
+        return Path(word)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything at a path; a path that no system could have is not there."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def regular(path: Path, most: int | None = None) -> Path:
+    """The path; OSError unless it is a regular file (no folder, pipe or device, which may never end) of at most `most` bytes."""
+    try:
+        found = path.stat()
+    except ValueError as error:  # a zero byte in the name
+        raise OSError(str(error)) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("a folder, not a file" if stat.S_ISDIR(found.st_mode) else "a pipe or device, not a file")
+    if most is not None and found.st_size > most:
+        raise OSError(f"{found.st_size} bytes, at most {most}")
+    return path

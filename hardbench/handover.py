@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hardbench.data.samples import Samples, Split
-from hardbench.errors import ConfigError, DataError
+from hardbench.errors import ConfigError, DataError, TrackingError
 from hardbench.registry import SCORES
 from hardbench.scores.dynamics import Dynamics
 from hardbench.scores.selection import hardest
@@ -75,8 +75,7 @@ def read(stored: StoredRun, strategy: str | None = None) -> Hardness:
     if not stored.has(name):
         how = "train --record-dynamics" if stored.study == "train" else stored.study
         raise ConfigError(f"hardness: {stored.id}; a run of {how}, with the artifact {name}")
-    with np.load(stored.file(name), allow_pickle=False) as found:
-        arrays = {key: found[key] for key in found.files}
+    arrays = stored.archive(name)
     scores, hard = SOURCES[stored.study][1](arrays, stored, strategy)
     return Hardness(stored.id[:8], arrays["index"], hard.mean(0) >= 0.5, scores.mean(0), arrays["fingerprint"])
 
@@ -86,6 +85,8 @@ def _of_stragglers(arrays: Mapping[str, Array], stored: StoredRun, strategy: str
     chosen = known[0] if strategy is None else SCORES[strategy].name
     if chosen not in known:
         raise ConfigError(f"hardness: {stored.id}:{chosen}; {' or '.join(known)}")
+    if not {f"scores_{chosen}", f"hard_{chosen}"} <= arrays.keys():
+        raise TrackingError(f"run: {stored.id}; hard_samples.npz: no array scores_{chosen} or hard_{chosen} in it")
     return arrays[f"scores_{chosen}"], arrays[f"hard_{chosen}"]
 
 

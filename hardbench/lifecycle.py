@@ -1,6 +1,6 @@
 """A study's life in its run: compute, report, close, and only then FINISHED."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -47,9 +47,9 @@ def check_data(stored: StoredRun, digest: str) -> None:
         raise TrainingError(f"run: {stored.id}; the data set is not the one it was started on")
 
 
-def newest_state(stored: StoredRun) -> dict[str, Any] | None:
-    """The newest state to go on from, None where there is none; a warning if it is not the last one that was stored."""
-    state, note = checkpoints.newest(stored.file("checkpoints")) if stored.has("checkpoints") else (None, "")
+def newest_state(stored: StoredRun, wanted: Mapping[str, Any] = checkpoints.TRAINING) -> dict[str, Any] | None:
+    """The newest state to go on from that has what is wanted, None where there is none; a warning if it is not the last that was stored."""
+    state, note = checkpoints.newest(stored.file("checkpoints"), wanted) if stored.has("checkpoints") else (None, "")
     if note or state is None:
         console.warn(note or f"run {stored.id} had no checkpoint yet: it starts again from step 0")
     return state

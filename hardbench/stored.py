@@ -5,21 +5,26 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlparse
 
 import numpy as np
 
-from hardbench.config import parse_yaml
-from hardbench.errors import TrackingError
+from hardbench import archives, files, shapes
+from hardbench.config import Config, shown
+from hardbench.errors import ConfigError, TrackingError, brief
+from hardbench.yaml_text import LARGEST, parse_yaml
 
 STUDY, ARRAYS, SETTINGS = "hardbench.study", "metrics.npz", "config.yaml"
 INVERSION = ("radii.npz", "stragglers.npz", "stability.npz", "prune_curve.npz")  # what there is of them
 FILES: dict[str, tuple[str, ...]] = {"invert": INVERSION, "mask-mi": ("masking.npz",)}
 """The .npz artifacts of a study's runs, where these are not ARRAYS."""
+
+Settings = TypeVar("Settings", bound=Config)
 
 
 def local_path(artifact_uri: str) -> Path | None:
@@ -41,6 +46,17 @@ def scratch() -> Path:
     folder = tempfile.mkdtemp(prefix="hardbench-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
+
+
+def _same(param: str, value: Any) -> bool:
+    """Whether a param, as the store has it (it cuts long ones), stands for a setting's value."""
+    text = shown(value)
+    if text == param or (len(param) >= 250 and text.startswith(param)):
+        return True
+    try:
+        return float(param) == float(text)
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -88,16 +104,47 @@ class StoredRun:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved settings."""
-        return parse_yaml(self.file(SETTINGS).read_text(), SETTINGS)
+        try:
+            found = parse_yaml(files.regular(self.file(SETTINGS), 4 * LARGEST).read_text("utf-8"), SETTINGS)
+        except (OSError, UnicodeDecodeError, ConfigError) as error:
+            raise TrackingError(f"run: {self.id}; its {SETTINGS} cannot be read ({error})") from None
+        if not found:
+            raise TrackingError(f"run: {self.id}; its {SETTINGS} is empty")
+        summed = self.study == "sweep" or "mlflow.project.entryPoint" in self.tags  # of several values, or in the words of `mlflow run`
+        for name, there in {} if summed else self.params.items():
+            if name in found and not _same(there, found[name]):
+                told = f"its {SETTINGS} has {name} {brief(found[name])}, its params {brief(there)}"
+                raise TrackingError(f"run: {self.id}; {told}: it is another run's")
+        return found
+
+    def settings(self, cls: type[Settings], *changed: Mapping[str, Any]) -> Settings:
+        """The settings as a Config of the study, those of `changed` first; TrackingError if what is stored is none."""
+        try:
+            cls.read(self.config)
+        except ConfigError as error:
+            raise TrackingError(f"run: {self.id}; its {SETTINGS} is of no {self.study} of this version ({error})") from None
+        return cls.read(*changed, self.config)
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """metrics.npz, or what the study has in its place, all files as one."""
         first, *more = FILES.get(self.study, (ARRAYS,))
-        arrays: dict[str, np.ndarray] = {}
-        for file in [first, *filter(self.has, more)]:
-            with np.load(self.file(file), allow_pickle=False) as found:
-                arrays |= {name: found[name] for name in found.files}
+        arrays = {name: array for file in [first, *filter(self.has, more)] for name, array in self.archive(file).items()}
+        return self._checked(arrays, self.study, first)
+
+    def archive(self, file: str) -> dict[str, np.ndarray]:
+        """The arrays of an .npz artifact; TrackingError for one that is damaged, or is not what runs have under that name."""
+        try:
+            found = archives.read(self.file(file))
+        except ValueError as error:
+            raise TrackingError(f"run: {self.id}; {file}: {error}") from None
+        return self._checked(found, file, file)
+
+    def _checked(self, arrays: dict[str, np.ndarray], kind: str, file: str) -> dict[str, np.ndarray]:
+        try:
+            shapes.check(arrays, kind)
+        except ValueError as error:
+            raise TrackingError(f"run: {self.id}; {file}: {error}") from None
         return arrays
 
     def has(self, name: str) -> bool:

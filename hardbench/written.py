@@ -17,7 +17,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, 
 from mlflow.entities import Run as MlflowRun
 
 from hardbench import __version__, files, store
-from hardbench.config import Config
+from hardbench.config import Config, shown
 from hardbench.errors import TrackingError
 from hardbench.metrics.hardness import mean_stderr
 from hardbench.store import StoreAway
@@ -61,10 +61,9 @@ class Run:
         self._collect()
 
     def describe(self, config: Config, study: str, title: str, note: str, extra: Mapping[str, str], further: Sequence[str] = ()) -> None:
-        """Name, tags, headline params (and those of `further` settings) and config.yaml."""
+        """Name, tags, params (with those of `further` settings) and config.yaml."""
         tags = {**extra, "mlflow.runName": title, "mlflow.note.content": note, **store.signs(study), **VERSIONS}
-        headline = config.headline() | {name: getattr(config, name) for name in further}
-        params = {name: "-" if value is None else str(value) for name, value in headline.items()}
+        params = {name: shown(value) for name, value in (config.params() | {name: getattr(config, name) for name in further}).items()}
         fresh = [Param(name, value) for name, value in params.items() if name not in self._there]
         self.client.log_batch(self.id, params=fresh, tags=[RunTag(key, value) for key, value in tags.items()])
         self.write_text(SETTINGS, config.to_yaml())

@@ -82,7 +82,7 @@ REFUSED = {
     "one-hot labels": ({"y_train": np.eye(3, dtype=int)[cycle(12, 3)]}, r"y_train has shape \(12, 3\)"),
     "unseen class": ({"y_test": cycle(6, 5)}, "class 3 is in y_test and not in y_train"),
     "one class": ({"y_train": cycle(12, 1), "y_test": cycle(6, 1)}, "at least two"),
-    "identifiers": ({"y_train": cycle(12, 3).astype(int) * 10**9, "y_test": cycle(6, 3).astype(int) * 10**9}, "at most 100000"),
+    "identifiers": ({"y_train": cycle(12, 3).astype(int) * 10**9, "y_test": cycle(6, 3).astype(int) * 10**9}, "at most 10000"),
     "names": ({"class_names": np.array(["a", "b"])}, "3 strings"),
 }
 
@@ -100,7 +100,7 @@ def test_npz_files_that_are_none(tmp_path):
         load("npz")
     with pytest.raises(DataError, match="no such file"):
         load(f"npz:{tmp_path}/none.npz")
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="a folder, not a file"):
         load(f"npz:{tmp_path}")
     np.save(tmp_path / "array.npy", np.arange(3))
     (tmp_path / "text.npz").write_text("hello")
@@ -117,7 +117,7 @@ def test_npz_files_that_are_none(tmp_path):
         for key in ("x_train", "y_train", "x_test", "y_test"):
             made.writestr(key, "words")
     (tmp_path / "words.npz").write_bytes(text.getvalue())
-    with pytest.raises(DataError, match="x_train is no array"):
+    with pytest.raises(DataError, match="x_train cannot be read"):
         load(f"npz:{tmp_path}/words.npz")
 
 

@@ -27,6 +27,7 @@ LINES = (
     ("commands",),
     ("studies",),
     ("lifecycle",),
+    ("configs",),
     ("campaign",),
     ("tracking", "figures", "console"),
     ("handover", "written"),
@@ -37,7 +38,8 @@ LINES = (
     ("settings",),
     ("config",),
     ("registry", "seeding", "products"),
-    ("files", "locks", "signals"),
+    ("archives", "shapes"),
+    ("files", "locks", "openmp", "signals", "streams", "yaml_text"),
     ("errors",),
 )
 LEVEL = {unit: line for line, units in enumerate(LINES) for unit in units}

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from hardbench.config import Config, Option, options
 from hardbench.errors import ConfigError
 from hardbench.registry import Registry
 
+POINTS = 100_000
 LEFT_OUT = ("device", "threads", "data_dir", "name", "tag", "checkpoint_every")  # numbers do not depend on them
 
 
@@ -37,13 +39,17 @@ def points(
     """Values by setting for every point, without those that the point's own choices do not read.
 
     `given` (the command line) comes before `fixed` and before every grid. A setting that is not read is left out where the choice it
-    hangs on is itself swept; ConfigError if no point reads it.
+    hangs on is itself swept; ConfigError if no point reads it, or for more points than anybody trains.
     """
     beaten = {rival for name in given for rival in _rivals(study, name)} | given.keys()
     found: list[Point] = []
     for grid in grids or [{}]:
         axes = {name: [value] for name, value in fixed.items() if name not in beaten and name not in grid}
         axes |= {name: list(values) for name, values in grid.items() if name not in beaten} | {n: list(v) for n, v in given.items()}
+        count = len(found) + math.prod(map(len, axes.values()))
+        if count > POINTS:  # counted, not built
+            longest = max(axes, key=lambda name: len(axes[name]))
+            raise ConfigError(f"{longest}: a grid of {count} points; at most {POINTS}")
         found += [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     return list(_read(study, found))
 

@@ -1,7 +1,5 @@
 """A data set of one's own: `npz:PATH`, a NumPy archive with x_train, y_train, x_test and y_test."""
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,15 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hardbench import archives, files
 from hardbench.data.samples import Samples, Split
-from hardbench.errors import ConfigError, DataError
+from hardbench.errors import ConfigError, DataError, brief
 from hardbench.registry import DATASETS
 from hardbench.seeding import Seeds
 from hardbench.settings import SourceSettings
 
 KNOWN: dict[str, None] = {"npz:PATH": None}
 NEEDED = ("x_train", "y_train", "x_test", "y_test")
-MOST_CLASSES = 100_000  # above it labels are identifiers, not classes
+MOST_CLASSES = 10_000  # above it labels are identifiers, not classes
 
 
 @DATASETS.add("npz", variants=True)
@@ -28,42 +27,24 @@ def load(settings: SourceSettings, root: Path, seeds: Seeds) -> Split:
     Inputs [N, H, W], [N, H, W, C] or [N, D]: uint8 images stay pixels, uint8 vectors become float32 in [0, 1], floats are taken
     as they are. Labels [N] or [N, 1], integers from 0 to K - 1. `class_names`, if there, are K strings. DataError says what does not fit.
     """
-    path = Path(settings.dataset.partition(":")[2]).expanduser()
+    path = _path(settings)
     if path == Path():
         raise ConfigError(f"dataset: {settings.dataset}; the archive's path behind a colon, npz:PATH")
     try:
-        return _split(_arrays(path))
-    except DataError as error:
-        raise DataError(f"dataset: {settings.dataset}; {error}") from None
+        if not files.is_there(path):
+            raise DataError(f"no such file (looked for {path.absolute()})")
+        return _split(archives.read(path, NEEDED, ["class_names"]))
+    except (DataError, ValueError) as error:
+        raise DataError(f"dataset: {brief(settings.dataset)}; {error}") from None
 
 
 def peek(settings: SourceSettings, root: Path) -> Split | None:
     """The split, or None where there is no such file."""
-    there = Path(settings.dataset.partition(":")[2]).expanduser().is_file()
-    return load(settings, root, Seeds(0)) if there else None
+    return load(settings, root, Seeds(0)) if files.is_there(_path(settings)) else None
 
 
-def _arrays(path: Path) -> dict[str, Any]:
-    """The arrays read, by name; nothing is unpickled."""
-    if not path.is_file():
-        raise DataError(f"no such file (looked for {path.absolute()})")
-    if not zipfile.is_zipfile(path):
-        raise DataError("no .npz archive (np.savez writes one)")
-    found, key = {}, "the archive"
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in NEEDED if name not in archive]
-            if missing:
-                raise DataError(f"no {', '.join(missing)} in it; it takes {', '.join(NEEDED)}")
-            for key in (*NEEDED, *(["class_names"] if "class_names" in archive else [])):
-                found[key] = archive[key]
-    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        pickled = "allow_pickle" in str(error)
-        raise DataError(f"{key} " + ("holds Python objects (a pickle); plain arrays" if pickled else f"cannot be read ({error})")) from None
-    wrong = [name for name, array in found.items() if not isinstance(array, np.ndarray)]
-    if wrong:
-        raise DataError(f"{wrong[0]} is no array; np.savez writes them")
-    return found
+def _path(settings: SourceSettings) -> Path:
+    return files.expanded(settings.dataset.partition(":")[2])
 
 
 def _split(arrays: Mapping[str, Any]) -> Split:
@@ -86,6 +67,8 @@ def _split(arrays: Mapping[str, Any]) -> Split:
     names = arrays.get("class_names", np.arange(count).astype(str))
     if names.dtype.kind != "U" or names.shape != (count,):
         raise DataError(f"class_names: {names.dtype} {names.shape}; {count} strings, one for each class")
+    if any(not str(name).isprintable() or len(name) > 200 for name in names):
+        raise DataError("class_names: names of one line and at most 200 characters each")
     return Split(train, test, tuple(map(str, names)))
 
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hardbench.errors import DataError
+from hardbench.files import expanded
 from hardbench.registry import DATASETS
 from hardbench.seeding import Seeds
 from hardbench.settings import DataSettings, PlaceSettings, SourceSettings
@@ -58,15 +60,29 @@ class Samples:
         return Samples(self.inputs.to(device), self.labels.to(device), self.index.to(device), self.clean.to(device))
 
 
+def told_apart(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of the classes, those of several classes with the class number behind them: `a (0)`, `a (3)`."""
+    found = tuple(names)
+    while len(count := Counter(found)) < len(found):
+        found = tuple(f"{name} ({c})" if count[name] > 1 else name for c, name in enumerate(found))
+    return found
+
+
 @dataclass(frozen=True)
 class Split:
-    """Training, validation (where asked for) and test samples of one data set; bayes_accuracy where it is known."""
+    """Training, validation (where asked for) and test samples of one data set; bayes_accuracy where it is known.
+
+    Class names are made distinct.
+    """
 
     train: Samples
     test: Samples
     class_names: tuple[str, ...]
     val: Samples | None = None
     bayes_accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", told_apart(self.class_names))
 
     @property
     def num_classes(self) -> int:
@@ -93,8 +109,8 @@ class Split:
 def data_root(settings: PlaceSettings) -> Path:
     """Folder of the data files: `data_dir` (or HARDBENCH_DATA), else a user cache folder."""
     if settings.data_dir:
-        return Path(settings.data_dir).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "hardbench"
+        return expanded(settings.data_dir)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "hardbench"
 
 
 def load(settings: SourceSettings, seed: int) -> Split:

@@ -1,5 +1,6 @@
 """Published image sets in torchvision's folder layout: read where they lie, packed or not; downloaded at first use."""
 
+import bz2
 import gzip
 import math
 import shutil
@@ -16,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hardbench import files
+from hardbench.archives import free_memory
 from hardbench.data.samples import Samples, Split
 from hardbench.errors import ConfigError, DataError
 from hardbench.registry import DATASETS
@@ -26,6 +29,8 @@ DIGITS = tuple("0123456789")
 USPS = ("usps.bz2", "usps.t.bz2")
 PATIENCE = 30  # seconds without a byte before a download is given up
 MAGIC = {"idx3-ubyte": 0x803, "idx1-ubyte": 0x801, "idx2-int": 0xC02}  # by the file name's end: element type, then dimensions
+DEFLATE = 1032  # bytes that one byte of a .gz file can stand for
+TEXT = 1 << 28  # bytes of a USPS file's text, many times the published one's
 ELEMENT: dict[int, np.dtype[Any]] = {0x8: np.dtype("u1"), 0xC: np.dtype(">i4")}
 
 
@@ -46,28 +51,34 @@ class Known:
 
     def missing(self, root: Path) -> list[str]:
         """The files that are in the folder neither as they are nor as .gz."""
-        return [name for name in self.files if not any((root / (name + end)).is_file() for end in ("", ".gz"))]
+        return [name for name in self.files if not any(files.is_there(root / (name + end)) for end in ("", ".gz"))]
 
 
 def read_idx(path: Path, body: bool = True) -> Tensor:
     """The array of an IDX file (`path`, or `path`.gz), integers of any shape; without `body` zeros of that shape that take no memory."""
-    path = path if path.is_file() else path.with_name(path.name + ".gz")
+    path = path if files.is_there(path) else path.with_name(path.name + ".gz")
     magic = next(code for end, code in MAGIC.items() if path.name.removesuffix(".gz").endswith(end))
     element, dims = ELEMENT[magic >> 8], magic & 0xFF
     try:
+        size = files.regular(path).stat().st_size
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             head = file.read(4 + 4 * dims)
-            content = file.read() if body else b""
+            shape = tuple(int.from_bytes(head[at : at + 4], "big") for at in range(4, len(head), 4))
+            promised = math.prod(shape) * element.itemsize
+            most = min(size * DEFLATE, free_memory())
+            content = file.read(promised + 1) if body and promised <= most else b""
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); delete it to download it again") from None
     if int.from_bytes(head[:4], "big") != magic or len(head) < 4 + 4 * dims:
         raise DataError(f"{path}: begins with 0x{head[:4].hex()}, {len(head)} bytes of header; 0x{magic:08x} and {dims} sizes (IDX)")
-    shape = tuple(int.from_bytes(head[at : at + 4], "big") for at in range(4, len(head), 4))
+    items = f"{' x '.join(map(str, shape))} items of {element.itemsize} bytes"
+    if promised > most:
+        raise DataError(f"{path}: promises {items} and is a file of {size} bytes, {most} at most to read; a complete file")
     if not body:
         return torch.zeros((), dtype=torch.uint8).expand(shape)
-    if len(content) != math.prod(shape) * element.itemsize:
-        promised = " x ".join(map(str, shape))
-        raise DataError(f"{path}: promises {promised} items of {element.itemsize} bytes and holds {len(content)} bytes; a complete file")
+    if len(content) != promised:
+        held = f"{len(content)} bytes" + (" or more" if len(content) > promised else "")
+        raise DataError(f"{path}: promises {items} and holds {held}; a complete file")
     array = np.frombuffer(content, element).reshape(shape)
     return torch.from_numpy(array.copy() if element.itemsize == 1 else array.astype(np.int64))
 
@@ -76,7 +87,7 @@ def _read_idx_set(known: Known, root: Path, pixels: bool) -> Split:
     parts = []
     for images, labels in (known.files[:2], known.files[2:]):
         targets = read_idx(root / labels)
-        targets = targets[:, 0] if targets.ndim == 2 else targets  # QMNIST: the class, then where the digit comes from
+        targets = targets[:, :1].flatten() if targets.ndim == 2 else targets  # QMNIST: the class, then where the digit comes from
         inputs = read_idx(root / images, body=pixels)
         if len(inputs) != len(targets):
             raise DataError(f"{root / labels}: {len(targets)} labels; {len(inputs)}, as many as images in {Path(images).name}")
@@ -91,19 +102,31 @@ def _names(known: Known) -> tuple[str, ...]:
     return tuple(getattr(home, "classes_split_dict", {}).get(known.options.get("split"), home.classes))
 
 
+def _check_text(path: Path) -> None:
+    """ValueError for a .bz2 file that stands for far more text than was published: torchvision reads all of it."""
+    with bz2.open(path) as text:
+        if sum(len(part) for part in iter(lambda: text.read(1 << 20) if text.tell() <= TEXT else b"", b"")) > TEXT:
+            raise ValueError(f"more than {TEXT} bytes of text in {path.name}")
+
+
 def _read_with_torchvision(known: Known, root: Path, pixels: bool) -> Split:
     from torchvision import datasets
 
     parts, names = [], known.names
-    for train in (True, False):
-        try:
+    try:
+        for file in known.files:
+            files.regular(root / file)
+            if file.endswith(".bz2"):
+                _check_text(root / file)
+        for train in (True, False):
             found = getattr(datasets, known.home)(root, train=train)
-        except (OSError, RuntimeError, EOFError, ValueError, IndexError) as error:
-            raise DataError(f"{', '.join(known.files)} in {root}: damaged ({error}); delete them to download them again") from None
-        names = names or tuple(found.classes)
-        data = torch.from_numpy(found.data)
-        data = data.unsqueeze(1) if data.ndim == 3 else data.permute(0, 3, 1, 2).contiguous()
-        parts.append(Samples.of(data, torch.tensor(found.targets)))
+            names = names or tuple(found.classes)
+            data = torch.from_numpy(found.data)
+            data = data.unsqueeze(1) if data.ndim == 3 else data.permute(0, 3, 1, 2).contiguous()
+            parts.append(Samples.of(data, torch.tensor(found.targets)))
+    except Exception as error:  # whatever a damaged file does to torchvision's readers (it checks the sums of those that it unpickles)
+        said = " ".join(str(error).split())
+        raise DataError(f"{', '.join(known.files)} in {root}: damaged ({said}); delete them to download them again") from None
     return Split(parts[0], parts[1], names or ())
 
 
@@ -148,7 +171,7 @@ def _known(word: str) -> Known:
 
 
 @DATASETS.add("emnist", variants=True)
-@DATASETS.add(*sorted(name for name in KNOWN if ":" not in name))
+@DATASETS.add("cifar10", "cifar100", "fashionmnist", "kmnist", "mnist", "qmnist", "usps")
 def load(settings: SourceSettings, root: Path, seeds: Seeds) -> Split:
     """The published split, uint8 [N, C, H, W]; files that are missing below `root` are downloaded first.
 
@@ -171,6 +194,8 @@ def _read(word: str, known: Known, root: Path, pixels: bool = True) -> Split:
         split = known.read(known, root, pixels)
     except DataError as error:
         raise DataError(f"dataset: {word}; {error}") from None
+    if split.train.shape != split.test.shape or 0 in split.train.shape:
+        raise DataError(f"dataset: {word}; training images {split.train.shape}, test images {split.test.shape} in {root}; of one size")
     for part, samples in (("training", split.train), ("test", split.test)):
         if not len(samples) or not 0 <= samples.labels.min() <= samples.labels.max() < split.num_classes:
             held = f"labels from {samples.labels.min()} to {samples.labels.max()}" if len(samples) else "no samples"
@@ -183,11 +208,15 @@ def _download(word: str, known: Known, root: Path) -> None:
     from torchvision import datasets
 
     looked = f"dataset: {word}; looked for {', '.join(known.files)} in {root}"
+    if root.parts[:1] == ("~",):
+        raise DataError(f"{looked}, and there is no home folder; a folder as data_dir")
     try:
         root.mkdir(parents=True, exist_ok=True)
         place = tempfile.TemporaryDirectory(prefix=".download-", dir=root)
-    except OSError as error:
-        raise DataError(f"{looked}, which cannot be written to ({error.strerror}); the files, or a folder to download to") from None
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{looked}, which cannot be written to ({getattr(error, 'strerror', error)}); the files, or a folder to download to"
+        ) from None
     before = socket.getdefaulttimeout()
     with place as name:
         try:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from hardbench import openmp
 from hardbench.errors import ConfigError
 from hardbench.settings import MachineSettings
 
@@ -23,6 +24,16 @@ def take(settings: MachineSettings) -> torch.device:
     if settings.device == "cuda" and not there:
         raise ConfigError("device: cuda; no GPU here: cpu or auto")
     return torch.device("cuda" if there and settings.device != "cpu" else "cpu")
+
+
+def waiting() -> str:
+    """OpenMP's variables here as NAME=VALUE; `default` if there are none."""
+    return " ".join(f"{name}={value}" for name, value in openmp.variables().items())[:500] or "default"
+
+
+def described() -> str:
+    """How this process computes on the CPU, in a line."""
+    return f"threads {torch.get_num_threads()}, OpenMP's waiting: {waiting()}"
 
 
 def trim() -> None:
@@ -39,6 +50,7 @@ def identity() -> dict[str, str]:
         "hardbench.process": _process(os.getpid()),
         "hardbench.boot": _boot(),
         "hardbench.namespace": _namespace(),
+        "hardbench.omp": waiting(),
     }
     return found | ({"hardbench.git": _revision()} if _revision() else {})
 

@@ -1,0 +1,70 @@
+"""NumPy archives from outside: sizes checked before memory is asked for, nothing unpickled."""
+
+import math
+import os
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hardbench import files
+
+HEADER = 1000  # characters of an array's own description; NumPy writes about 120
+SHARE = 0.5  # of the memory that is free: what reads the arrays needs as much again
+
+Array = np.ndarray[Any, Any]
+
+
+def free_memory() -> int:
+    """Bytes that can be had without swapping."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):  # not on Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def read(path: Path, needed: Iterable[str] = (), more: Iterable[str] | None = None) -> dict[str, Array]:
+    """The arrays of an .npz archive: the `needed` ones and what there is of `more` (None: all that there are).
+
+    ValueError, with the array it is about, for an archive that is none, lacks a needed array, holds Python objects (a pickle),
+    promises more than it holds or than memory takes.
+    """
+    try:
+        archive = zipfile.ZipFile(files.regular(path))
+    except Exception as error:  # whatever a file that is none, or is damaged, does to its reader
+        raise ValueError(f"no .npz archive ({error}); np.savez writes one") from None
+    with archive:
+        there = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        missing = [name for name in needed if name not in there]
+        if missing:
+            raise ValueError(f"no {', '.join(missing)} in it; it takes {', '.join(needed)}")
+        wanted = there if more is None else {name: there[name] for name in (*needed, *more) if name in there}
+        asked, free = sum(info.file_size for info in wanted.values()), int(SHARE * free_memory())
+        if asked > free:
+            raise ValueError(f"it promises {asked / 1e9:.1f} GB of arrays; at most {free / 1e9:.1f} GB, half of the memory that is free")
+        return {name: _array(archive, info, name) for name, info in wanted.items()}
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array:
+    try:
+        with archive.open(info) as file:
+            version = np.lib.format.read_magic(file)
+            describe = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+            shape, _, dtype = describe(file, max_header_size=HEADER)
+            promised, held = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
+            if dtype.hasobject:
+                raise ValueError("Python objects (a pickle)")
+            if promised != held or min(shape, default=0) < 0:
+                raise ValueError(f"{'x'.join(map(str, shape))} values of {dtype} promised, {held} bytes there")
+        with archive.open(info) as file:
+            array = np.lib.format.read_array(file, allow_pickle=False, max_header_size=HEADER)
+            if file.read(1):
+                raise ValueError("more bytes than promised")
+            return array
+    except Exception as error:  # whatever damage, encryption or an unknown compression does to the readers of zip and NumPy
+        said = str(error) if isinstance(error, ValueError | OSError | RuntimeError) else f"{type(error).__name__}: {error}"
+        told = "holds Python objects (a pickle); plain arrays" if "(a pickle)" in said else f"cannot be read ({' '.join(said.split())})"
+        raise ValueError(f"{name} {told}") from None
