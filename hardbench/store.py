@@ -277,9 +277,10 @@ def taken(run: MlflowRun, wait: Callable[[], object] | None = None) -> Iterator[
         yield
     finally:
         if local_path(run.info.artifact_uri) is None:
-            with suppress(OSError):  # what could not be delivered stays
-                lock_of(run).unlink()
-                lock_of(run).parent.rmdir()
+            with suppress(OSError):  # beside what could not be delivered the lock stays, and says that nobody works on the run
+                if [path.name for path in home_of(run).iterdir()] == [lock_of(run).name]:
+                    lock_of(run).unlink()
+                    home_of(run).rmdir()
         os.close(_mine.pop(run_id))
 
 
