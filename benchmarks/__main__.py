@@ -60,7 +60,7 @@ def _write(path: Path, text: str = "") -> None:
 def main() -> int:
     """The exit code."""
     try:
-        command("benchmarks", sys.modules[__name__]).main(prog_name="python -m benchmarks", standalone_mode=False)
+        command("benchmarks", sys.modules[__name__], __doc__ or "", run).main(prog_name="python -m benchmarks", standalone_mode=False)
     except (HardbenchError, click.UsageError) as error:
         click.echo(f"benchmarks: {error}", err=True)
         return error.exit_code

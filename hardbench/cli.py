@@ -1,46 +1,69 @@
 """The door: commands are the files of studies/ and commands/; here alone errors become exit codes."""
 
+import ast
 import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import click
 
-from hardbench import streams
-from hardbench.config import former_names
+from hardbench import __version__
+from hardbench.config import Config, former_names
 from hardbench.errors import ConfigError, HardbenchError, Killed, nearest, printable
 from hardbench.options import Commands, command
 
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED = 130
 ORDER = ("train", "eval", "simulate", "sweep", "mask-mi", "invert", "stragglers", "plot", "compare", "resume", "data", "ui")
 
 
 def commands() -> dict[str, tuple[str, str]]:
     """(module, first docstring line) by command name, read from the files without importing them."""
     found = {}
-    for folder in ("studies", "commands"):
-        for path in (Path(__file__).parent / folder).glob("[a-z]*.py"):
-            with path.open() as file:
-                summary = file.readline().strip().strip('"').rstrip(".")
-            found[path.stem.replace("_", "-")] = (f"hardbench.{folder}.{path.stem}", summary)
+    for path in _files().values():
+        with path.open() as file:
+            summary = file.readline().strip().strip('"').rstrip(".")
+        found[path.stem.replace("_", "-")] = (f"hardbench.{path.parent.name}.{path.stem}", summary)
     return dict(sorted(found.items(), key=lambda item: (ORDER.index(item[0]) if item[0] in ORDER else 3.5, item[0])))
 
 
+def _files() -> dict[str, Path]:
+    """The files of the commands by module name."""
+    found = [path for folder in ("studies", "commands") for path in (Path(__file__).parent / folder).glob("[a-z]*.py")]
+    return {path.stem: path for path in found}
+
+
+def settings_of(name: str) -> ModuleType:
+    """The module of a command's settings."""
+    return importlib.import_module(f"hardbench.configs.{name.replace('-', '_')}")
+
+
 def _load(name: str) -> click.Command:
-    return command(name, importlib.import_module(commands()[name][0]))
+    def work(config: Config) -> None:
+        importlib.import_module(commands()[name][0]).run(config)
+
+    text = ast.get_docstring(ast.parse(_files()[name.replace("-", "_")].read_text()))
+    return command(name, settings_of(name), text or "", work)
 
 
 def group() -> Commands:
     """The root command."""
     summaries = {name: summary for name, (_, summary) in commands().items()}
     text = "Which classes and samples are hard, when that shows, and which layers know: tracked, comparable, resumable runs."
-    return Commands(_load, summaries, name="hardbench", help=text, no_args_is_help=True)
+    version = click.Option(["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version.")
+    return Commands(_load, summaries, name="hardbench", help=text, no_args_is_help=True, params=[version])
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(f"hardbench {__version__}")
+        ctx.exit()
 
 
 def coming_from() -> str:
     """README's table of former names, as Markdown."""
-    classes = [(name, importlib.import_module(module).Config) for name, (module, _) in commands().items()]
+    classes = [(name, settings_of(name).Config) for name in commands()]
     rows = [f"| `{old}` | `--{new.replace('_', '-')}` | {where} |" for old, new, where in former_names(classes)]
     return "\n".join(["| original | hardbench | commands |", "|---|---|---|", *rows])
 
@@ -61,18 +84,16 @@ def main(args: Sequence[str] | None = None) -> int:
         line = f"command: {unknown}; {nearest(unknown, commands())}" if unknown and unknown not in commands() else error.format_message()
         click.echo(f"hardbench: {printable(line)}", err=True)
         return ConfigError.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("hardbench: interrupted", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        click.echo(_last_words("interrupted", error), err=True)
         return INTERRUPTED
-    except Killed:
-        click.echo("hardbench: terminated", err=True)
-        return TERMINATED
+    except Killed as error:
+        click.echo(_last_words("terminated", error), err=True)
+        return 128 + error.number
     return 0
 
 
-def entry() -> None:
-    """The console script."""
-    streams.guard()
-    code = main()
-    streams.report()
-    sys.exit(code)
+def _last_words(how: str, error: BaseException) -> str:
+    """What ended the command, and the command that goes on with its run, where there is one."""
+    notes = [note for one in (error, error.__cause__) for note in getattr(one, "__notes__", ())]  # Click wraps Ctrl-C
+    return "; ".join([f"hardbench: {how}", *notes])

@@ -18,6 +18,9 @@ from hardbench.yaml_text import LARGEST, parse_yaml
 PRESETS = Path(__file__).parent / "presets"
 MOST = 2**64 - 1  # the largest whole number of any setting
 SEVERAL = 10_000  # values of one setting in a sweep
+# Where and how conveniently a run is computed, and what it is called: no result depends on these, so they are no params and no columns of
+# a comparison. What device and threads came to is in the run's tags. Precision is none of them: it changes the numbers.
+ASIDE = ("device", "threads", "data_dir", "memory", "checkpoint_every", "keep_checkpoints", "log_model", "name", "tag")
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -45,6 +48,7 @@ class Setting:
     each: Any = None  # the Option that every one of several values is of: a setting in a sweep
     raw: bool = False  # taken as it comes; the command reads it
     wrong: Callable[[Any], str | None] | None = None  # says what is allowed instead of a value, or None where it fits
+    lone: str | None = None  # the value of the option where it stands alone
 
 
 def setting(default: Any, help: str, **more: Any) -> Any:
@@ -186,6 +190,11 @@ def _plain(value: Any) -> Any:
     return [_plain(part) for part in value] if isinstance(value, tuple) else value
 
 
+def shown(value: Any) -> str:
+    """A setting's value as MLflow gets it and tables show it: `-` for none; lists from YAML read like those of a Config."""
+    return "-" if value is None else str(tuple(value) if isinstance(value, list) else value)
+
+
 def _split(value: Any) -> list[str]:
     return [part.strip() for part in str(value).split(",") if part.strip()]
 
@@ -226,6 +235,12 @@ def named(cls: type["Config"], word: str, value: Any = None) -> Option:
 class Config:
     """Settings of a command. An instance that exists is valid: types, ranges, choices, defaults of the chosen model, and `check`."""
 
+    def __new__(cls, *args: Any, **given: Any) -> Self:
+        """An empty instance; ConfigError for a word that is no setting, as on the command line."""
+        for word in given.keys() - options(cls).keys():
+            raise ConfigError(f"{word}: another name of {named(cls, word).name}; that one")
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         values = {}
         for name, option in options(type(self)).items():
@@ -261,12 +276,18 @@ class Config:
     def _choose(self, chooser: str, registry: Registry, values: dict[str, Any], given: set[str], skip: set[str]) -> None:
         """Apply the defaults of a choice, clear what it does not read, refuse what was given and is not read."""
         entry = registry[values[chooser]]
+        known = options(type(self))
+        undeclared = sorted(entry.reads - known.keys())
+        if undeclared and any(option.declared.read_by == chooser for option in known.values()):  # a class that holds all that is read
+            raise ConfigError(
+                f'{chooser}: {entry.name} reads {", ".join(undeclared)}; declared in settings.py, setting(..., read_by="{chooser}")'
+            )
         _, colon, rest = values[chooser].partition(":")
         values[chooser] = entry.name + colon + rest
         for name, default in entry.defaults.items():
             if name in values and values[name] is None and name not in skip:
                 values[name] = default
-        for name, option in options(type(self)).items():
+        for name, option in known.items():
             if option.declared.read_by != chooser:
                 continue
             if name not in entry.reads:
@@ -291,6 +312,32 @@ class Config:
     def headline(self) -> dict[str, Any]:
         """The settings declared `headline`: the same keys for every model."""
         return {name: getattr(self, name) for name, option in options(type(self)).items() if option.declared.headline}
+
+    def params(self) -> dict[str, Any]:
+        """The MLflow params: the headline settings, and every other one that departs from what it would be had only the choices been made.
+
+        Those in ASIDE are left out, and what a sweep has of its study, which its own headline tells.
+        """
+        known = options(type(self))
+        chosen = [name for name, option in known.items() if isinstance(option.declared.choices, Registry) and option.kind is not tuple]
+        fixed = [name for name in chosen if not known[name].declared.varies]
+        by_choice, by_default = self._defaults(chosen), self._defaults(fixed)  # a choice may itself vary with another: scheduler by model
+        departing = {}
+        for name, option in known.items():
+            declared, value = option.declared, getattr(self, name)
+            replaced = value is None and any(getattr(self, other) is not None for other in _rivals(type(self), name))
+            kept = declared.stored and name not in ASIDE and not (declared.each or declared.raw or replaced)
+            if kept and value != (by_default if name in chosen else by_choice)[name]:
+                departing[name] = value
+        return self.headline() | {name: value for name, value in departing.items() if name not in self.headline()}
+
+    def _defaults(self, chosen: Iterable[str]) -> dict[str, Any]:
+        """What every setting would be if only these were given."""
+        fields = {field.name: field.default for field in dataclasses.fields(self)}
+        values = {name: None if fields[name] is None else option.accept(fields[name]) for name, option in options(type(self)).items()}
+        values |= {name: getattr(self, name) for name in chosen}
+        self._resolve(values)
+        return values
 
     @classmethod
     def read(cls, *sources: Mapping[str, Any]) -> Self:

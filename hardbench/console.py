@@ -1,4 +1,7 @@
-"""What a person sees in the terminal: progress with time left, tables, lines. Plain lines where there is no terminal."""
+"""What a person sees in the terminal: progress with time left, tables, lines. Plain lines where there is no terminal.
+
+Text is text: names and messages come from outside, so nothing in them is markup, an emoji code or a control character.
+"""
 
 import sys
 import time
@@ -9,30 +12,36 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from hardbench.errors import printable
 from hardbench.training.loop import Moment, Observer
 
 PLAIN_SECONDS = 10.0
 WIDE = 1000  # columns of a table that goes into a file or pipe
-_out, _err = Console(width=None if sys.stdout.isatty() else WIDE), Console(stderr=True)
+_out = Console(width=None if sys.stdout.isatty() else WIDE, markup=False, emoji=False, highlight=False)
+_err = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 
 def say(line: str) -> None:
     """One line of result."""
-    _out.print(line, highlight=False, markup=False, soft_wrap=True)
+    _out.print(_text(line, _out), soft_wrap=True)
 
 
 def warn(line: str) -> None:
     """One line of warning, on stderr."""
-    _err.print(f"warning: {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    _err.print(_text(f"warning: {line}", _err), style="yellow", soft_wrap=True)
+
+
+def _text(words: object, console: Console) -> str:
+    return printable(str(words), console.encoding)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table; numbers to the right."""
-    drawn = Table(title=title, title_justify="left", title_style="bold")
-    cells = [[str(cell) for cell in row] for row in rows]
+    drawn = Table(title=_text(title, _out), title_justify="left", title_style="bold")
+    cells = [[_text(cell, _out) for cell in row] for row in rows]
     for i, column in enumerate(columns):
         numbers = all(row[i][:1] in "0123456789.-+" for row in cells)
-        drawn.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        drawn.add_column(_text(column, _out), justify="right" if numbers else "left", overflow="fold")
     for row in cells:
         drawn.add_row(*row)
     _out.print(drawn)
@@ -45,16 +54,16 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
         yield _plain(title, total)
         return
     columns = (
-        TextColumn(title),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=_err, transient=True) as bar:
-        task = bar.add_task(title, total=total, text="")
-        yield lambda done, text: bar.update(task, completed=done, text=text)
+        task = bar.add_task(_text(title, _err), total=total, text="")
+        yield lambda done, text: bar.update(task, completed=done, text=_text(text, _err))
 
 
 def _plain(title: str, total: int) -> Callable[[int, str], None]:
@@ -68,7 +77,7 @@ def _plain(title: str, total: int) -> Callable[[int, str], None]:
         if now - shown >= PLAIN_SECONDS and done > first:
             shown = now
             left = (now - began) / (done - first) * (total - done)
-            _err.print(f"{title} {done}/{total} {text} {left:.0f} s left", highlight=False, markup=False, soft_wrap=True)
+            _err.print(_text(f"{title} {done}/{total} {text} {left:.0f} s left", _err), soft_wrap=True)
 
     return show
 

@@ -1,6 +1,7 @@
 """The whole error vocabulary: one line each, `setting: what came; what is allowed`, and the exit code the door turns it into."""
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -38,7 +39,11 @@ class TrackingError(HardbenchError):
 
 
 class Killed(BaseException):
-    """SIGTERM, as an exception, so that a run ends as KILLED and the program with exit code 143."""
+    """SIGTERM, SIGHUP or SIGQUIT, as an exception, so that a run ends as KILLED and the program with exit code 128 + `number`."""
+
+    def __init__(self, number: int = signal.SIGTERM):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
 
 
 def brief(value: object, most: int = 200) -> str:

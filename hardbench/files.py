@@ -3,9 +3,11 @@
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from hardbench.errors import TrackingError
 
 
 @contextmanager
@@ -13,17 +15,21 @@ def whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which becomes `path` when the block ends: written aside, synced, renamed into place; removed if the block fails.
 
     Folders on the way are made. A kill at any moment leaves the former file or the new one, never a part (perhaps `.NAME.part` beside it).
+    TrackingError where the disk is full or the folder is closed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise TrackingError(f"file: {path}; one that can be written ({error.strerror or error})") from None
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

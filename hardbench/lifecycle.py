@@ -37,7 +37,7 @@ def complete(opening: AbstractContextManager[tracking.Run], compute: Step, repor
 
 def so_far(run: tracking.Run) -> StoredRun:
     """An open run as the store has it so far."""
-    run.close()
+    run.deliver()
     return StoredRun(run.client, run.client.get_run(run.id))
 
 

@@ -47,10 +47,9 @@ def options_of_group(option: Option) -> list[Option]:
 _METAVAR = {bool: "[true|false]", int: "N", float: "X", str: "WORD", tuple: "A,B,...", dict: "K:V,..."}
 
 
-def command(name: str, module: Any) -> click.Command:
-    """The click command of a study or command module: its `Config` gives the options, its docstring the help, its `run` the work."""
-    text = (module.__doc__ or "").strip()
-    return _Command(name, module, help=text, short_help=text.partition("\n")[0])
+def command(name: str, settings: Any, text: str, work: Callable[[Any], None]) -> click.Command:
+    """The click command of a module of settings: its `Config` gives the options, the text is the help, and `work` takes an instance."""
+    return _Command(name, settings, work, help=text, short_help=text.partition("\n")[0])
 
 
 def _positional(cls: type[Config], positions: Sequence[Option], words: Sequence[str], given: dict[str, str | None]) -> dict[str, Any]:
@@ -71,10 +70,10 @@ def _positional(cls: type[Config], positions: Sequence[Option], words: Sequence[
 class _Command(click.Command):
     """A command whose words are brought into one form before click reads them, and whose help is grouped by kind of setting."""
 
-    def __init__(self, name: str, module: Any, **more: Any):
+    def __init__(self, name: str, settings: Any, work: Callable[[Any], None], **more: Any):
         super().__init__(name, callback=self._call, **more)
-        self.module = module
-        self._take(module.Config)
+        self.settings, self.work = settings, work
+        self._take(settings.Config)
 
     def _take(self, cls: type[Config]) -> None:
         """The options of a class of settings."""
@@ -94,15 +93,15 @@ class _Command(click.Command):
         line = {key: value for key, value in given.items() if value is not None} | _positional(cls, self.positions, words, given)
         variables = environment(cls)
         file = line.get("config") or variables.get("config")
-        self.module.run(cls.read(line, variables, read_file(str(file)) if file else {}))
+        self.work(cls.read(line, variables, read_file(str(file)) if file else {}))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Former and unknown names are refused here, `--batch_size` becomes `--batch-size`, a lone boolean gets its `true`.
 
         A module whose settings depend on the words themselves has a `config_for(words)`.
         """
-        if hasattr(self.module, "config_for"):
-            self._take(self.module.config_for(args))
+        if hasattr(self.settings, "config_for"):
+            self._take(self.settings.config_for(args))
         known = options(self.cls)
         ready: list[str] = []
         takes_value = False
@@ -121,8 +120,10 @@ class _Command(click.Command):
             booleans = TRUE + FALSE + option.declared.words
             if option.kind is bool and not all(part.lower() in booleans for part in (following or "").split(",")):
                 ready.append("true")
-            elif following is None:
-                raise ConfigError(f"{name}: no value; {known[name].declared.help}")
+            elif following is None or following.startswith("--"):
+                if option.declared.lone is None:
+                    raise ConfigError(f"{name}: no value; {known[name].declared.help}")
+                ready.append(option.declared.lone)
             else:
                 takes_value = True
         return super().parse_args(ctx, ready)

@@ -1,9 +1,15 @@
-"""Registries: what can be chosen by name, which settings each choice reads, and its own defaults."""
+"""Registries: what can be chosen by name, which settings each choice reads, and its own defaults.
 
+What `add` is told at a function is read from the source, and the module is imported when the function is first wanted: help and checks
+need the names, not torch. So what stands there are literals.
+"""
+
+import ast
 import importlib
-import pkgutil
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hardbench.errors import ConfigError, nearest
@@ -13,22 +19,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered choice: its name, the callable, the settings it alone reads and the defaults it brings."""
+    """One registered choice: its name, where its callable is, the settings it alone reads and the defaults it brings."""
 
     name: str
-    call: Callable[..., Any]
+    find: Callable[[], Callable[..., Any]]
+    summary: str  # first line of the callable's docstring
     reads: frozenset[str] = frozenset()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     variants: bool = False  # whether `name:more` means something
 
     @property
-    def summary(self) -> str:
-        """First line of the callable's docstring."""
-        return (self.call.__doc__ or "").strip().partition("\n")[0]
+    def call(self) -> Callable[..., Any]:
+        """The callable; its module is imported by now."""
+        return self.find()
 
 
 class Registry:
-    """Names to entries. The modules that register are imported at the first look-up, so that declaring a choice costs nothing."""
+    """Names to entries. The files of `home` (a module, or all of a package) are read at the first look-up, not imported."""
 
     def __init__(self, noun: str, home: str, instead: Mapping[str, str] | None = None):
         self.noun = noun
@@ -42,18 +49,31 @@ class Registry:
 
         def register(call: F) -> F:
             for name in names:
-                self._entries[name] = Entry(name, call, frozenset(reads), defaults, variants)
+                self._entries[name] = Entry(name, lambda: call, _first_line(call.__doc__), frozenset(reads), defaults, variants)
             return call
 
         return register
 
     def _load(self) -> dict[str, Entry]:
         if not self._loaded:
-            home = importlib.import_module(self._home)
-            for module in pkgutil.iter_modules(getattr(home, "__path__", [])):
-                importlib.import_module(f"{self._home}.{module.name}")
             self._loaded = True
+            for module, path in _files(self._home):
+                functions = [node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.FunctionDef)]
+                for function, call in ((one, call) for one in functions for call in one.decorator_list):
+                    if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(".add"):
+                        self._declare(module, function, call)
         return self._entries
+
+    def _declare(self, module: str, function: ast.FunctionDef, call: ast.Call) -> None:
+        """Take what `@REGISTRY.add(...)` says of a function, if this is the registry."""
+        if globals().get(ast.unparse(call.func).removesuffix(".add")) is not self:
+            return
+        more = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+        reads, variants = frozenset(more.pop("reads", ())), more.pop("variants", False)
+        summary = _first_line(ast.get_docstring(function))
+        for name in map(ast.literal_eval, call.args):
+            found = Entry(name, lambda: getattr(importlib.import_module(module), function.name), summary, reads, more, variants)
+            self._entries.setdefault(name, found)
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._load()))
@@ -76,6 +96,21 @@ class Registry:
     def readers(self, setting: str) -> list[str]:
         """Names of the entries that read a setting."""
         return [name for name in self if setting in self._entries[name].reads]
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().partition("\n")[0]
+
+
+def _files(home: str) -> Iterator[tuple[str, Path]]:
+    """(module, its file) of a module, or of those in a package."""
+    spec = importlib.util.find_spec(home)
+    assert spec is not None and spec.origin is not None, home
+    if spec.submodule_search_locations is None:
+        yield home, Path(spec.origin)
+        return
+    for path in sorted(Path(spec.origin).parent.glob("[a-z]*.py")):
+        yield f"{home}.{path.stem}", path
 
 
 DATASETS = Registry("dataset", "hardbench.data")

@@ -9,6 +9,10 @@ from hardbench.config import Config, setting
 from hardbench.errors import ConfigError, brief
 from hardbench.registry import DATASETS, DETECTORS, MODELS, OPTIMIZERS, SCHEDULERS, TASKS
 
+STRAGGLERS = "stragglers"  # the score that is counted at the inversions
+LEVELS = ("dataset", "class")  # over which hard samples are counted
+MODES = ("conv_weight", "activation_zero", "activation_mean")  # what a masked channel becomes
+
 
 def wrong_name(name: str) -> str | None:
     """What a run's name has to be, where one is not."""
@@ -99,7 +103,11 @@ class DataSettings(SourceSettings):
     val_size: float = setting(
         0.0, "Validation samples taken from train: a share below 1, a count from 1 on, 0 for none.", low=0, varies=True
     )
-    normalize: str = setting("channel", "Constants of standardisation.", choices=("none", "scalar", "channel", "pixel"))
+    normalize: str = setting(
+        "channel",
+        "Constants of standardisation: one for all inputs, per channel (a feature of vectors, a channel of images), or per pixel.",
+        choices=("none", "scalar", "channel", "pixel"),
+    )
     mean: tuple[float, ...] | None = setting(None, "Mean in place of the measured one, one number or one per channel.")
     std: tuple[float, ...] | None = setting(None, "Standard deviation in place of the measured one.", above=0)
     shift: float = setting(0.0, "Constant added to every standardised input.")
@@ -128,7 +136,7 @@ class ModelSettings(Config):
     """Which network."""
 
     model: str = setting("mlp", "Network.", choices=MODELS, was=("model_type",), headline=True)
-    depth: int | None = setting(None, "Hidden layers.", low=1, read_by="model", was=("layers",), headline=True)
+    depth: int | None = setting(None, "Hidden layers.", low=1, high=10_000, read_by="model", was=("layers",), headline=True)
     width: int | None = setting(None, "Units or channels per hidden layer.", low=1, read_by="model", headline=True)
     widths: tuple[int, ...] | None = setting(
         None, "Units layer by layer, 256,128.", low=1, read_by="model", instead_of=("depth", "width"), headline=True
@@ -189,7 +197,7 @@ class MeasureSettings(Config):
         None, "Evaluation points as steps, 0,10,100 (overrides eval_points).", low=0, empty=True, was=("steps",)
     )
     layer_metrics: tuple[str, ...] = setting(
-        ("none",), "Layer metrics: all, fast (without participation_ratio and ridge_r2), none, or names.", varies=True
+        ("none",), "Layer metrics: all, fast (without participation_ratio and ridge_r2), none, or names.", varies=True, lone="all"
     )
     layer_estimator: str = setting("sound", "Also compute the published single-batch estimates, or not.", choices=("sound", "published"))
     null_repeats: int = setting(0, "Permutations of the labels that layer metrics are computed under, for a band of chance.", low=0)
@@ -224,7 +232,7 @@ class InversionSettings(PoolSettings):
     """The networks of the inversion study, their training, and what an inversion is."""
 
     dataset: str = setting("mnist", "Data set by name; emnist:SPLIT, npz:PATH.", choices=DATASETS, was=("dataset_name",), headline=True)
-    depth: int | None = setting(2, "Hidden layers.", low=1, was=("layers",), varies=True)
+    depth: int | None = setting(2, "Hidden layers.", low=1, high=10_000, was=("layers",), varies=True)
     width: int | None = setting(20, "Units per hidden layer.", low=1, varies=True)
     widths: tuple[int, ...] | None = setting(None, "Units layer by layer, 20,20.", low=1, instead_of=("depth", "width"), headline=True)
     activation: str = setting("tanh", "Nonlinearity.", choices=("relu", "tanh", "sigmoid", "leaky_relu", "gelu"))
@@ -232,7 +240,12 @@ class InversionSettings(PoolSettings):
     epochs: int = setting(500, "Passes over the samples, one full-batch step each.", low=1, high=10**9, headline=True)
     lr: float = setting(0.1, "Learning rate of plain gradient descent.", above=0, was=("learning_rate",), headline=True)
     latent_layer: int = setting(0, "Hidden layer whose radii are measured, counted from 0 at the input side.", low=0)
-    detector: str = setting("smooth", "Rule that finds the inversion in a radius curve.", choices=DETECTORS, headline=True)
+    detector: str = setting(
+        "smooth",
+        "Rule that finds the inversion in a radius curve; smooth: a minimum confirmed by `patience` later epochs, not the smallest radius.",
+        choices=DETECTORS,
+        headline=True,
+    )
     window: int = setting(11, "Epochs over which the radius is averaged.", low=1, read_by="detector")
     patience: int = setting(20, "Later epochs that have to be higher than the minimum.", low=1, read_by="detector")
     guard: int = setting(20, "First epoch that can be an inversion.", low=0, read_by="detector")

@@ -1,8 +1,13 @@
 """A run as the store has it: what figures, comparisons and other studies read."""
 
+import atexit
+import os
+import re
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlparse
@@ -10,7 +15,7 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 
 from hardbench import archives, files, shapes
-from hardbench.config import Config
+from hardbench.config import Config, shown
 from hardbench.errors import ConfigError, TrackingError, brief
 from hardbench.yaml_text import LARGEST, parse_yaml
 
@@ -23,14 +28,29 @@ Settings = TypeVar("Settings", bound=Config)
 
 
 def local_path(artifact_uri: str) -> Path | None:
-    """The folder of a run's artifacts on this machine; None for a remote store."""
-    parsed = urlparse(artifact_uri)
-    return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
+    """The folder of a run's artifacts on this machine; None for a remote store.
+
+    What has no scheme is a path as it is, whatever is in it; where MLflow has decoded one (`%20`) and put files there, it is that.
+    """
+    if artifact_uri.startswith("file:"):
+        return Path(unquote(urlparse(artifact_uri).path))
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", artifact_uri):
+        return None
+    path, decoded = Path(artifact_uri), Path(unquote(artifact_uri))
+    return decoded if decoded != path and decoded.is_dir() and not path.is_dir() else path
+
+
+@cache
+def scratch() -> Path:
+    """A folder for copies of what a remote store has, gone when the process ends."""
+    folder = tempfile.mkdtemp(prefix="hardbench-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _same(param: str, value: Any) -> bool:
     """Whether a param, as the store has it (it cuts long ones), stands for a setting's value."""
-    text = "-" if value is None else str(tuple(value) if isinstance(value, list) else value)
+    text = shown(value)
     if text == param or (len(param) >= 250 and text.startswith(param)):
         return True
     try:
@@ -138,9 +158,17 @@ class StoredRun:
         """Local path of an artifact; TrackingError if the run has none of that name."""
         local = local_path(self.run.info.artifact_uri)
         try:
-            path = local / name if local else Path(self.client.download_artifacts(self.id, name))
-        except Exception:  # whatever a remote store raises for an artifact it does not have
-            path = Path()
-        if path == Path() or not path.exists():
+            path = local / name if local else self._download(name)
+            there = path.exists()
+        except Exception as error:  # whatever a remote store raises for an artifact it does not have
+            if isinstance(error, PermissionError):
+                raise TrackingError(f"run: {self.id}; its artifact {name or 'folder'} cannot be read ({error.strerror})") from None
+            there = False
+        if not there:
             raise TrackingError(f"run: {self.id}; it has no artifact {name}")
+        if not os.access(path, os.R_OK):
+            raise TrackingError(f"run: {self.id}; its artifact {name or 'folder'} cannot be read (Permission denied)")
         return path
+
+    def _download(self, name: str) -> Path:
+        return Path(self.client.download_artifacts(self.id, name, tempfile.mkdtemp(dir=scratch())))

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -153,7 +154,7 @@ class Bench:
 
     def __exit__(self, *error: object) -> None:
         if self.server is not None:
-            self.server.kill()
+            os.killpg(self.server.pid, signal.SIGKILL)  # with its workers
             self.server.wait()
 
     def _serve(self) -> subprocess.Popen[bytes]:
@@ -245,16 +246,21 @@ class Bench:
             how, found, problems = self._go_on(n)
         else:
             found = self.look()
-            problems += [f"exit {status} without a kill"]
+            problems += [f"exit {status} without a kill"] if status else []
         problems += [f"temporary folder: {name} left" for name in sorted(self._temporary() - temporary)]
         problems += lost(found, self.whole, again=self.case.words.startswith("eval"))
         line = {"case": self.name, "n": n, "of": len(self.events), "kind": kind, "where": where, "how": how, "problems": problems[:12]}
         line |= {"seconds": round(time.monotonic() - began, 2), "cpu": round(self.cpu, 2)}
-        return line | {"log": self.log.read_text()[-3000:] if problems else ""}
+        return line | {"log": self._said()[-3000:] if problems else ""}
+
+    def _said(self) -> str:
+        """What the commands printed, without what a library of the warm process says at its end."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join(line for line in lines if not line.startswith(("nanobind:", " - ", "See https://nanobind")))
 
     def _temporary(self) -> set[str]:
-        """What lies in the temporary folder; a killed command may leave something there, one that ends may not."""
-        return {path.name for path in (self.folder / "tmp").iterdir()}
+        """What of ours lies in the temporary folder; a killed command may leave something there, one that ends may not."""
+        return {path.name for path in (self.folder / "tmp").iterdir() if not path.name.startswith("torchinductor")}
 
     def _go_on(self, n: int) -> tuple[str, Ledger, list[str]]:
         """How the command's work was brought to its end, what is there then, and what went wrong on the way."""

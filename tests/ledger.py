@@ -14,7 +14,7 @@ OF_THE_PROCESS = {f"hardbench.{name}" for name in ("host", "process", "boot", "g
 OF_THE_PROCESS |= {"mlflow.user", "mlflow.log-model.history"}
 TIMED = {"samples_per_second", "eval/seconds"}  # metrics whose presence is compared
 UNREAD = {"plan.txt", "seconds.npy"}  # files of what one command did, not of what is known in the end
-CLOCKS = {"seconds"}  # columns of tables and entries of checkpoints
+CLOCKS = {"seconds"}  # columns of tables, arrays, entries of checkpoints
 STORE = re.compile(r"mlflow\.db(-wal|-shm|-journal|\.lock)?$")
 ID = re.compile(r"[0-9a-f]{32}")
 
@@ -105,7 +105,7 @@ def _content(path: Path, names: Mapping[str, str]) -> Any:
 
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as found:
-            return {key: _array(found[key]) for key in found.files}
+            return {key: _array(found[key]) for key in found.files if key not in CLOCKS}
     if path.suffix == ".npy":
         return _array(np.load(path, allow_pickle=False))
     if path.suffix == ".pt":

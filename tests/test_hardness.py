@@ -4,9 +4,9 @@ import pytest
 from hardbench.metrics.hardness import (
     correlation,
     final,
-    first_steps,
     hardness_table,
     last_points,
+    lasting_steps,
     mean_stderr,
     mean_with_others,
     overlap_hardness_spearman,
@@ -55,10 +55,13 @@ def test_final_is_each_repeats_own_last_point():
     assert np.isnan(final(arrays, "confusion")[1]).all()
 
 
-def test_first_step_is_the_first_point_at_the_level_in_single_precision_too():
+def test_a_level_is_reached_where_the_accuracy_stays_at_it_to_the_end_in_single_precision_too():
     arrays = stored()
-    steps = first_steps(arrays["steps"], arrays["accuracy_per_class"], 0.9)
-    np.testing.assert_allclose(steps, [[9, 0, NAN], [4, 4, NAN]])
+    steps = lasting_steps(arrays["steps"], arrays["accuracy_per_class"], 0.9)
+    np.testing.assert_allclose(steps, [[9, 4, NAN], [4, 4, NAN]])  # class 1 of the first starts at 1.0 and falls to .8
+    flat = np.array([[[0.9, 0.95], [0.9, 0.8], [NAN, 0.95]]])
+    np.testing.assert_allclose(lasting_steps(np.arange(3), flat, 0.9), [[0, 2]])
+    assert np.isnan(lasting_steps(np.arange(3), flat * NAN, 0.9)).all()
 
 
 def test_hardness_table():
@@ -69,9 +72,9 @@ def test_hardness_table():
     expected = {
         "hardness": [0.05, 0.1, 0.4], "hardness_stderr": [0.05, 0, 0.1], "accuracy": [0.95, 0.9, 0.6], "accuracy_stderr": [0.05, 0, 0.1],
         "loss": [0.525, 0.55, 0.7], "loss_stderr": [0.025, 0, 0.05],
-        "step_50": [1, 0.5, 1], "step_50_stderr": [0, 0.5, 0], "step_50_reached": [1, 1, 1],
-        "step_80": [4, 2, NAN], "step_80_stderr": [0, 2, NAN], "step_80_reached": [1, 1, 0],
-        "step_90": [6.5, 2, NAN], "step_90_stderr": [2.5, 2, NAN], "step_90_reached": [1, 1, 0],
+        "step_50": [1, 0.5, 1], "step_50_stderr": [0, 0.5, 0], "step_50_never": [0, 0, 0],
+        "step_80": [4, 2, NAN], "step_80_stderr": [0, 2, NAN], "step_80_never": [0, 0, 2],
+        "step_90": [6.5, 4, NAN], "step_90_stderr": [2.5, 0, NAN], "step_90_never": [0, 0, 2],
         "confused_share": [0.05, 0.1, 0.4], "confused_share_stderr": [0.05, 0, 0.1],
         "overlap": [0.4, 0.525, 0.575], "overlap_stderr": [0.1, 0.025, 0.075], "overlap_static": [0.3, 0.55, 0.65],
     }  # fmt: skip
@@ -81,12 +84,22 @@ def test_hardness_table():
     assert set(table.columns) == {"class", "repeats", "test_samples", "confused_with", *expected}
 
 
-def test_a_share_that_did_not_reach_the_level_is_told():
+def test_where_some_never_stay_at_a_level_their_number_stands_in_place_of_a_mean():
     arrays = stored()
-    arrays["accuracy_per_class"][1, :3, 2] = [0, 0.1, 0.2]
+    arrays["accuracy_per_class"][1, :3, 2] = [0.9, 0.9, 0.2]
     table = hardness_table(arrays)
-    assert table["step_50_reached"].tolist() == [1, 1, 0.5]
-    assert (table["step_50"][2], np.isnan(table["step_50_stderr"][2])) == (1, True)
+    assert table["step_50_never"].tolist() == [0, 0, 1]
+    assert np.isnan(table["step_50"][2]) and np.isnan(table["step_50_stderr"][2])
+
+
+def test_equal_numbers_have_no_error_whatever_their_mean_rounds_to():
+    for value, count in ((0.9411764705882353, 3), (0.1, 3), (0.1, 10), (1e-300, 7), (0.7, 49)):
+        mean, stderr = mean_stderr(np.full((count, 2), value))
+        assert (stderr == 0).all() and mean[0] == pytest.approx(value, rel=1e-15)
+    assert mean_stderr(np.array([0.3, 0.1 + 0.2, 0.3]))[1] == 0
+    assert all(np.isnan(part).all() for part in mean_stderr(np.empty((0, 2))))
+    assert mean_stderr(np.array([0.0, 1e-12]))[1] == pytest.approx(5e-13)
+    assert mean_stderr(np.array([1.0, 1 + 1e-12]))[1] == pytest.approx(5e-13, rel=1e-3)
 
 
 def test_one_repeat_has_no_standard_error():
@@ -105,7 +118,7 @@ def test_a_class_without_test_samples_is_nan_and_never_confused():
     arrays["overlap_dynamic"][:, :, 1] = arrays["overlap_dynamic"][:, :, :, 1] = NAN
     table = hardness_table(arrays)
     assert (table["test_samples"][1], table["repeats"][1]) == (0, 0)
-    assert table.loc[1, ["hardness", "loss", "step_50", "step_50_reached", "confused_with", "confused_share", "overlap"]].isna().all()
+    assert table.loc[1, ["hardness", "loss", "step_50", "confused_with", "confused_share", "overlap"]].isna().all()
     np.testing.assert_allclose(table["overlap"], [0.45, NAN, 0.45], rtol=1e-6)  # with the other measured class alone
 
 

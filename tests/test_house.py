@@ -27,9 +27,11 @@ LINES = (
     ("commands",),
     ("studies",),
     ("lifecycle",),
+    ("configs",),
     ("campaign",),
     ("tracking", "figures", "console"),
-    ("handover",),
+    ("handover", "written"),
+    ("store",),
     ("stored",),
     ("training",),
     ("data", "models", "metrics", "scores"),
@@ -37,11 +39,11 @@ LINES = (
     ("config",),
     ("registry", "seeding", "products"),
     ("archives", "shapes"),
-    ("files", "streams", "yaml_text"),
+    ("files", "locks", "openmp", "signals", "streams", "yaml_text"),
     ("errors",),
 )
 LEVEL = {unit: line for line, units in enumerate(LINES) for unit in units}
-ALONE = {"click": {"options", "cli"}, "mlflow": {"tracking"}, "rich": {"console"}, "matplotlib": {"figures"}}
+ALONE = {"click": {"options", "cli"}, "mlflow": {"store", "written", "tracking"}, "rich": {"console"}, "matplotlib": {"figures"}}
 LATE = {"sklearn", "scipy", "pandas", "torchvision"}  # inside functions only
 
 

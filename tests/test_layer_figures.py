@@ -246,16 +246,11 @@ def test_later_layers_are_more_predictive_by_pairs():
     rise = questions.predictive({"probe_accuracy": _pairs(0.93, 0.98, 0.001)})  # the spread over networks hides it unpaired
     assert rise == ("Later layers are more predictive: probe accuracy rises from 0.930 ± 0.011 (layer 0) to 0.980 ± 0.011 (layer 2).")
     assert questions.predictive({"probe_accuracy": _pairs(0.98, 0.93, 0.001)}).startswith(
-        "Later layers are not more predictive: probe accuracy falls"
+        "Later layers are less predictive: probe accuracy falls"
     )
-    assert questions.predictive({"probe_accuracy": _pairs(0.95, 0.951, 0.01)}).startswith("Later layers are not clearly more predictive")
+    assert questions.predictive({"probe_accuracy": _pairs(0.95, 0.951, 0.01)}).startswith("No difference seen: probe accuracy is")
     assert questions.predictive({"cross_entropy": _pairs(0.9, 0.3, 0.001)}).startswith(
         "Later layers are more predictive: cross entropy falls"
-    )
-    one = questions.predictive({"probe_accuracy": np.array([[0.9, 0.95]])})
-    assert one == (
-        "Later layers are more predictive: probe accuracy rises from 0.900 (layer 0) to 0.950 (layer 1); "
-        "one network, so its error is unknown."
     )
 
 
@@ -263,9 +258,9 @@ def test_compression_is_told_measure_by_measure():
     falls, rises, flat = _pairs(1.0, 0.5, 0.001), _pairs(0.5, 1.0, 0.001), _pairs(1, 1, 0.01)
     sentence = questions.compressing({"mutual_information": falls, "participation_ratio": flat})
     assert sentence.startswith("Layers compress: from layer 0 to 2 mutual information falls by 0.5000 ±")
-    assert sentence.endswith("directions, not clearly.")
+    assert sentence.endswith("directions, no difference seen.")
     assert questions.compressing({"mutual_information": rises}).startswith("Layers do not compress: ")
-    assert questions.compressing({"mutual_information": flat}).startswith("Layers do not clearly compress: ")
+    assert questions.compressing({"mutual_information": flat}).startswith("No difference seen: from layer 0 to 2")
     both = questions.compressing({"mutual_information": falls, "gaussian_entropy": rises})
     assert both.startswith("Layers compress by some measures, not by others: ")
 
@@ -278,10 +273,10 @@ def test_layers_differ_where_cka_stays_below():
     )
     mixed = questions.different({"linear_cka": np.hstack([low, some, high])})
     assert mixed.startswith(
-        "Layer 2 does not clearly differ from the one before, all others do: linear CKA lies between 0.600 ± 0.006 (layer 1)"
+        "No difference seen of layer 2 from the one before, all others differ: linear CKA lies between 0.600 ± 0.006 (layer 1)"
     )
     assert "rises with depth" in mixed
-    assert questions.different({"linear_cka": np.hstack([low, high, high])}).startswith("No layer clearly differs from the one before")
+    assert questions.different({"linear_cka": np.hstack([low, high, high])}).startswith("No difference seen: linear CKA")
     assert questions.different({"linear_cka": low}) == "One layer: there is none before it but the input."
 
 

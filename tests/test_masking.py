@@ -16,6 +16,7 @@ from hardbench.metrics.classification import confusion_counts
 from hardbench.models.layers import ACTIVATIONS, Chain
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
+from hardbench.settings import MODES
 from hardbench.studies import train
 from hardbench.training import masking
 from hardbench.training.convolutions import Bilinear, Direct, pool
@@ -140,14 +141,14 @@ def assert_same(chain, inputs, sets, mode, share=1e-4, **more):
             assert torch.equal(logits.argmax(1)[clear], expected.argmax(1)[clear])
 
 
-@pytest.mark.parametrize("mode", masking.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_predictions_are_those_of_the_straightforward_loop(trained, mode):
     kinds = [type(step.map) for step in steps(trained, (1, SIDE, SIDE))]
     assert {Direct, Bilinear} <= set(kinds)
     assert_same(trained, digits(60)[0], 9, mode)
 
 
-@pytest.mark.parametrize("mode", masking.MODES)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("model", ["cnn", "simple_cnn", "mlp"])
 def test_every_model_in_sequence_is_masked_rightly(model, mode):
     more = (

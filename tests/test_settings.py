@@ -8,9 +8,10 @@ from words import REGISTRIES, given, no_surroundings
 
 from hardbench.cli import main
 from hardbench.config import Config, environment, options, parse_yaml, presets, read_file, setting
+from hardbench.configs.sweep import sweep_class
 from hardbench.errors import ConfigError
 from hardbench.registry import MODELS
-from hardbench.studies import invert, stragglers, sweep, train
+from hardbench.studies import invert, stragglers, train
 
 OPTIONS = options(train.Config)
 
@@ -222,7 +223,7 @@ def test_a_config_that_is_no_text_or_not_there(tmp_path):
             given("--config", word)
 
 
-PRESETS_OF = {"inversion": invert.Config, "stragglers": stragglers.Config, "corruption": sweep.sweep_class("train")}
+PRESETS_OF = {"inversion": invert.Config, "stragglers": stragglers.Config, "corruption": sweep_class("train")}
 
 
 def test_presets_are_configurations():

@@ -7,12 +7,13 @@ from hardbench.campaign import jobs
 from hardbench.campaign.grid import Cell
 from hardbench.campaign.plan import make
 from hardbench.config import options, parse_yaml, read_file
+from hardbench.configs.sweep import config_for, sweep_class
 from hardbench.errors import ConfigError, TrackingError
 from hardbench.studies import sweep, train
 
 
 def config(study="train", file=None, **words):
-    cls = sweep.sweep_class(study)
+    cls = sweep_class(study)
     return cls.read({"study": study, **words}, {}, file or {})
 
 
@@ -92,11 +93,11 @@ def test_errors_are_one_line(words, line):
 
 def test_the_study_is_the_first_word(monkeypatch, tmp_path):
     no_surroundings(monkeypatch, tmp_path)
-    assert "show" not in options(sweep.config_for(["simulate"])) and "research_only" not in options(sweep.config_for(["--study=simulate"]))
-    assert "checkpoint" in options(sweep.config_for(["--dry-run", "--study", "eval"]))
-    assert "corruption_p" in options(sweep.config_for([]))
+    assert "show" not in options(config_for(["simulate"])) and "research_only" not in options(config_for(["--study=simulate"]))
+    assert "checkpoint" in options(config_for(["--dry-run", "--study", "eval"]))
+    assert "corruption_p" in options(config_for([]))
     with pytest.raises(ConfigError, match="study: trian; nearest: train"):
-        sweep.config_for(["trian"])
+        config_for(["trian"])
 
 
 def test_every_setting_of_the_study_can_be_given():

@@ -82,13 +82,14 @@ def test_arrays(finished):
     shapes |= dict.fromkeys(("train_loss", "train_accuracy"), (r, s))
     shapes |= dict.fromkeys(("layer_alignment", "layer_alignment_train", "layer_ridge_r2", "layer_ridge_r2_train"), (r, t, 2))
     shapes |= dict.fromkeys(("layer_alignment_test", "layer_ridge_r2_test"), (r, 2))
-    shapes |= {"steps": (t,), "log_steps": (s,), "stopped_step": (r,), "class_names": (k,)}
+    shapes |= {"steps": (t,), "log_steps": (s,), "stopped_step": (r,), "measured_samples": (r,), "class_names": (k,)}
     assert {name: arrays[name].shape for name in shapes} == shapes
     extra = arrays.keys() - shapes.keys()
     assert extra <= {"train_layer_loss", "train_layer_accuracy"}  # gmlp's own curves
     for name in shapes.keys() - {"class_names", "layer_ridge_r2", "layer_ridge_r2_train", "layer_ridge_r2_test"}:
         assert np.isfinite(arrays[name]).all(), name
     assert arrays["stopped_step"].tolist() == [-1, -1]
+    assert arrays["measured_samples"].tolist() == [16, 16]
     assert not np.array_equal(arrays["loss"][0], arrays["loss"][1])
 
 
@@ -262,6 +263,7 @@ def test_finding_runs(project):
         with pytest.raises(TrackingError, match="; a run id, a unique prefix of one, or last"):
             tracking.find(word, ["train"])
     other, broken, cell = _bare_run(store, "eval"), _bare_run(store, status="FAILED"), _bare_run(store, kind="cell")
+    store.log_text(broken, "model: mlp\n", "config.yaml")
     assert tracking.find("last", ["train"]).id == ids[-1]
     assert tracking.find("last", ["train"], finished=False).id == broken
     assert tracking.find("last", ["train"], finished=None).id == broken

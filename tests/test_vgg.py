@@ -12,7 +12,7 @@ from hardbench import seeding
 from hardbench.cli import main
 from hardbench.config import presets
 from hardbench.errors import ConfigError
-from hardbench.models.layers import Dropout
+from hardbench.models.dropout import Dropout
 from hardbench.registry import MODELS
 from hardbench.studies import train
 

@@ -48,7 +48,8 @@ class Counter:
         if self.busy or not (event in FILES or event in ("open", "http.client.send")):
             return
         if event == "http.client.send":
-            self("send", bytes(args[1][:40]).decode(errors="replace").partition("\r")[0] if isinstance(args[1], bytes) else "")
+            line = bytes(args[1][:60]).partition(b"\r")[0] if isinstance(args[1], bytes) else b""
+            self("send", line.decode() if line.isascii() and line[:3].isupper() else "what was announced")
             return
         if not isinstance(args[0], str | bytes | os.PathLike):
             return

@@ -2,33 +2,19 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import ModuleType
 
 from torch import Tensor
 
-from hardbench.config import setting
+from hardbench.configs.data import Config
 from hardbench.console import table
 from hardbench.data.samples import Split, data_root
-from hardbench.errors import ConfigError, DataError
+from hardbench.errors import DataError
 from hardbench.registry import DATASETS
 from hardbench.seeding import Seeds
-from hardbench.settings import DataSettings, PlaceSettings
+from hardbench.settings import DataSettings
 
 COLUMNS = ("data set", "where", "train", "test", "classes", "per class", "shape")  # per class: fewest-most in train
-
-
-@dataclass(frozen=True)
-class Config(PlaceSettings):
-    """Settings of `hardbench data`."""
-
-    action: str = setting("list", "List all or one, or download and verify one.", choices=("list", "fetch"), position=True)
-    name: str | None = setting(None, "Data set by name; emnist:SPLIT, npz:PATH.", choices=DATASETS, position=True)
-
-    def check(self) -> None:
-        """Rules that join two settings."""
-        if self.action == "fetch" and self.name is None:
-            raise ConfigError("name: none; fetch takes a data set, as in hardbench data fetch mnist")
 
 
 def run(config: Config) -> None:

@@ -1,61 +1,60 @@
 """Draw figures of stored runs, without training.
 
-Everything drawn comes from the store. Figures go into the run's figures/ (the first run's, for several) and into --out.
+Everything drawn comes from the store. Figures of one run go into its figures/, and into --out as well. Those of several runs touch none
+of them: they go into --out, or else into a folder here that is named after the runs.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
 
 from hardbench import console, tracking
-from hardbench.config import Config as AnyConfig
-from hardbench.config import setting
+from hardbench.configs.plot import Config
 from hardbench.errors import ConfigError
-from hardbench.figures import draw, show
+from hardbench.figures import draw, several, show
 from hardbench.figures.style import FigureOptions
+from hardbench.stored import StoredRun
 from hardbench.studies import train
 
-FORMATS = ("png", "svg", "pdf")
 STUDIES = ("train", "sweep", "mask-mi", "invert", "stragglers")  # those with a file of figures
-
-
-@dataclass(frozen=True)
-class Config(AnyConfig):
-    """Settings of `hardbench plot`."""
-
-    runs: tuple[str, ...] = setting(
-        ("last",), "Runs: ids, unique prefixes, or last.", position=True, also=("run",), was=("run_dir", "run_dirs")
-    )
-    kind: tuple[str, ...] = setting(("all",), "Kinds of figures, or all that apply.")
-    metric: str | None = setting(None, "Metric to draw; default: the figure's own.")
-    layer: int | None = setting(None, "Layer to draw, counted from 0 at the input side.", low=0)
-    phase: str | None = setting(None, "Phase to draw.", choices=("train", "val", "test"))
-    by: tuple[str, ...] | None = setting(None, "Two settings of a sweep that its grid is drawn over: columns, rows.")
-    format: tuple[str, ...] = setting(("png",), "Formats of the files.", choices=FORMATS)
-    out: str | None = setting(None, "Folder that gets a copy of the figures.", stored=False)
-    show: bool = setting(False, "Open a window per figure.")
-    config: str | None = setting(None, "YAML file whose keys are option names.", stored=False)
 
 
 def run(config: Config) -> None:
     """Draw the kinds asked for and list the files."""
     target = train.out_folder(config.out)
-    stored = [tracking.find(word, STUDIES, finished=True if word == "last" else None) for word in dict.fromkeys(config.runs)]
+    found = [tracking.find(word, STUDIES, finished=True if word == "last" else None) for word in config.runs]
+    stored = list({one.id: one for one in found}.values())
     if len({one.study for one in stored}) > 1:
         raise ConfigError(f"runs: of {', '.join(one.study for one in stored)}; runs of one study")
     kinds = None if "all" in config.kind else [kind.replace("-", "_") for kind in config.kind]
     options = FigureOptions(config.metric, config.layer, config.phase, _two(config.by))
-    with tracking.extend(stored[0]) as open_run:
+    if len(stored) > 1:
+        folder = target or train.out_folder(several(stored))
+        assert folder is not None
+        names, link = draw(stored, folder, kinds, options, config.format), ""
+    else:
+        folder, names, link = _into(stored[0], target, kinds, options, config.format)
+    for name in names:
+        console.say(str((target or folder) / name))
+    for one in stored:
+        console.say(f"run {one.id}")
+    if link:
+        console.say(f"hardbench ui shows it at {link}")
+    if config.show:
+        show(folder, [name for name in names if name.endswith(".png")])
+
+
+def _into(
+    stored: StoredRun, target: Path | None, kinds: Sequence[str] | None, options: FigureOptions, formats: Sequence[str]
+) -> tuple[Path, list[str], str]:
+    """Draw a run's figures into its artifacts, with copies in `target`; their folder, their names, the run's address."""
+    with tracking.extend(stored) as open_run:
         folder = open_run.folder / "figures"
-        names = draw(stored, folder, kinds, options, config.format)
+        names = draw([stored], folder, kinds, options, formats)
         for name in names:
             open_run.publish(f"figures/{name}")
             if target is not None:
                 (target / name).write_bytes((folder / name).read_bytes())
-    for name in names:
-        console.say(str((target or folder) / name))
-    console.say(f"run {open_run.id}")
-    console.say(f"hardbench ui shows it at {open_run.link}")
-    if config.show:
-        show(folder, [name for name in names if name.endswith(".png")])
+    return folder, names, open_run.link
 
 
 def _two(names: tuple[str, ...] | None) -> tuple[str, str] | None:

@@ -4,12 +4,10 @@ The same MLflow run continues and ends with the numbers of an uninterrupted one,
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from hardbench import tracking
-from hardbench.config import setting
-from hardbench.settings import MachineSettings, PlaceSettings
+from hardbench.configs.resume import Config
 from hardbench.studies import invert, mask_mi, simulate, stragglers, sweep, train
 
 STUDIES: dict[str, Callable[..., Any]] = {
@@ -19,13 +17,6 @@ STUDIES: dict[str, Callable[..., Any]] = {
     "invert": invert.resume,
     "stragglers": stragglers.resume,
 }
-
-
-@dataclass(frozen=True)
-class Config(MachineSettings, PlaceSettings):
-    """Settings of `hardbench resume`. Device, threads and data folder are the run's own unless given."""
-
-    run: str = setting("last", "Run id, unique prefix of one, or last (the newest unfinished one).", position=True, was=("run_dir",))
 
 
 def run(config: Config) -> None:

@@ -3,27 +3,22 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
 from urllib.parse import quote
 
 from hardbench import console, tracking
-from hardbench.config import Config as AnyConfig
-from hardbench.config import setting
+from hardbench.configs.ui import Config
 from hardbench.errors import TrackingError
 
-
-@dataclass(frozen=True)
-class Config(AnyConfig):
-    """Settings of `hardbench ui`."""
-
-    port: int = setting(5000, "Port on 127.0.0.1.", low=1, high=65535)
-    config: str | None = setting(None, "YAML file whose keys are option names.", stored=False)
+GUARD = "trap '' TERM; read -r _; kill -TERM 0; sleep 5; kill -KILL 0"
 
 
 def run(config: Config) -> None:
-    """Serve until interrupted; TrackingError if the server ends by itself."""
+    """Serve until interrupted; TrackingError if the port is taken, or if the server ends by itself."""
+    _free(config.port)
     base = f"http://127.0.0.1:{config.port}/#"
     found = tracking.runs()
     experiments = {one.run.info.experiment_id: one.study for one in reversed(found)}
@@ -35,21 +30,35 @@ def run(config: Config) -> None:
         places = ",".join(sorted({f'"{one.run.info.experiment_id}"' for one in newest}))
         console.say(f"the two newest runs side by side: {base}/compare-runs?runs={quote(f'[{ids}]')}&experiments={quote(f'[{places}]')}")
     words = ["--backend-store-uri", tracking.uri(), "--host", "127.0.0.1", "--port", str(config.port), "--workers", "1"]
-    # of MLflow's helpers that run jobs none is needed; in a process group of its own the server leaves nothing behind
+    # of MLflow's helpers that run jobs none is needed
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with tracking.terminable():
-        server = subprocess.Popen([sys.executable, "-m", "mlflow", "server", *words], process_group=0, env=environment)
+    with tracking.terminable(), _guarded() as group:
+        server = subprocess.Popen([sys.executable, "-m", "mlflow", "server", *words], process_group=group, env=environment)
         try:
             code = server.wait()
         finally:
-            _end(server)
-    if code:
-        raise TrackingError(f"ui: the server ended with code {code}; is port {config.port} free?")
+            os.killpg(group, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(5)
+    raise TrackingError(f"ui: the server ended by itself with code {code}; is port {config.port} free?")
 
 
-def _end(server: "subprocess.Popen[bytes]") -> None:
-    """End the server and all it started: politely, then not."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            os.killpg(server.pid, number)
-            server.wait(5)
+def _free(port: int) -> None:
+    """TrackingError unless the port can be listened on, so that no link leads to somebody else's store."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise TrackingError(f"port: {port}; one that is free ({os.strerror(error.errno or 0)})") from None
+
+
+@contextlib.contextmanager
+def _guarded() -> Iterator[int]:
+    """A process group whose members end with the block, or with this process, however that ends.
+
+    Its first member reads from a pipe that only this process can write to: the pipe's end is the end of all, SIGKILL or not.
+    """
+    with subprocess.Popen(["sh", "-c", GUARD], stdin=subprocess.PIPE, process_group=0) as guard:
+        try:
+            yield guard.pid
+        finally:
+            os.killpg(guard.pid, signal.SIGKILL)

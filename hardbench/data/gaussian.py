@@ -12,10 +12,21 @@ from hardbench.registry import DATASETS
 from hardbench.seeding import Seeds
 from hardbench.settings import SourceSettings
 
-READS = ("mode", "shape", "classes", "train", "test", "mean", "std", "cosine", "separation")
 
-
-@DATASETS.add("gaussian", reads=tuple(f"gaussian_{name}" for name in READS))
+@DATASETS.add(
+    "gaussian",
+    reads=(
+        "gaussian_mode",
+        "gaussian_shape",
+        "gaussian_classes",
+        "gaussian_train",
+        "gaussian_test",
+        "gaussian_mean",
+        "gaussian_std",
+        "gaussian_cosine",
+        "gaussian_separation",
+    ),
+)
 def load(settings: SourceSettings, root: Path, seeds: Seeds) -> Split:
     """The split of `gaussian_train` and `gaussian_test` samples per class, float32 [N, *gaussian_shape], the classes taking turns.
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,15 +60,29 @@ class Samples:
         return Samples(self.inputs.to(device), self.labels.to(device), self.index.to(device), self.clean.to(device))
 
 
+def told_apart(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of the classes, those of several classes with the class number behind them: `a (0)`, `a (3)`."""
+    found = tuple(names)
+    while len(count := Counter(found)) < len(found):
+        found = tuple(f"{name} ({c})" if count[name] > 1 else name for c, name in enumerate(found))
+    return found
+
+
 @dataclass(frozen=True)
 class Split:
-    """Training, validation (where asked for) and test samples of one data set; bayes_accuracy where it is known."""
+    """Training, validation (where asked for) and test samples of one data set; bayes_accuracy where it is known.
+
+    Class names are made distinct.
+    """
 
     train: Samples
     test: Samples
     class_names: tuple[str, ...]
     val: Samples | None = None
     bayes_accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", told_apart(self.class_names))
 
     @property
     def num_classes(self) -> int:

@@ -171,7 +171,7 @@ def _known(word: str) -> Known:
 
 
 @DATASETS.add("emnist", variants=True)
-@DATASETS.add(*sorted(name for name in KNOWN if ":" not in name))
+@DATASETS.add("cifar10", "cifar100", "fashionmnist", "kmnist", "mnist", "qmnist", "usps")
 def load(settings: SourceSettings, root: Path, seeds: Seeds) -> Split:
     """The published split, uint8 [N, C, H, W]; files that are missing below `root` are downloaded first.
 

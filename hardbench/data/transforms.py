@@ -19,7 +19,7 @@ PADDING = 4
 class Standardise:
     """x -> (x - mean) / std + shift, for x in units of 1 (float inputs) or of 1/255 (uint8 pixels).
 
-    mean and std broadcast against one input: [1] scalar, [C, 1, 1] channel, the input's shape for pixel.
+    mean and std broadcast against one input: [1] scalar, [C, 1, 1] channel, [D] channel of vectors, the input's shape for pixel.
     """
 
     mean: Tensor
@@ -54,7 +54,7 @@ def unit_of(inputs: Tensor) -> float:
 def standardise_for(settings: DataSettings, train: Samples) -> Standardise:
     """The constants `normalize` asks for, measured on the training samples unless given; a feature that never varies keeps std 1."""
     shape = train.shape
-    per_input = (shape[0], 1, 1) if settings.normalize == "channel" and len(shape) == 3 else (1,) * len(shape)
+    per_input = (shape[0], *[1] * (len(shape) - 1)) if settings.normalize == "channel" and len(shape) != 2 else (1,) * len(shape)
     if settings.normalize == "none":
         mean, std = torch.zeros(per_input), torch.ones(per_input)
     else:
@@ -65,22 +65,27 @@ def standardise_for(settings: DataSettings, train: Samples) -> Standardise:
 
 
 def moments(inputs: Tensor, how: str) -> tuple[Tensor, Tensor]:
-    """Mean and population standard deviation (1 for what never varies) in float64 sums, chunk by chunk; `how` as `normalize`."""
+    """Mean and population standard deviation (1 for what never varies) in float64 sums, chunk by chunk; `how` as `normalize`.
+
+    A channel of vectors is a feature: a table's columns have units of their own, so sums are of differences from its first row.
+    """
     shape = inputs.shape[1:]
-    if how == "pixel":
+    features = how == "channel" and len(shape) == 1
+    if how == "pixel" or features:
         dims: tuple[int, ...] = (0,)
     else:
         dims = (0, 2, 3) if how == "channel" and len(shape) == 3 else tuple(range(inputs.ndim))
+    origin = inputs[:1].double() / unit_of(inputs) if features else torch.zeros((), dtype=torch.float64)
     total, square = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for part in inputs.split(4096):
-        values = part.double() / unit_of(inputs)
+        values = part.double() / unit_of(inputs) - origin
         total = total + values.sum(dims, keepdim=True)
         square = square + values.square().sum(dims, keepdim=True)
     count = inputs.numel() / total.numel()
     mean = total / count
     variance = (square / count - mean.square()).clamp_min(0)
-    std = torch.where(variance > 1e-14, variance, torch.ones_like(variance)).sqrt()
-    return mean[0].float(), std[0].float()
+    std = torch.where(variance > (0 if features else 1e-14), variance, torch.ones_like(variance)).sqrt()
+    return (mean + origin)[0].float(), std[0].float()
 
 
 def _given(name: str, values: tuple[float, ...] | None, measured: Tensor, per_input: tuple[int, ...]) -> Tensor:

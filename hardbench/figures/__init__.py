@@ -1,16 +1,20 @@
 """Figures, drawn from what a run stored: `draw` makes the kinds that a study's file declares in its `KINDS`."""
 
 import importlib
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hardbench.errors import ConfigError, nearest
+from hardbench.files import whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from hardbench.figures.style import FigureOptions, StoredRun
+
+NAMED = 4  # runs that a folder is named after
 
 
 def draw(
@@ -48,13 +52,20 @@ def draw(
     return list(dict.fromkeys(names))
 
 
+def several(runs: "Sequence[StoredRun]") -> str:
+    """The name of a folder for figures of several runs, which go into none of them: the first runs, and what tells many apart."""
+    ids = [one.id[:8] for one in runs[:NAMED]]
+    many = [f"and-{len(runs) - NAMED}-more", f"{zlib.crc32(' '.join(one.id for one in runs).encode()):08x}"]
+    return "-".join(["figures", *ids, *(many if len(runs) > NAMED else [])])
+
+
 def save(figures: "Mapping[str, Figure]", folder: Path, formats: Sequence[str] = ("png",)) -> list[str]:
-    """Write figures by file stem into a folder, in every format; the names of the files."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write figures by file stem into a folder, in every format, each whole or not at all; the names of the files."""
     names = []
     for stem, figure in figures.items():
         for ending in formats:
-            figure.savefig(folder / f"{stem}.{ending}")
+            with whole(folder / f"{stem}.{ending}") as file:
+                figure.savefig(file, format=ending)
             names.append(f"{stem}.{ending}")
     return names
 

@@ -8,16 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from hardbench.errors import ConfigError
 from hardbench.figures import style
 from hardbench.figures.style import FigureOptions, StoredRun, class_names, look, measured, run_labels
 from hardbench.metrics.hardness import mean_stderr
+from hardbench.metrics.inversion import PASSED, passed
 from hardbench.metrics.stragglers import share
 
 Array = np.ndarray[Any, Any]
 APART = 7  # networks up to which each has a line of its own
+PASSED_BY = "#808080"  # of ticks at inversions that are passed
 SHOWN = 40  # stragglers in a gallery, at most
 
 
@@ -28,8 +30,10 @@ def _each(runs: Sequence[StoredRun], stem: str, draw: Callable[[StoredRun], Figu
 
 
 def radii(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
-    """Radius of every class against the epoch, one panel per class; a line per network with its inversion, or mean +- std for many.
+    """Radius of every class against epoch + 1, one panel per class; a line per network with its inversion, or mean +- std for many.
 
+    Beyond 50 classes 50 of them, evenly chosen. Open circles, or grey ticks, are inversions that are passed later, by a radius over
+    1 % smaller.
     `radii_retrained` has the same networks trained again without their stragglers, where that was done.
     """
     figures = _each(runs, "radii", lambda run: _radii(run, ""))
@@ -39,23 +43,18 @@ def radii(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure
 
 def _radii(run: StoredRun, prefix: str) -> Figure:
     values, epochs = measured(run, f"{prefix}radii"), run.arrays[f"{prefix}inversion_epoch"]
-    names = class_names(run)
-    columns = min(len(names), 5 if len(names) <= 15 else 10)
-    rows = -(-len(names) // columns)
-    figure, axes = style.sheet(rows, columns, width=2.5, height=2.1, sharex=True)
-    x = np.arange(values.shape[1])
-    for c, axis in enumerate(axes.flat):
-        if c >= len(names):
-            axis.set_visible(False)
-            continue
-        (_lines if len(values) <= APART else _bands)(axis, x, values[:, :, c], epochs[:, c])
-        found = np.isfinite(epochs[:, c]).sum()
-        axis.set_title(f"class {names[c]}: {found} of {len(values)} invert", fontsize=style.SMALL + 1, parse_math=False)
-        known = values[:, :, c][np.isfinite(values[:, :, c])]
-        if len(known) and np.ptp(known):
-            low, high = np.percentile(known, [0, 98])
-            axis.set_ylim(low - 0.08 * (high - low), high + 0.1 * (high - low))  # the first epochs fall from far above
-    figure.supxlabel("epoch", fontsize=style.SMALL + 2)
+    names, later = class_names(run), passed(values, epochs)
+    shown = style.sampled(len(names), style.CROWD)
+    columns = min(len(shown), 5 if len(shown) <= 15 else 10)
+    figure, axes = style.sheet(-(-len(shown) // columns), columns, width=2.5, height=2.1, sharex=True)
+    for axis in axes.flat[len(shown) :]:
+        axis.set_visible(False)
+    for c, axis in zip(shown, axes.flat, strict=False):
+        (_lines if len(values) <= APART else _bands)(axis, values[:, :, c], epochs[:, c], later[:, c])
+        found = f"{np.isfinite(epochs[:, c]).sum()} of {len(values)} invert" + f", {later[:, c].sum()} passed" * bool(later[:, c].any())
+        axis.set_title(f"class {names[c]}: {found}", fontsize=style.SMALL + 1, parse_math=False)
+        style.log_steps(axis, "")  # so that the first epochs, which fall from far above, have room
+    figure.supxlabel("epoch + 1", fontsize=style.SMALL + 2)
     figure.supylabel("radius" + (" without stragglers" if prefix else ""), fontsize=style.SMALL + 2)
     figure.legend(
         handles=_radius_handles(run, len(values)), loc="outside upper center", ncols=APART + 1, frameon=False, fontsize=style.SMALL
@@ -63,35 +62,38 @@ def _radii(run: StoredRun, prefix: str) -> Figure:
     return figure
 
 
-def _lines(axis: Axes, x: Array, values: Array, epochs: Array) -> None:
+def _lines(axis: Axes, values: Array, epochs: Array, later: Array) -> None:
     for r, (curve, epoch) in enumerate(zip(values, epochs, strict=True)):
-        axis.plot(x, curve, linewidth=1, **look(r))
+        axis.plot(np.arange(len(curve)) + 1, curve, linewidth=1, **look(r))
         if np.isfinite(epoch):
-            axis.plot(
-                epoch, curve[int(epoch)], marker="o", markersize=5, color=look(r)["color"], markeredgecolor="white", markeredgewidth=0.7
-            )
+            colour = look(r)["color"]
+            face, edge = ("white", colour) if later[r] else (colour, "white")
+            axis.plot(epoch + 1, curve[int(epoch)], marker="o", markersize=5, color=face, markeredgecolor=edge, markeredgewidth=0.9)
 
 
-def _bands(axis: Axes, x: Array, values: Array, epochs: Array) -> None:
+def _bands(axis: Axes, values: Array, epochs: Array, later: Array) -> None:
     mean, stderr = mean_stderr(values)
-    std = stderr * np.sqrt(np.isfinite(values).sum(axis=0))
+    std, x = stderr * np.sqrt(np.isfinite(values).sum(axis=0)), np.arange(values.shape[1]) + 1
     axis.plot(x, mean, linewidth=1.5, color=style.COLOURS[0])
     axis.fill_between(x, mean - std, mean + std, color=style.COLOURS[0], alpha=0.2, linewidth=0)
-    known = epochs[np.isfinite(epochs)]
-    for epoch in known:
-        axis.axvline(epoch, ymax=0.06, color=style.COLOURS[1], linewidth=0.8)
-    if len(known):
-        axis.axvline(np.median(known), color=style.COLOURS[1], linewidth=1, linestyle="--")
+    found = np.isfinite(epochs)
+    for epoch, beyond in zip(epochs[found], later[found], strict=True):
+        axis.axvline(epoch + 1, ymax=0.06, color=PASSED_BY if beyond else style.COLOURS[1], linewidth=0.8)
+    if found.any():
+        axis.axvline(np.median(epochs[found]) + 1, color=style.COLOURS[1], linewidth=1, linestyle="--")
 
 
 def _radius_handles(run: StoredRun, count: int) -> list[Any]:
+    beyond = f"passed later (a radius over {PASSED:.0%} smaller)"
     if count > APART:
         line = Line2D([], [], color=style.COLOURS[0], label=f"mean ± std, {count} networks")
         marks: dict[str, Any] = {"color": style.COLOURS[1], "linewidth": 1}
-        return [line, Line2D([], [], **marks, label="inversions"), Line2D([], [], **marks, linestyle="--", label="their median")]
+        ticks = [Line2D([], [], **marks, label="inversions"), Line2D([], [], **marks | {"color": PASSED_BY}, label=beyond)]
+        return [line, *ticks, Line2D([], [], **marks, linestyle="--", label="their median")]
     numbers = run.arrays["repeats"]
     lines = [Line2D([], [], label=f"network {number}", **look(r)) for r, number in enumerate(numbers)]
-    return [*lines, Line2D([], [], linestyle="", marker="o", markersize=5, color=style.INK, label="inversion")]
+    mark: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 5, "markeredgecolor": style.INK}
+    return [*lines, Line2D([], [], color=style.INK, label="inversion", **mark), Line2D([], [], color="white", label=beyond, **mark)]
 
 
 def distance_error(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
@@ -119,7 +121,7 @@ def distance_error(runs: Sequence[StoredRun], options: FigureOptions) -> dict[st
     axes[0, 0].set(xlabel="epoch", ylabel="distance of class centres")
     axes[0, 1].set(xlabel="epoch", ylabel="training error", yscale="log")
     axes[0, 1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes[0, 1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes[0, 1].yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
     axes[0, 1].yaxis.set_minor_formatter(NullFormatter())
     handles.append(Line2D([], [], color=style.INK, linewidth=0.9, linestyle="--", label="median inversion"))
     handles.append(Patch(color=style.INK, alpha=0.12, linewidth=0, label="its quartiles"))

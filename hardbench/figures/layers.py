@@ -17,7 +17,21 @@ from matplotlib.lines import Line2D
 
 from hardbench.errors import ConfigError
 from hardbench.figures import measures, style
-from hardbench.figures.measures import PHASES, Kind, Runs, array_of, course, ends, grid, held_out, of_layer, profile, single, wording
+from hardbench.figures.measures import (
+    PHASES,
+    ROBUST,
+    Kind,
+    Runs,
+    array_of,
+    course,
+    ends,
+    grid,
+    held_out,
+    of_layer,
+    profile,
+    single,
+    wording,
+)
 from hardbench.figures.style import HIGH, LOW, SMALL, FigureOptions, StoredRun, is_measured, look, measured, run_labels
 from hardbench.metrics.hardness import correlation, mean_stderr
 
@@ -38,7 +52,7 @@ def _overview(run: StoredRun, phase: str, metrics: list[str], options: FigureOpt
             continue
         if measures.null_lines(axis, run, metric, phase):
             figure.set_label(f"{PHASES[phase]}; grey: permuted labels, ± 2 std")
-        measures.layer_lines(axis, run.arrays["steps"] + 1, course(run, metric, phase), "{}")
+        measures.layer_lines(axis, run.arrays["steps"] + 1, course(run, metric, phase), "{}", robust=metric in ROBUST)
     return figure
 
 
@@ -63,14 +77,17 @@ def _progression(run: StoredRun, phase: str, metrics: list[str], options: Figure
     shades = dict(zip(times, style.ordered(len(times), "Blues", 0.5, 1.0), strict=True))
     for axis, metric in zip(axes, metrics, strict=True):
         values = course(run, metric, phase)
-        style.label_ends(axis, [profile(axis, values[:, t], str(steps[t]), color=shade, markersize=2.5) for t, shade in shades.items()])
+        lines = [profile(axis, values[:, t], str(steps[t]), color=shade, markersize=2.5) for t, shade in shades.items()]
+        if metric in ROBUST:
+            style.robust_view(axis)
+        style.label_ends(axis, lines)
     return figure
 
 
 def _heatmap(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
     """A metric by layer (rows, layer 0 at the bottom) and evaluation point (columns), mean over repeats."""
     table = mean_stderr(course(run, metrics[0], phase))[0].T[::-1]
-    low, high = (edge.reduce(table, axis=None) for edge in (np.fmin, np.fmax))
+    low, high = style.inliers(table) if metrics[0] in ROBUST else (np.nanmin(table), np.nanmax(table))
     figure, axes = style.sheet(width=2.2 + min(0.5 * table.shape[1], 11), height=1.6 + 0.32 * len(table))
     layers, steps = [str(layer) for layer in range(len(table))][::-1], [str(step) for step in run.arrays["steps"]]
     texts, norm = np.vectorize(measures.with_error, otypes=[object])(table), Normalize(low, max(high, low + 1e-9))
@@ -80,15 +97,18 @@ def _heatmap(run: StoredRun, phase: str, metrics: list[str], options: FigureOpti
 
 
 def _metrics_heatmap(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
-    """All metrics (rows) of all layers (columns) at the end, coloured within a row from its lowest to its highest."""
+    """All metrics (rows) of all layers (columns) at the end, coloured from 0 to 1, or to the row's largest where that is more.
+
+    Rows with negative numbers are coloured from their lowest. So a small difference is a small one in colour, too.
+    """
     mean, stderr = mean_stderr(np.stack([ends(run, metric, phase) for metric in metrics], axis=1))  # [M, L]
-    low, high = (edge.reduce(mean, axis=1, keepdims=True) for edge in (np.fmin, np.fmax))
-    shares = np.where(high > low, (mean - low) / np.where(high > low, high - low, 1), mean * 0 + 0.5)
+    low, high = np.fmin.reduce(mean, axis=1, keepdims=True, initial=0), np.fmax.reduce(mean, axis=1, keepdims=True, initial=1)
+    shares = (mean - low) / (high - low)
     texts = np.vectorize(partial(measures.with_error, between="\n"), otypes=[object])(mean, stderr)
     height = 1.5 + (0.38 if np.isfinite(stderr).any() else 0.3) * len(metrics)
     figure, axes = style.sheet(width=3.8 + 0.55 * mean.shape[1], height=height)
     names, layers = [wording(metric)[1] for metric in metrics], [str(layer) for layer in range(mean.shape[1])]
-    label, norm = "from the row's lowest to its highest", Normalize(0, 1)
+    label, norm = "from 0 (or a negative lowest) to 1 (or a larger highest of the row)", Normalize(0, 1)
     style.heatmap(axes[0, 0], shares, names, layers, label, texts, shades="viridis", norm=norm, aspect="auto")
     axes[0, 0].set_xlabel("layer")
     return figure
@@ -146,7 +166,7 @@ def _timeline(run: StoredRun, phase: str, metrics: list[str], options: FigureOpt
         measures.layer_lines(axis, run.arrays["log_steps"] + 1, np.where(kept, values, np.nan))
     elif layer is None:
         null = measures.null_lines(axis, run, metric, phase)
-        measures.layer_lines(axis, run.arrays["steps"] + 1, course(run, metric, phase), more=null)
+        measures.layer_lines(axis, run.arrays["steps"] + 1, course(run, metric, phase), more=null, robust=metric in ROBUST)
     else:
         figure.set_label(f"layer {layer}")
         _one_layer(axis, run, metric, layer, [phase] if options.phase else ["train", phase])
@@ -173,6 +193,8 @@ def _one_layer(axis: Axes, run: StoredRun, metric: str, layer: int, phases: list
     if (batch := measures.published(run, metric)) is not None:
         lines.append(style.band(axis, x, batch[:, :, layer], BATCH, color=style.INK, linestyle=":"))
     style.log_steps(axis)
+    if metric in ROBUST:
+        style.robust_view(axis)
     style.label_ends(axis, lines)
 
 
@@ -188,7 +210,7 @@ def _train_val(run: StoredRun, phase: str, metrics: list[str], options: FigureOp
     left.set(xlabel="layer, at the end", ylabel=wording(metric)[2])
     right.axhline(0, color=style.GREY, linewidth=0.8)
     right.set(xlabel="optimiser step + 1", ylabel=f"{wording(metric)[1]}:\n{PHASES['train']} minus {PHASES[held]}")
-    measures.layer_lines(right, run.arrays["steps"] + 1, gaps)
+    measures.layer_lines(right, run.arrays["steps"] + 1, gaps, robust=metric in ROBUST)
     return figure
 
 
@@ -216,6 +238,8 @@ def multi_run(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
                     style.band(axis, run.arrays["steps"] + 1, values[:, :, index], **look(number))
             style.log_steps(axis, axis.get_xlabel())
             axis.set_ylabel(wording(metric)[2] if index % 4 == 0 else "")
+        if metric in ROBUST:
+            style.robust_view(*axes)
         names = [measures.headline(run, label, PHASES[phase]) for (run, phase), label in zip(parts, run_labels(runs), strict=True)]
         handles = [Line2D([], [], label=name.replace("; ", "\n"), **look(number)) for number, name in enumerate(names)]
         style.legend(axes[min(3, count - 1)], handles)
@@ -239,17 +263,22 @@ def architecture_comparison(runs: Runs, options: FigureOptions) -> dict[str, Fig
     def draw(metric: str) -> Figure:
         figure, axes = style.sheet(1, 2, **WIDE)
         (left, right), lines = axes[0], []
-        for run, label, own in zip(runs, run_labels(runs), looks, strict=True):
-            values, shown = ends(run, metric, phase), "train" if phase == "train" else held_out(run)
+        timed = ["train" if phase == "train" else held_out(run) for run in runs]
+        for run, label, shown, own in zip(runs, run_labels(runs), timed, looks, strict=True):
+            values = ends(run, metric, phase)
             top = int(np.flatnonzero(np.isfinite(values).any(axis=0))[-1])  # the last layer has no ridge_r2
             profile(left, values, **own)
-            name = measures.headline(run, label, PHASES[shown]).replace("; ", "\n") + f"\nlayer {top}"
+            name = measures.headline(run, label, "").replace("; ", "") + f"\nright: layer {top}"
+            name += f", {PHASES[shown]}" if len(set(timed)) > 1 else ""
             lines.append(style.band(right, run.arrays["steps"] + 1, course(run, metric, shown)[:, :, top], name, **own))
         measures.layer_axis(left, max(ends(run, metric, phase).shape[1] for run in runs))
         left.set(xlabel="layer", ylabel=wording(metric)[2])
         left.set_title(f"{PHASES[phase]}, end of training", fontsize=SMALL + 1)
-        right.set_title("last layer", fontsize=SMALL + 1)
+        samples = PHASES[timed[0]] if len(set(timed)) == 1 else "held-out samples"
+        right.set_title(f"{samples}, last layer", fontsize=SMALL + 1)
         style.log_steps(right)
+        if metric in ROBUST:
+            style.robust_view(right)
         style.legend(right, lines)
         return figure
 

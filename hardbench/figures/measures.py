@@ -41,6 +41,8 @@ METRICS = {  # name, unit or reference, range and direction
     "loss": ("local training loss", " / nats", "lower is better"),
 }
 
+ROBUST = ("ridge_r2",)  # metrics without a lower bound, of which an untrained layer or two would flatten all others
+
 
 def wording(metric: str) -> tuple[str, str, str]:
     """Name, label with unit, and the label above its range and direction; a metric registered elsewhere goes by its own name."""
@@ -209,11 +211,16 @@ def profile(axis: Axes, values: Array, label: str | None = None, **more: Any) ->
     return line
 
 
-def layer_lines(axis: Axes, x: Array, values: Array, name: str = "layer {}", more: Sequence[Line2D] = ()) -> None:
-    """Layers from values [R, T, L] as lines against the step, up to twelve of them named at their ends, as are `more` lines."""
+def layer_lines(axis: Axes, x: Array, values: Array, name: str = "layer {}", more: Sequence[Line2D] = (), robust: bool = False) -> None:
+    """Layers from values [R, T, L] as lines against the step, up to twelve of them named at their ends, as are `more` lines.
+
+    `robust` has outliers marked at the edge.
+    """
     shades = style.ordered(values.shape[2])
     lines = [style.band(axis, x, values[:, :, i], name.format(i), color=shade, linewidth=1.2) for i, shade in enumerate(shades)]
     style.log_steps(axis, axis.get_xlabel())
+    if robust:
+        style.robust_view(axis)
     style.label_ends(axis, [lines[i] for i in np.unique(np.linspace(0, len(lines) - 1, 12).round().astype(int))] + list(more))
 
 

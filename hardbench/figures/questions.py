@@ -1,9 +1,11 @@
 """The three questions about layers, drawn and answered from a run's numbers.
 
-A change between two layers is clear if its paired mean over repeats exceeds its standard error by Student's factor for 95 % (4.3 for three
-networks). One network has no standard error: its sign is told, and that it is one.
+A change between two layers is seen if its paired mean over repeats exceeds its standard error by Student's factor for 95 % (4.3 for three
+networks), never by less than 2. For one network the binomial error of the samples stands in for accuracies; its other metrics have no
+error, and no difference is seen in them. The figure says which applied.
 """
 
+import itertools
 import textwrap
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -14,7 +16,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from hardbench.errors import ConfigError
 from hardbench.figures import measures, style
-from hardbench.figures.measures import Array, Kind, ends, with_error, wording
+from hardbench.figures.measures import PHASES, Array, Kind, ends, with_error, wording
 from hardbench.figures.style import SMALL, FigureOptions, StoredRun, is_measured
 from hardbench.metrics.hardness import mean_stderr
 
@@ -28,71 +30,91 @@ class Change(NamedTuple):
     first: int
     last: int
     difference: float  # mean over repeats of last - first
-    stderr: float  # nan for one network
+    stderr: float  # nan where it is not known
     direction: int  # 1 up, -1 down, 0 not to be told from none
 
 
 def factor(count: int) -> float:
-    """How many standard errors of `count` numbers make a 95 % interval; 0 for one, which has none."""
+    """How many standard errors a difference has to exceed: those of a 95 % interval of `count` networks, 2 at least, and 2 for one."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(count - 1, 0.975)) if count > 1 else 0.0
+    return max(2.0, float(stdtrit(count - 1, 0.975))) if count > 1 else 2.0
 
 
-def change(values: Array) -> Change | None:
-    """Paired change of [R, L] from the first to the last layer that has numbers; None if there are not two."""
+def change(values: Array, samples: int = 0) -> Change | None:
+    """Paired change of [R, L] from the first to the last layer that has numbers; None if there are not two.
+
+    With `samples`, values are shares of so many samples, whose binomial error counts where there is one network.
+    """
     known = np.flatnonzero(np.isfinite(values).any(axis=0))
     if len(known) < 2:
         return None
     pairs = values[:, known[-1]] - values[:, known[0]]
     mean, stderr = (float(part) for part in mean_stderr(pairs))
-    clear = abs(mean) > factor(int(np.isfinite(pairs).sum())) * np.nan_to_num(stderr)
-    return Change(int(known[0]), int(known[-1]), mean, stderr, int(np.sign(mean)) if clear else 0)
+    count = int(np.isfinite(pairs).sum())
+    if count == 1:
+        stderr = float(np.hypot(*(errors(values, samples)[layer] for layer in known[[0, -1]])))
+    seen = abs(mean) > factor(count) * stderr  # never for an error of nan
+    return Change(int(known[0]), int(known[-1]), mean, stderr, int(np.sign(mean)) if seen else 0)
 
 
-def _at(values: Array, layer: int) -> str:
-    mean, stderr = mean_stderr(values[:, layer])
-    return f"{with_error(float(mean), float(stderr))} (layer {layer})"
+def errors(values: Array, samples: int = 0) -> Array:
+    """Standard errors [L] of the means of [R, L]; of one network the binomial ones of shares of `samples`, nan for 0."""
+    mean, stderr = mean_stderr(values)
+    alone = np.isfinite(values).sum(axis=0) == 1
+    return np.where(alone, np.sqrt(np.clip(mean * (1 - mean), 0, None) / (samples or np.nan)), stderr)
 
 
-def _by_one(values: Values) -> str:
+def _at(values: Array, layer: int, samples: int = 0) -> str:
+    return f"{with_error(float(mean_stderr(values)[0][layer]), float(errors(values, samples)[layer]))} (layer {layer})"
+
+
+def _by_one(values: Values, samples: int = 0) -> str:
     """The reservation of one network."""
     alone = max(np.isfinite(each).any(axis=1).sum() for each in values.values()) == 1
-    return "; one network, so its error is unknown" if alone else ""
+    return "" if not alone else f"; one network, error of {samples} samples" if samples else "; one network, so its error is unknown"
 
 
-def predictive(values: Values) -> str:
+def predictive(values: Values, samples: int = 0) -> str:
     """Whether probe accuracy (else anchor accuracy, else cross entropy) is better in the last layer than in the first."""
     metric = next(iter(values))
-    found, name = change(values[metric]), wording(metric)[0]
+    shares = 0 if metric.startswith("cross_entropy") else samples
+    found, name = change(values[metric], shares), wording(metric)[0]
     if found is None:
         return "One layer: there is no later one."
-    start, end = (_at(values[metric], layer) for layer in (found.first, found.last))
+    start, end = (_at(values[metric], layer, shares) for layer in (found.first, found.last))
     better = found.direction * (-1 if metric.startswith("cross_entropy") else 1)
     verb = {1: "rises", -1: "falls"}.get(found.direction)
     gap = f"{name} {verb} from {start} to {end}" if verb else f"{name} is {start} and {end}, {_gap(found)} apart"
-    return f"Later layers are {({1: '', 0: 'not clearly ', -1: 'not '})[better]}more predictive: {gap}{_by_one(values)}."
+    head = {1: "Later layers are more predictive", 0: "No difference seen", -1: "Later layers are less predictive"}[better]
+    return f"{head}: {gap}{_by_one(values, shares)}."
 
 
 def _gap(found: Change) -> str:
     return with_error(abs(found.difference) if found.direction else found.difference, found.stderr)
 
 
-def compressing(values: Values) -> str:
+def compressing(values: Values, samples: int = 0) -> str:
     """Which of mutual information, entropy and participation ratio fall from the first to the last layer."""
     found = {metric: each for metric, values in values.items() if (each := change(values)) is not None}
     if not found:
         return "One layer: there is no later one."
     falls, rises = (any(each.direction == sign for each in found.values()) for sign in (-1, 1))
     heads = {(True, True): "compress by some measures, not by others", (True, False): "compress", (False, True): "do not compress"}
-    verbs = {1: "rises by {} {}", -1: "falls by {} {}", 0: "changes by {} {}, not clearly"}
+    verbs = {1: "rises by {} {}", -1: "falls by {} {}", 0: "changes by {} {}, no difference seen"}
+    if not falls and not rises:
+        verbs[0] = "changes by {} {}"
     parts = [f"{wording(m)[0]} {verbs[each.direction]}".format(_gap(each), wording(m)[1].partition(" / ")[2]) for m, each in found.items()]
     span = f"from layer {min(each.first for each in found.values())} to {max(each.last for each in found.values())}"
-    return f"Layers {heads.get((falls, rises), 'do not clearly compress')}: {span} {'; '.join(parts)}{_by_one(values)}."
+    head = f"Layers {heads[falls, rises]}" if falls or rises else "No difference seen"
+    return f"{head}: {span} {'; '.join(parts)}{_by_one(values)}."
 
 
-def different(values: Values) -> str:
-    """Whether the linear CKA of each layer from 1 on with the one before it stays below .95, where 1 is the same but for a rotation."""
+def different(values: Values, samples: int = 0) -> str:
+    """Whether the linear CKA of each layer from 1 on with the one before it is below .95, where 1 is the same but for a rotation.
+
+    It is said to rise or fall with depth if it does so from the first of them to the last and between no two neighbours the other way.
+    """
     if "linear_cka" not in values:
         return "Not told: linear CKA was not measured."
     cka = values["linear_cka"].copy()
@@ -100,19 +122,30 @@ def different(values: Values) -> str:
     layers = [int(layer) for layer in np.flatnonzero(np.isfinite(cka).any(axis=0))]
     if not layers:
         return "One layer: there is none before it but the input."
-    mean, stderr = mean_stderr(cka)
-    upper = mean + np.nan_to_num(stderr) * [factor(count) for count in np.isfinite(cka).sum(axis=0)]
+    mean = mean_stderr(cka)[0]
+    upper = mean + errors(cka) * [factor(count) for count in np.isfinite(cka).sum(axis=0)]
     alike = [str(layer) for layer in layers if not upper[layer] < SAME]
     head = "Each layer differs from the one before"
     if len(alike) == len(layers):
-        head = "No layer clearly differs from the one before"
+        head = "No difference seen"
     elif alike:
-        who = f"Layers {', '.join(alike)} do" if len(alike) > 1 else f"Layer {alike[0]} does"
-        head = f"{who} not clearly differ from the one before, all others do"
+        head = f"No difference seen of layer{'s' * (len(alike) > 1)} {', '.join(alike)} from the one before, all others differ"
     low, high = min(layers, key=mean.__getitem__), max(layers, key=mean.__getitem__)
     span = f"is {_at(cka, low)}" if low == high else f"lies between {_at(cka, low)} and {_at(cka, high)}"
-    trend = {1: " and rises with depth", -1: " and falls with depth"}.get(getattr(change(cka), "direction", 0), "")
+    way = getattr(change(cka), "direction", 0)
+    steps = [change(cka[:, [a, b]]) for a, b in itertools.pairwise(layers)]
+    trend = {1: " and rises with depth", -1: " and falls with depth"}.get(way, "")
+    if any(step is not None and step.direction == -way for step in steps):
+        trend = ""
     return f"{head}: linear CKA {span}{trend}, where {SAME} counts as the same{_by_one({'': cka})}."
+
+
+def threshold(networks: int, samples: int) -> str:
+    """What a difference has to exceed to be told, in words."""
+    if networks > 1:
+        return f"differences are told beyond {factor(networks):.1f} standard errors ({networks} networks, paired, Student's 95 %)"
+    of = f"{factor(1):.0f} binomial standard errors of the {samples} samples" if samples else "their error, which is unknown"
+    return f"differences of accuracies are told beyond {of}, others not from one network"
 
 
 QUESTIONS = (
@@ -132,10 +165,15 @@ def verdicts(run: StoredRun, phase: str) -> dict[str, str]:
     for question, rows, answer in QUESTIONS:
         names = [name for row in rows for name in row]
         values = {name: ends(run, name, phase) for name in names if is_measured(run, measures.array_of(run, name, phase))}
-        found[question] = answer(values) if values else f"Not measured: {', '.join(wording(name)[0] for name in names)}."
+        found[question] = answer(values, _samples(run)) if values else f"Not measured: {', '.join(wording(name)[0] for name in names)}."
     if all(sentence.startswith("Not measured") for sentence in found.values()):
         raise ConfigError(f"layer_metrics: none measured in {run.name} ({run.id[:8]}), {phase}")
     return found
+
+
+def _samples(run: StoredRun) -> int:
+    """Samples that the layer metrics are of; 0 where a run did not store it."""
+    return int(run.arrays.get("measured_samples", np.zeros(1)).max())
 
 
 def _questions(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
@@ -143,6 +181,8 @@ def _questions(run: StoredRun, phase: str, metrics: list[str], options: FigureOp
     answers = {question: textwrap.wrap(sentence, 60) for question, sentence in verdicts(run, phase).items()}
     most = max(map(len, answers.values()))
     figure = Figure(figsize=(14.4, 7.6), dpi=150, layout="constrained")
+    repeats = len(next(values for key, values in run.arrays.items() if key.startswith("layer_")))
+    figure.set_label(f"{PHASES[phase]}; {threshold(repeats, _samples(run))}")
     for part, (question, rows, _) in zip(figure.subfigures(1, 3, squeeze=False)[0], QUESTIONS, strict=True):
         part.suptitle(question, fontsize=SMALL + 4, fontweight="bold")
         part.supxlabel("\n".join(answers[question] + [""] * (most - len(answers[question]))), fontsize=SMALL + 2, x=0.03, ha="left")

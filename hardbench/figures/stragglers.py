@@ -108,7 +108,7 @@ def _hard_per_class(run: StoredRun) -> Figure:
     names, classes = [str(name) for name in run.arrays["strategies"]], class_names(run)
     counts = measured(run, "hard_per_class")  # [M, S, K]
     shares = 100 * counts / run.arrays["samples_per_class"]
-    figure, axes = style.sheet(1, 2, width=max(4.6, 0.3 * len(classes)), height=3.4)
+    figure, axes = style.sheet(1, 2, width=max(4.6, 0.3 * min(len(classes), style.CROWD)), height=3.4)
     bars, scatter = axes[0]
     width = 0.8 / len(names)
     handles = []
@@ -120,13 +120,14 @@ def _hard_per_class(run: StoredRun) -> Figure:
         bars.bar(place, mean, width, yerr=np.nan_to_num(stderr), color=colour, error_kw={"elinewidth": 0.8})
         scatter.plot(mean, error, linestyle="", marker=MARKERS[m % len(MARKERS)], markersize=4.5, color=colour)
         if len(names) == 1:
-            for c, label in enumerate(classes):
+            for c, label in enumerate(classes if len(classes) <= style.CROWD else ()):
                 scatter.annotate(label, (mean[c], error[c]), (4, 3), textcoords="offset points", fontsize=style.SMALL, parse_math=False)
         r = correlation(mean, error)
         shown = "" if np.isnan(r) else f", r = {r:.2f}"
         handles.append(Line2D([], [], linestyle="", marker=MARKERS[m % len(MARKERS)], color=colour, label=f"{name}{shown}"))
     rotation = 90 if max(map(len, classes)) > 3 else 0
-    bars.set_xticks(range(len(classes)), classes, rotation=rotation, parse_math=False)
+    named = style.sampled(len(classes), style.CROWD)
+    bars.set_xticks(named, [classes[c] for c in named], rotation=rotation, parse_math=False)
     bars.set_xlabel("class")
     bars.set_ylabel("hard samples of the class / %")
     scatter.set_xlabel("hard samples of the class / %")
@@ -166,7 +167,7 @@ def _agreement_per_class(run: StoredRun) -> Figure:
     overlap = mean_stderr(measured(run, "jaccard_per_class"))[0]  # [K, M, M]
     first, second = np.triu_indices(len(names), 1)
     pairs = [f"{names[i]} - {names[j]}" for i, j in zip(first, second, strict=True)]
-    figure, axes = style.sheet(1, 1, width=3.6 + 0.36 * len(classes), height=1.3 + 0.3 * len(pairs))
+    figure, axes = style.sheet(1, 1, width=3.6 + 0.36 * min(len(classes), style.CROWD), height=1.3 + 0.3 * len(pairs))
     values = overlap[:, first, second].T
     style.heatmap(axes[0, 0], values, pairs, classes, "Jaccard overlap", norm=Normalize(0, 1), aspect="auto")
     axes[0, 0].set_xlabel("class")

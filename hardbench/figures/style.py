@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, ScalarFormatter
 from matplotlib.transforms import Bbox
 
+from hardbench.data.samples import told_apart
 from hardbench.errors import ConfigError
 from hardbench.metrics.hardness import mean_stderr
 
@@ -29,6 +30,9 @@ STROKES = ("-", "--", ":", "-.")
 HIGH, LOW, GREY, INK = COLOURS[1], COLOURS[0], "#B8B8B8", "#333333"
 SMALL = 8  # points
 ANNOTATED = 20  # classes up to which a heatmap carries its numbers
+CROWD = 50  # classes beyond which figures are drawn coarser: names of some, curves and points of a part
+SAMPLED = 1000  # curves or points that stand for a crowd
+LONGEST = 40  # letters of a name
 
 
 class StoredRun(Protocol):
@@ -90,14 +94,21 @@ def measured(run: StoredRun, name: str) -> Array:
 
 
 def run_labels(runs: Sequence[StoredRun]) -> list[str]:
-    """A label for each run, distinct: its name, and where names repeat the start of its id."""
-    names = [run.name for run in runs]
-    return [name if names.count(name) == 1 else f"{name} ({run.id[:6]})" for name, run in zip(names, runs, strict=True)]
+    """A label for each run, distinct, in file names too: its name, and where names repeat the start of its id."""
+    stems = [slug(literal(run.name)) for run in runs]
+    named = zip(runs, stems, strict=True)
+    return [literal(run.name) + ("" if stems.count(stem) == 1 else f" ({run.id[:6]})") for run, stem in named]
 
 
 def class_names(run: StoredRun) -> list[str]:
-    """The original names of the K classes, by class number."""
-    return [str(name) for name in run.arrays["class_names"]]
+    """The original names of the K classes, by class number, as they are drawn: distinct, on one line each."""
+    return list(told_apart([literal(str(name)) for name in run.arrays["class_names"]]))
+
+
+def literal(text: str) -> str:
+    """Text from outside as it is drawn: characters that have no shape as their escapes (`\\n`), cut to LONGEST letters."""
+    shown = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
 
 
 def slug(text: str) -> str:
@@ -252,23 +263,68 @@ def legend(axis: Axes, handles: Sequence[Any], title: str | None = None) -> None
         text.set_parse_math(False)
 
 
+def sampled(count: int, most: int = SAMPLED) -> Array:
+    """Up to `most` of the places 0 to count - 1, evenly spaced, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+
+
+def robust_view(*axes: Axes) -> None:
+    """Limit y, of all the axes alike, to all points of their lines but few outliers; these are marked at the edge, the farthest in numbers.
+
+    Outliers are up to a quarter of the points beyond a gap wider than the range of all the others. Without any nothing changes. Call it
+    when the lines are drawn.
+    """
+    lines = [(axis, np.asarray(line.get_data(), dtype=float), line.get_color()) for axis in axes for line in axis.get_lines()]
+    lines = [each for each in lines if each[1].shape[1] > 2]
+    points = np.sort(np.concatenate([data[1] for _, data, _ in lines])) if lines else np.empty(0)
+    low, high = inliers(points)
+    if not len(points) or (low, high) == (points[0], points[-1]):
+        return
+    margin = 0.08 * (high - low or 1)
+    for axis in axes:
+        axis.set_ylim(low - margin, high + margin)
+    for axis, (x, y), colour in lines:
+        for mark, out, edge, up in (("v", y < low, low - margin, 1), ("^", y > high, high + margin, -1)):
+            if out.any():
+                marks = axis.plot(x[out], np.full(out.sum(), edge), mark, color=colour, markersize=5, clip_on=False, zorder=4)
+                marks[0].set_in_layout(False)
+            for place in np.flatnonzero(out & np.isin(y, points[[0, -1]])):
+                text: dict[str, Any] = {"va": "bottom" if up > 0 else "top", "fontsize": SMALL - 1, "color": colour, "in_layout": False}
+                axis.annotate(f"{y[place]:.2g}", (x[place], edge), (3, 5 * up), textcoords="offset points", **text)
+
+
+def inliers(points: Array) -> tuple[float, float]:
+    """The range of numbers but for up to a quarter of them beyond a gap wider than the range of all the others; nan for none."""
+    points, far = np.sort(points[np.isfinite(points)]), np.empty(0, dtype=int)
+    for _ in range(2):  # at the low end, and upside down at the other
+        gaps = np.diff(points)[: len(points) // 4]
+        far = np.flatnonzero(gaps > points[-1] - points[1 : len(gaps) + 1]) if len(gaps) else far[:0]
+        points = -points[far[-1] + 1 if len(far) else 0 :][::-1]
+    return (float(points[0]), float(points[-1])) if len(points) else (np.nan, np.nan)
+
+
 def family(
     axis: Axes, x: Array, values: Array, names: Sequence[str], all_up_to: int, first: int = 0
 ) -> tuple[list[Line2D], list[LineCollection]]:
     """Draw M curves from values [R, T, M]; returns the lines that carry a name and, if there are too many, one for the rest.
 
     Up to `all_up_to` each has its own look, from look(first) on, with its band. Beyond, all are grey but the three that end highest
-    and the three that end lowest. Curves that are all nan are left out.
+    and the three that end lowest; of more than SAMPLED others as many are drawn, evenly chosen by where they end. Curves that are all nan
+    are left out.
     """
     mean = mean_stderr(values)[0]  # [T, M]
-    drawn = [index for index in range(len(names)) if np.isfinite(mean[:, index]).any()]
+    known = np.isfinite(mean)
+    drawn = np.flatnonzero(known.any(axis=0)).tolist()
     if len(drawn) <= max(all_up_to, 6):
         return [band(axis, x, values[:, :, i], names[i], **look(first + i)) for i in drawn], []
-    last = {index: mean[np.isfinite(mean[:, index]), index][-1] for index in drawn}
+    last = mean[len(mean) - 1 - known[::-1].argmax(axis=0), np.arange(mean.shape[1])]
     ordered = sorted(drawn, key=last.__getitem__, reverse=True)
-    curves = [np.column_stack((x, mean[:, index])) for index in ordered[3:-3]]
+    others = ordered[3:-3]
+    picked = [others[place] for place in sampled(len(others))]
+    curves = [np.column_stack((x, mean[:, index])) for index in picked]
     faint = max(0.05, min(0.8, 40 / len(curves)))
-    rest = LineCollection(curves, color=GREY, linewidth=0.6, alpha=faint, label=f"{len(curves)} others", zorder=1.5)
+    label = f"{len(others)} others" + (f",\n{len(picked)} drawn" if len(picked) < len(others) else "")
+    rest = LineCollection(curves, color=GREY, linewidth=0.6, alpha=faint, label=label, zorder=1.5)
     axis.add_collection(rest)
     axis.autoscale_view()
     marked = zip(ordered[:3] + ordered[-3:], [HIGH] * 3 + [LOW] * 3, ("-", "--", ":", ":", "--", "-"), strict=True)
@@ -287,7 +343,7 @@ def heatmap(
     norm: Normalize | None = None,
     aspect: str = "equal",
 ) -> None:
-    """A coloured table of values [rows, columns], written into the cells up to 20 x 20; nan is grey.
+    """A coloured table of values [rows, columns], written into the cells up to 20 x 20; nan is grey. Up to 50 rows and columns are named.
 
     Without a `norm` values are >= 0 and the colour scale is the square root, from 0 to `top`, so that small values beside large ones can be
     told from none. `texts` replaces the numbers. `label` names the colour bar.
@@ -298,9 +354,11 @@ def heatmap(
     axis.grid(False)
     axis.spines[:].set_visible(False)
     count = max(len(rows), len(columns))
-    size = min(SMALL, max(4.5, 300 / count))
-    axis.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 2 else 0, fontsize=size, parse_math=False)
-    axis.set_yticks(range(len(rows)), rows, fontsize=size, parse_math=False)
+    size = min(SMALL, max(4.5, 300 / min(count, CROWD)))
+    across, down = sampled(len(columns), CROWD), sampled(len(rows), CROWD)
+    turn = 90 if max(map(len, columns)) > 2 else 0
+    axis.set_xticks(across, [columns[place] for place in across], rotation=turn, fontsize=size, parse_math=False)
+    axis.set_yticks(down, [rows[place] for place in down], fontsize=size, parse_math=False)
     axis.tick_params(length=0)
     figure = axis.get_figure(root=True)
     if figure is not None:

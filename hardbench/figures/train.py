@@ -126,7 +126,8 @@ def overlap_scatter(runs: Sequence[StoredRun], options: FigureOptions) -> dict[s
     """Final dynamic (x) against static (y) overlap of every pair of classes and every repeat of the runs, with Pearson's and Spearman's r.
 
     Small points are repeats, large ones their means. Labelled are the two highest, the two lowest and the two pairs whose ranks in x and y
-    differ most. The points of one pair share their static overlap and are not independent: no p value is given.
+    differ most. Beyond 50 classes some of the pairs are drawn, evenly chosen; r is of all. The points of one pair share their static
+    overlap and are not independent: no p value is given.
     """
     options.pick("phase", ("test",))
     figure, axes = style.sheet(width=6.2, height=4.6)
@@ -141,12 +142,17 @@ def overlap_scatter(runs: Sequence[StoredRun], options: FigureOptions) -> dict[s
         static = np.broadcast_to(measured(run, "overlap_static")[ends], dynamic.shape)
         every.append((dynamic.ravel(), static.ravel()))
         mean, colour = mean_stderr(dynamic)[0], look(number)["color"]
+        drawn = np.arange(len(pairs))
+        if len(class_names(run)) > style.CROWD:
+            order = np.argsort(mean)[: np.isfinite(mean).sum()]
+            drawn = np.unique([*order[style.sampled(len(order))], *order[:2], *order[-2:]])
         size = 22 if len(pairs) <= 200 else 6
-        axis.scatter(dynamic, static, s=size / 4, color=colour, alpha=0.35, linewidth=0)
+        axis.scatter(dynamic[:, drawn], static[:, drawn], s=size / 4, color=colour, alpha=0.35, linewidth=0)
         count = f"{len(pairs)} pair{'s' * (len(pairs) > 1)}, {len(dynamic)} network{'s' * (len(dynamic) > 1)}"
+        count += f",\n{len(drawn)} pairs drawn" if len(drawn) < len(pairs) else ""
         name = f"{label}\n{count}\n{_correlations(*every[-1])}"
-        handles.append(axis.scatter(mean, static[0], s=size, color=colour, linewidth=0, label=name))
-        means += [(x, y, pair, colour) for x, y, pair in zip(mean, static[0], pairs, strict=True) if np.isfinite(x + y)]
+        handles.append(axis.scatter(mean[drawn], static[0, drawn], s=size, color=colour, linewidth=0, label=name))
+        means += [(mean[pair], static[0, pair], pairs[pair], colour) for pair in drawn if np.isfinite(mean[pair] + static[0, pair])]
     style.at_least(axis, 0.1)
     low, high = max(axis.get_xlim()[0], axis.get_ylim()[0]), min(axis.get_xlim()[1], axis.get_ylim()[1])
     if low < high:
@@ -188,7 +194,7 @@ def confusion_figures(confusion: Array, names: Sequence[str]) -> dict[str, Figur
 
     Rows are the true classes. Up to ten classes the standard error is in the cell; a class without samples has no shares.
     """
-    confusion = np.asarray(confusion, dtype=float)
+    confusion, names = np.asarray(confusion, dtype=float), [style.literal(name) for name in names]
     networks = f"mean of {len(confusion)} networks" if len(confusion) > 1 else "one network"
     return {
         "confusion_matrix": _confusion(confusion, names, f"test samples, {networks}", None),
@@ -203,7 +209,7 @@ def _confusion(values: Array, names: Sequence[str], label: str, top: float | Non
     roomy = len(names) <= 10
     digits = (3 if roomy else 2) if top else 0 if np.array_equal(mean, np.round(mean), equal_nan=True) else 1
     texts = np.full(mean.shape, "-", dtype=object)
-    for row, column in np.argwhere(np.isfinite(mean)):
+    for row, column in np.argwhere(np.isfinite(mean)) if len(names) <= style.ANNOTATED else ():
         value, error = mean[row, column], stderr[row, column]
         text = f"{value:.{digits}f}" if value >= 0.5 * 10**-digits else f"<{10.0**-digits:g}" if value else "0"
         texts[row, column] = text + (f"\n±{error:.{max(digits, 1)}f}" if roomy and error >= 0.5 * 10 ** -max(digits, 1) else "")

@@ -19,13 +19,15 @@ ROUNDING = 1e-6  # accuracies are stored in single precision, where .9 is below 
 def mean_stderr(values: Array) -> tuple[Array, Array]:
     """Mean and standard error (ddof 1 / sqrt R) over axis 0, each [...]; entries that are nan do not count.
 
-    The mean is nan where nothing was measured, the standard error where fewer than two were.
+    The mean is nan where nothing was measured, the standard error where fewer than two were; it is 0 where all are the same number.
     """
     values = np.asarray(values, dtype=float)
     known = np.isfinite(values)
     count = known.sum(axis=0)
     mean = np.where(known, values, 0.0).sum(axis=0) / np.where(count > 0, count, np.nan)
-    squares = np.where(known, values - mean, 0.0) ** 2
+    low, high = (edge.reduce(np.where(known, values, mean), axis=0, initial=np.nan) for edge in (np.fmin, np.fmax))
+    differ = high - low > 8 * np.finfo(float).eps * np.abs(mean)  # equal numbers and their mean may be a rounding apart
+    squares = np.where(known & differ, values - mean, 0.0) ** 2
     return mean, np.sqrt(squares.sum(axis=0) / np.where(count > 1, (count - 1.0) * count, np.nan))
 
 
@@ -41,6 +43,16 @@ def final(arrays: Mapping[str, Array], name: str) -> Array:
     values = np.array(arrays[name][np.arange(len(last)), last], dtype=float)
     values[last < 0] = np.nan
     return values
+
+
+def mean_at_end(steps: Array, values: Array, count: int) -> Array:
+    """Mean of each repeat's values [R, S] over the last `count` optimiser steps up to its last measured one [R], of those in `steps` [S].
+
+    With the steps of an epoch: the mean over the last epoch's logged mini-batches. nan for a repeat without a value.
+    """
+    known = np.isfinite(values)
+    last = np.where(known, steps, -np.inf).max(axis=1, initial=-np.inf, keepdims=True)
+    return mean_stderr(np.where(known & (steps > last - count), values, np.nan).T)[0]
 
 
 def row_shares(confusion: Array) -> Array:
@@ -85,10 +97,15 @@ def overlap_hardness_spearman(arrays: Mapping[str, Array]) -> Array:
     return np.array([correlation(overlap, 1 - accuracy, ranks=True) for accuracy in final(arrays, "accuracy_per_class")])
 
 
-def first_steps(steps: Array, accuracy: Array, level: float) -> Array:
-    """Step of the first evaluation point with an accuracy of at least `level` [R, K], from accuracies [R, T, K]; nan if there is none."""
-    reached = accuracy >= level - ROUNDING  # nan never
-    return np.where(reached.any(axis=1), np.asarray(steps, dtype=float)[reached.argmax(axis=1)], np.nan)
+def lasting_steps(steps: Array, accuracy: Array, level: float) -> Array:
+    """Step of the first evaluation point from which on an accuracy stays at `level` or above to the end [R, K], from accuracies [R, T, K].
+
+    The end is the last point measured. nan where the accuracy ends below, or was not measured; 0, the initialisation, only where it never
+    falls below the level.
+    """
+    falls = np.logical_or.accumulate((accuracy < level - ROUNDING)[:, ::-1], axis=1)[:, ::-1]  # here or later
+    stays = np.isfinite(accuracy) & ~falls
+    return np.where(stays.any(axis=1), np.asarray(steps, dtype=float)[stays.argmax(axis=1)], np.nan)
 
 
 def hardness_table(arrays: Mapping[str, Array]) -> "pandas.DataFrame":
@@ -96,7 +113,8 @@ def hardness_table(arrays: Mapping[str, Array]) -> "pandas.DataFrame":
 
     class (the label trained on), name (the original class), test_samples, repeats (how many measured it); then as mean and `_stderr`:
     hardness = 1 - accuracy, accuracy, loss (nats), all of the class's test samples at each repeat's last evaluation point;
-    step_50, _80, _90: first evaluation point with that accuracy in percent, over the repeats that got there, whose share is `_reached`;
+    step_50, _80, _90: first evaluation point from which on the accuracy stays at that many percent or above to the end; nan where some of
+    the repeats end below, whose number is step_50_never, _80_never, _90_never;
     confused_share: P(predicted confused_with | this class), for the wrong class with the largest mean share (confused_with is missing
     where nothing was confused); overlap: mean last-layer overlap with the other classes; overlap_static: that of the training inputs.
     What was not measured, or has no test sample, is nan.
@@ -113,10 +131,9 @@ def hardness_table(arrays: Mapping[str, Array]) -> "pandas.DataFrame":
     columns["repeats"] = np.isfinite(accuracy).sum(axis=0)
     columns |= _spread("hardness", 1 - accuracy) | _spread("accuracy", accuracy) | _spread("loss", final(arrays, "loss_per_class"))
     for level in LEVELS:
-        step = first_steps(arrays["steps"], arrays["accuracy_per_class"], level / 100)
-        columns |= _spread(f"step_{level}", step)
-        measured = np.isfinite(accuracy)
-        columns[f"step_{level}_reached"] = mean_stderr(np.where(measured, np.isfinite(step), np.nan))[0]
+        step = lasting_steps(arrays["steps"], arrays["accuracy_per_class"], level / 100)
+        never = (np.isfinite(accuracy) & np.isnan(step)).sum(axis=0)
+        columns |= _spread(f"step_{level}", np.where(never > 0, np.nan, step)) | {f"step_{level}_never": never}
     columns |= _confusions(row_shares(counts), names) | _spread("overlap", mean_with_others(overlap))
     columns["overlap_static"] = mean_with_others(arrays.get("overlap_static", nothing[0]))
     return pandas.DataFrame(columns)

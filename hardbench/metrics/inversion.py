@@ -13,6 +13,7 @@ from hardbench.settings import InversionSettings
 Array = np.ndarray[Any, Any]
 RISE = 1e-5  # growth of a smoothed radius that is none: rounding of a flat curve
 EXACT = 1e-6  # squared radii below are rounding: a class of one sample has radius 0
+PASSED = 0.01  # by which share of its radius at the inversion a class must shrink below it later, for the inversion to count as passed
 PUBLISHED_EVERY, PUBLISHED_AFTER = 5, 20  # epochs of the published rules
 
 
@@ -50,6 +51,7 @@ def distances(means: Tensor) -> Tensor:
 def smooth(curves: Array, window: int = 11, patience: int = 20, guard: int = 20) -> Array:
     """Epoch of the first minimum of the smoothed radius that `patience` later epochs, all higher, confirm; nan where there is none.
 
+    That is all it promises: a local minimum. The radius may shrink again, below it, after these epochs; `passed` finds where it does.
     curves [T] or [T, ...] with T = epochs from 0 (initialisation) on; the result is [] or [...], float. The curve is smoothed by a centred
     mean over `window` epochs (even windows lose one); minima before `guard` do not count. The epoch returned is that of the smallest
     radius itself within half a window of the smoothed minimum, from `guard` on. What later epochs bring never changes an epoch once found.
@@ -105,6 +107,17 @@ def inversion_epochs(curves: Array, settings: InversionSettings) -> Array:
     if settings.task == "parity":
         return np.repeat(published_parity(curves[..., :1]), curves.shape[-1], axis=-1)
     return published(curves)
+
+
+def passed(radii: Array, epochs: Array) -> Array:
+    """Whether an inversion is followed by a radius over 1 % (PASSED) smaller than that at it, [R, K], from radii [R, T, K], epochs [R, K].
+
+    False where there is no inversion.
+    """
+    there = np.where(np.isfinite(epochs), epochs, 0).astype(int)
+    radius = np.take_along_axis(radii, there[:, None], axis=1)
+    later = np.arange(radii.shape[1])[:, None] > there[:, None]
+    return np.asarray(np.isfinite(epochs) & (later & (radii < (1 - PASSED) * radius)).any(axis=1))
 
 
 def shortest(settings: InversionSettings) -> int:

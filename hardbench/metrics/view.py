@@ -21,6 +21,10 @@ from hardbench.seeding import Seeds
 
 T = TypeVar("T")
 S = TypeVar("S")
+LARGE, DOWN = (
+    2.0**15,
+    2.0**-40,
+)  # activations of more than LARGE may overflow in sums of fourth powers; times DOWN, whatever is finite does not
 SLOW = frozenset({"participation_ratio", "ridge_r2"})  # what `fast` leaves out
 
 
@@ -97,7 +101,8 @@ def alive(stack: Tensor) -> list[bool]:
 def per_network(value: Callable[[int], Tensor | float], *stacks: Tensor) -> Tensor:
     """value(r) of every network as float64 [R]; nan where one of the stacks is dead or not finite. The first stack says how many."""
     sound = [all(alive(stack)[r if len(stack) > 1 else 0] for stack in stacks) for r in range(len(stacks[0]))]
-    return torch.tensor([float(value(r)) if fine else math.nan for r, fine in enumerate(sound)], dtype=torch.float64)
+    found = torch.tensor([float(value(r)) if fine else math.nan for r, fine in enumerate(sound)], dtype=torch.float64)
+    return torch.where(found.isfinite(), found, math.nan)  # numbers at float32's end may pass it on the way
 
 
 def undefined(view: LayerView) -> Tensor:
@@ -105,8 +110,20 @@ def undefined(view: LayerView) -> Tensor:
     return torch.full((len(view.activations),), math.nan, dtype=torch.float64)
 
 
+def moderate(samples: Tensor) -> Tensor:
+    """The samples, times a power of two where they are so large that the squares of their products leave float32."""
+    low, high = samples.aminmax()
+    return samples * DOWN if max(-low, high) > LARGE else samples
+
+
 def squared_overlap(x: Tensor, y: Tensor) -> float:
-    """|X'Y|_F^2 = tr(XX' YY') of [N, D] and [N, D2], by products of features or of samples, whichever are fewer."""
+    """|X'Y|_F^2 = tr(XX' YY') of [N, D] and [N, D2]."""
+    found = _squared_overlap(x, y)
+    return found if math.isfinite(found) else _squared_overlap(x * DOWN, x * DOWN if y is x else y * DOWN) / DOWN**4
+
+
+def _squared_overlap(x: Tensor, y: Tensor) -> float:
+    """By products of features or of samples, whichever are fewer."""
     (n, d), d2 = x.shape, y.shape[1]
     if d * d2 <= n * (d + d2):
         return float((x.T @ y).square_().sum(dtype=torch.float64))

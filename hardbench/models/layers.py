@@ -2,14 +2,15 @@
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hardbench.errors import ConfigError
+from hardbench.errors import ConfigError, TrainingError
 from hardbench.models.anchors import Anchors, StackedAnchors
+from hardbench.models.dropout import Dropout, StackedDropout, own_streams
 from hardbench.products import ALIGNED, product
 from hardbench.seeding import Seeds
 
@@ -63,32 +64,6 @@ class UnitScale(nn.Module):
         wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         factor = wide.square().mean(-1, keepdim=True).clamp_min(1e-12).rsqrt()
         return inputs * factor.to(inputs.dtype)
-
-
-class Dropout(nn.Module):
-    """Sets values to 0 with probability p in training, and scales the others by 1 / (1 - p); draws from a stream of its own.
-
-    nn.Dropout draws from the global generator, which networks would share. `seeds` is set by `grow`.
-    """
-
-    def __init__(self, p: float):
-        super().__init__()
-        self.p = p
-        self.seeds = Seeds(0)
-        self._generator: torch.Generator | None = None
-
-    def stream(self, device: torch.device) -> torch.Generator:
-        """The generator on the device where the values are."""
-        if self._generator is None or self._generator.device != device:
-            self._generator = self.seeds.generator(device)
-        return self._generator
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Shape as the inputs."""
-        if not self.training or self.p == 0:
-            return inputs
-        keep = torch.rand(inputs.shape, generator=self.stream(inputs.device), device=inputs.device) >= self.p
-        return inputs * keep / max(1 - self.p, 1e-9)
 
 
 class StackedLinear(nn.Module):
@@ -150,6 +125,8 @@ class Networks(nn.Module):
 
     def __init__(self, members: Sequence[Chain], input_shape: Sequence[int]):
         super().__init__()
+        for wrong in (type(member).__name__ for member in members if not isinstance(member, Chain)):
+            raise TypeError(f"{type(self).__name__} of {wrong}; of Chain(blocks, head), whose hidden layers can be seen")
         self.repeats = len(members)
         self.input_ndim = len(input_shape)
         self._plain = [copy.deepcopy(members[0])]  # in a list: a template, not a submodule
@@ -178,7 +155,7 @@ class Networks(nn.Module):
         raise NotImplementedError
 
     def load_member(self, r: int, state: dict[str, Tensor]) -> None:
-        """Put a plain network's state_dict into place r."""
+        """Put a plain network's state_dict into place r; TrainingError if it is none of this shape."""
         raise NotImplementedError
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -203,9 +180,30 @@ class Networks(nn.Module):
         return [self.member_state(r) for r in range(self.repeats)]
 
     def load_states(self, states: Sequence[dict[str, Tensor]]) -> None:
-        """Put R plain networks' state_dicts into place."""
+        """Put R plain networks' state_dicts into place; TrainingError unless they are R of this shape."""
+        if not isinstance(states, list) or len(states) != self.repeats:
+            raise TrainingError(f"checkpoint: {len(states) if isinstance(states, list) else 'no'} networks; {self.repeats} in this run")
         for r, state in enumerate(states):
             self.load_member(r, state)
+
+    def restore(self, states: Sequence[dict[str, Tensor]]) -> None:
+        """`load_states` of what a finished training has stored: its weights are finite, or it is a TrainingError."""
+        self.load_states(states)
+        for r, name in ((r, name) for r, state in enumerate(states) for name, tensor in state.items() if not tensor.isfinite().all()):
+            raise TrainingError(f"checkpoint: {name} of network {r} is not finite; finite weights")
+
+    def check(self, state: Mapping[str, Tensor]) -> None:
+        """TrainingError unless a state_dict has the names, shapes and types of one of these networks."""
+        own = self._plain[0].state_dict()
+        if not isinstance(state, Mapping):
+            raise TrainingError("checkpoint: networks; a state_dict of each")
+        for name in [*(own.keys() - state.keys()), *(state.keys() - own.keys())]:
+            raise TrainingError(f"checkpoint: {name}; {'missing' if name in own else 'no such tensor in this network'}")
+        for name, tensor in own.items():
+            came = state[name]
+            if not isinstance(came, Tensor) or came.shape != tensor.shape or came.dtype != tensor.dtype:
+                what = f"{list(came.shape)} {came.dtype}" if isinstance(came, Tensor) else type(came).__name__
+                raise TrainingError(f"checkpoint: {name} {what}; {list(tensor.shape)} {tensor.dtype} in this network")
 
     def member(self, r: int) -> Chain:
         """Network r as plain PyTorch, its own copy."""
@@ -219,6 +217,9 @@ class Stacked(Networks):
 
     def __init__(self, members: Sequence[Chain], input_shape: Sequence[int]):
         super().__init__(members, input_shape)
+        alone = unstackable(members[0])
+        if alone is not None:
+            raise ConfigError(f"model: {alone} has no stacked form; stack_or_loop(members, input_shape) in place of {type(self).__name__}")
         self.blocks = nn.ModuleList(_stacked([m.blocks[i] for m in members]) for i in range(len(members[0].blocks)))
         self.head = _stacked([m.head for m in members])
 
@@ -269,6 +270,7 @@ class Stacked(Networks):
 
     def load_member(self, r: int, state: dict[str, Tensor]) -> None:
         """Put a plain network's state_dict into place r."""
+        self.check(state)
         with torch.no_grad():
             for name, view, plain in self._tensors(r):
                 plain(view).copy_(state[name])
@@ -296,7 +298,8 @@ class Looped(Networks):
         return self._chain(r)(self._image(inputs, r)).unsqueeze(0)
 
     def _image(self, inputs: Tensor, r: int) -> Tensor:
-        return self._of_member(inputs, r).clone(memory_format=torch.channels_last)  # a copy: kernels round by alignment
+        own = self._of_member(inputs, r)
+        return own.clone(memory_format=torch.channels_last if own.ndim == 4 else torch.contiguous_format)  # kernels round by alignment
 
     def activations(self, inputs: Tensor) -> list[Tensor]:
         """Per hidden block [R, B, D], flattened."""
@@ -317,11 +320,40 @@ class Looped(Networks):
 
     def load_member(self, r: int, state: dict[str, Tensor]) -> None:
         """Put a plain network's state_dict into place r."""
+        self.check(state)
         self.members[r].load_state_dict(state)
 
 
+_SHARED = (*(type(make()) for make in ACTIVATIONS.values()), nn.Identity, UnitScale)  # what is done to [R, B, D] as to [B, D]
+
+
+def stack_or_loop(members: Sequence[Chain], input_shape: Sequence[int]) -> Networks:
+    """R networks as batched products where every module has a stacked form, else one after the other."""
+    return (Looped if unstackable(members[0]) else Stacked)(members, input_shape)
+
+
+def unstackable(chain: Chain) -> str | None:
+    """The first module of a chain that has no stacked form, `LayerNorm at blocks.0.1`; None if all have one.
+
+    Only what is known here has one: another module may have parameters, buffers, a random stream, or take the axis R for a batch.
+    """
+    seen: set[int] = set()  # what two places share has no stacked form either
+    for path, module in chain.named_modules(remove_duplicate=False):
+        kind = type(module)
+        own = {"": module} if kind is Dropout else dict(module.named_parameters(recurse=False))
+        known = kind in (Chain, nn.Sequential, Residual, Dropout, Anchors, *_SHARED) and (kind is Dropout or not own)
+        if isinstance(module, nn.Flatten):
+            known = (module.start_dim, module.end_dim) == (1, -1)
+        elif kind is nn.Linear:
+            known = own.keys() == {"weight", "bias"} and all(one.requires_grad for one in module.parameters())
+        if not known or any(id(one) in seen for one in own.values()):
+            return f"{kind.__name__} at {path}" if path else kind.__name__
+        seen.update(map(id, own.values()))
+    return None
+
+
 def _stacked(members: Sequence[nn.Module]) -> nn.Module:
-    """R modules of one kind as one: linear layers and anchors stacked, sequences member by member, the rest (no parameters) shared."""
+    """R modules of one kind as one: linear layers, anchors and dropout stacked, sequences member by member, activations shared."""
     first = members[0]
     if isinstance(first, nn.Sequential):
         return nn.Sequential(*(_stacked([m[i] for m in members if isinstance(m, nn.Sequential)]) for i in range(len(first))))
@@ -331,6 +363,8 @@ def _stacked(members: Sequence[nn.Module]) -> nn.Module:
         return StackedLinear([m for m in members if isinstance(m, nn.Linear)])
     if isinstance(first, Anchors):
         return StackedAnchors([m for m in members if isinstance(m, Anchors)])
+    if isinstance(first, Dropout):
+        return StackedDropout([m for m in members if isinstance(m, Dropout)])
     return nn.Identity() if isinstance(first, nn.Flatten) else first
 
 
@@ -353,8 +387,7 @@ def grow(make: Callable[[], Chain], streams: Sequence[Seeds], init: str | None) 
         with seeds.child("init").as_global():
             chain = make()
             initialise(chain, init)
-        for i, module in enumerate(module for module in chain.modules() if isinstance(module, Dropout)):
-            module.seeds = seeds.child("dropout", i)
+        own_streams(chain, seeds)
         members.append(chain)
     return members
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from hardbench.errors import ConfigError
-from hardbench.models.layers import Chain, Dropout, Looped, grow, image_side
+from hardbench.models.dropout import Dropout
+from hardbench.models.layers import Chain, Looped, grow, image_side
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.settings import ModelSettings
@@ -34,7 +35,10 @@ def _blocks(plan: str, channels: int) -> list[nn.Module]:
 
 
 @MODELS.add(
-    *PLANS,
+    "vgg11",
+    "vgg13",
+    "vgg16",
+    "vgg19",
     reads=("init", "dropout"),
     optimizer="sgd",
     lr=0.01,

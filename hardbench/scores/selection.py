@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-LEVELS = ("dataset", "class")
-
 
 def hardest(score: Tensor, count: int) -> Tensor:
     """The `count` samples of the highest score, bool [N]; of equal ones the earlier."""

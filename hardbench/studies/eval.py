@@ -5,23 +5,21 @@ Reads the weights (best on validation, or last) and the standardisation they wer
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from hardbench import console, seeding, tracking
-from hardbench.config import setting
+from hardbench.configs.eval import STEPS, Config
 from hardbench.data.corruption import Corruption
 from hardbench.data.samples import Samples, Split, prepare
 from hardbench.data.transforms import Standardise, check_pixels, unit_of
-from hardbench.errors import DataError, TrainingError
+from hardbench.errors import DataError
 from hardbench.figures import save
 from hardbench.metrics.classification import class_report
 from hardbench.metrics.hardness import mean_stderr
-from hardbench.registry import DATASETS, MODELS
-from hardbench.settings import MachineSettings, PlaceSettings
+from hardbench.registry import MODELS
 from hardbench.stored import StoredRun
 from hardbench.studies import train
 from hardbench.training import checkpoints, machine
@@ -30,16 +28,6 @@ from hardbench.training.learners import Learner, learner
 
 Level = tuple[Evaluation, torch.Tensor | None]
 """What one corruption level gave: the evaluation, and the accuracy of every layer [R, L] where layers predict."""
-
-
-@dataclass(frozen=True)
-class Config(MachineSettings, PlaceSettings):
-    """Settings of an evaluation."""
-
-    run: str = setting("last", "Run id, unique prefix of one, or last.", position=True, was=("run_dir", "run_id"))
-    checkpoint: str = setting("best", "Weights: best on validation, or last.", choices=("best", "last"))
-    corruption_p: tuple[float, ...] = setting((0.0,), "Probabilities that a test pixel is replaced by U(0,1).", low=0, high=1, was=("ps",))
-    dataset: str | None = setting(None, "Another data set to test on; default: the run's own.", choices=DATASETS, was=("dataset_name",))
 
 
 def run(config: Config) -> None:
@@ -95,13 +83,10 @@ def restore(stored: StoredRun, trained: train.Config, split: Split, checkpoint: 
     streams = seeding.networks(trained.seed, trained.first_repeat, trained.repeats)
     networks = MODELS[trained.model].call(split.test.shape, split.num_classes, trained, streams).to(device)
     with checkpoints.restoring(path, 0, 0):
-        networks.load_states(state["networks"])
         standardise = Standardise(**state["standardise"])
         if standardise(split.test.inputs[:1], unit_of(split.test.inputs)).shape[1:] != split.test.shape:
             raise ValueError("constants of inputs of another shape")
-    lost = [r for r, one in enumerate(state["networks"]) if not all(value.isfinite().all() for value in one.values())]
-    if lost:
-        raise TrainingError(f"checkpoint: {path}; the weights of network {lost[0]} are not finite")
+    networks.restore(state["networks"])
     return learner(networks, trained, 1), standardise
 
 
@@ -124,7 +109,7 @@ def store(run: tracking.Run, config: Config, split: Split, levels: Mapping[float
         arrays |= {} if layers is None else {"layer_accuracy": layers.cpu().numpy()}
         entry: dict[str, Any] = {name: spread(arrays[name]) for name in ("loss", "accuracy", "layer_accuracy") if name in arrays}
         results["levels"].append({"corruption_p": p, **entry})
-        level_of, step = ("corrupted_", round(100 * p)) if p else ("", 0)  # MLflow shows the value at the largest step
+        level_of, step = ("corrupted_", round(p * STEPS)) if p else ("", 0)  # MLflow shows the value at the largest step
         run.log({f"{prefix}/{level_of}{name}": arrays[name] for name in ("loss", "accuracy")}, step)
         if "layer_accuracy" in arrays:
             name = f"{prefix}_{level_of}layer_accuracy"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hardbench import console, lifecycle, tracking
-from hardbench.config import setting
+from hardbench.configs.mask_mi import Config
 from hardbench.data.samples import Samples, load, prepare
 from hardbench.data.transforms import Standardise, unit_of
 from hardbench.errors import ConfigError, DataError, TrackingError
@@ -27,7 +27,6 @@ from hardbench.metrics.mutual import ESTIMATORS, PARTS, accuracy, apart, class_i
 from hardbench.models.layers import Chain
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
-from hardbench.settings import MachineSettings, PlaceSettings, wrong_name, wrong_tags
 from hardbench.stored import FILES, StoredRun
 from hardbench.studies import train
 from hardbench.studies.eval import restore
@@ -39,46 +38,6 @@ VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
 STATE = "partial.npz"  # what is done so far, while the run is on
 SAVE_SECONDS = 10.0
 BIASED = 0.2  # nats by which the plug-in estimate may be too high before it is told
-
-
-@dataclass(frozen=True)
-class Config(MachineSettings, PlaceSettings):
-    """Settings of `hardbench mask-mi`."""
-
-    run: str | None = setting(
-        None, "Trained run: id, unique prefix of one, or last (the default).", position=True, was=("run_dir", "run_id")
-    )
-    model: str | None = setting(
-        None, "The newest finished run of that model, or all: of each VGG.", instead_of=("run",), was=("model_type",), headline=True
-    )
-    checkpoint: str = setting("best", "Weights: best on validation, or last.", choices=("best", "last"), headline=True)
-    n_subsets: int = setting(100, "Sets of channels per layer.", low=1, headline=True)
-    mask_mode: str = setting(
-        "conv_weight",
-        "What a masked channel becomes: what its layer gives with weights 0, zero, or its mean over the images.",
-        choices=masking.MODES,
-        headline=True,
-    )
-    estimator: str = setting(
-        "plugin", "Estimate of the information; grassberger for few samples per pair.", choices=ESTIMATORS, headline=True
-    )
-    layers: tuple[int, ...] = setting(("all",), "Layers, counted among those that can be masked: all, or 0,3.", low=0, words=("all",))
-    images: int | str = setting("all", "Test images, drawn once.", low=1, words=("all",), headline=True)
-    batch_size: int = setting(128, "Images that go through the network at once.", low=1)
-    memory: int = setting(512, "MiB that values on their way through the network may take; neither sets nor images add to it.", low=16)
-    hardness: str | None = setting(None, "Run (or RUN:STRATEGY) whose easy and hard test images are also measured apart.")
-    pairs: int = setting(0, "Strongest channels per layer whose pairwise synergy is estimated, too.", low=0)
-    seed: int = setting(0, "Seed of the sets, of the drawn images and of the intervals.", low=0, headline=True)
-    precision: str = setting("fp32", "Arithmetic of the products.", choices=("fp32", "bf16"), headline=True)
-    name: str | None = setting(None, "Run name; default: model and mode.", wrong=wrong_name)
-    tag: dict[str, str] | None = setting(None, "Tags for the run, k=v,k2=v2.", wrong=wrong_tags)
-
-    def check(self) -> None:
-        """A word beside `all` means nothing, nor does a pair of one."""
-        if "all" in self.layers and len(self.layers) > 1:
-            raise ConfigError(f"layers: {','.join(map(str, self.layers))}; all, or numbers")
-        if self.pairs == 1:
-            raise ConfigError("pairs: 1; 0 for none, or at least 2 channels")
 
 
 @dataclass(frozen=True)
@@ -191,7 +150,7 @@ def sources(config: Config) -> list[StoredRun]:
         if model in wanted and model not in newest and one.status == "FINISHED" and one.has(f"checkpoints/{config.checkpoint}.pt"):
             newest[model] = one
     if not newest:
-        where = f"a finished run of {' or '.join(wanted)} with its weights, and there is none in {tracking.uri()}"
+        where = f"a finished run of {' or '.join(wanted)} with its weights, and there is none in {tracking.place()}"
         raise TrackingError(f"model: {config.model}; {where} (sweeps keep them with --keep-checkpoints)")
     return [newest[name] for name in wanted if name in newest]
 

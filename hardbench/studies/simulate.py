@@ -5,12 +5,11 @@ The same settings as `train`; what `mlflow run .` does.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hardbench import console, lifecycle, tracking
-from hardbench.config import setting
+from hardbench.configs.simulate import Config
 from hardbench.figures import draw, show
 from hardbench.stored import StoredRun
 from hardbench.studies import eval as evaluation
@@ -18,15 +17,6 @@ from hardbench.studies import train
 
 RESEARCH = ("research_questions",)
 WANTED = "hardbench.simulate"  # tag of a training that is one: what it does besides, for a resumed one
-
-
-@dataclass(frozen=True)
-class Config(train.Config):
-    """Settings of a simulation: those of a training run, and what to draw."""
-
-    show: bool = setting(False, "Open a window per figure.", stored=False)
-    research_only: bool = setting(False, "Of the figures draw research_questions alone.", stored=False)
-    compare_runs: tuple[str, ...] = setting((), "Runs to draw multi_run and architecture_comparison with.", stored=False)
 
 
 def run(config: Config) -> None:

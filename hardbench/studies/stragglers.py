@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from hardbench import console, lifecycle, seeding, tracking
-from hardbench.config import setting
+from hardbench.configs.stragglers import Config
 from hardbench.data.imbalance import Cut, Order
 from hardbench.data.pool import prepare_pool
 from hardbench.data.samples import Samples, Split
@@ -25,48 +25,18 @@ from hardbench.data.transforms import Standardise
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.metrics.detection import detection
 from hardbench.metrics.imbalance import TESTS, class_table, describe, independent, network_table, printed, summary_table
-from hardbench.registry import SCORES
-from hardbench.scores.selection import LEVELS
-from hardbench.settings import CheckpointSettings, InversionSettings, RunSettings
+from hardbench.settings import STRAGGLERS
 from hardbench.stored import ARRAYS, StoredRun
 from hardbench.studies import train
 from hardbench.training import checkpoints, machine, observers
-from hardbench.training.identify import STRAGGLERS, Hard, fresh_logits, gallery, identify, search, straggler_counts
-from hardbench.training.inversion import Data, Inversions, Search, find_inversions, training_settings
+from hardbench.training.identify import Hard, fresh_logits, gallery, identify, search, straggler_counts
+from hardbench.training.inversion import Data, Inversions, Search, find_inversions, fits, training_settings
 from hardbench.training.loop import Moment, Observer, fit
 from hardbench.training.slices import Course
 
 Array = np.ndarray[Any, Any]
 HARD_SAMPLES = "hard_samples.npz"
 FOLDER = "checkpoints"
-
-
-@dataclass(frozen=True)
-class Config(RunSettings, InversionSettings, CheckpointSettings):
-    """Settings of the study of hard samples."""
-
-    strategy: tuple[str, ...] = setting((STRAGGLERS,), "Scores that say which samples are hard.", choices=SCORES, headline=True)
-    train_ratios: tuple[float, ...] = setting(
-        (0.9, 0.5), "Shares of the hard and of the easy samples to train on, the rest being the tests.", low=0, high=1, headline=True
-    )
-    remaining_train_ratios: tuple[float, ...] = setting(
-        (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 0.75, 1), "Shares of the reduced group's training samples that remain.", low=0, high=1
-    )
-    reduce_hard: bool = setting(False, "Remove hard samples from training, not easy ones.", headline=True)
-    level: str = setting("dataset", "Count hard samples over the data set or class by class.", choices=LEVELS, headline=True)
-    sets: int = setting(1, "Straggler sets, one network each, with a split of their own.", low=1, headline=True)
-    repeats: int = setting(3, "Networks per set and training set.", low=1, was=("runs", "N"), headline=True)
-
-    def check(self) -> None:
-        """Rules of lists: shares that leave something to train and to test on, everything once."""
-        for name in ("strategy", "train_ratios", "remaining_train_ratios"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise ConfigError(f"{name}: {','.join(map(str, values))}; each once")
-        for ratio in self.train_ratios:
-            if ratio in (0, 1):
-                nothing = "training" if ratio == 0 else "test"
-                raise ConfigError(f"train_ratios: {ratio:g}; between 0 and 1, as it leaves no {nothing} sample")
 
 
 @dataclass
@@ -102,13 +72,12 @@ def set_up(config: Config) -> Study:
     """The data; raises before a run exists if a setting does not fit it."""
     device = machine.take(config)
     split, standardise = prepare_pool(config, config.seed)
-    count = len(split.train)
-    for ratio in config.train_ratios:
-        if int(count * ratio) == 0:
-            raise ConfigError(f"train_ratios: {ratio:g}; more, as it leaves no training sample of {count}")
+    if int(len(split.train) * (least := min(config.train_ratios))) == 0:
+        raise ConfigError(f"train_ratios: {least:g}; more, as it leaves no training sample of {len(split.train)}")
     empty = [name for c, name in enumerate(split.class_names) if not (split.train.labels == c).any()]
     if empty:
         raise ConfigError(f"subset_size: {config.subset_size}; samples of every class, and there is none of {', '.join(empty)}")
+    fits(config, split, config.precision, device, {"sets": 1, "repeats": len(config.train_ratios) * len(config.remaining_train_ratios)})
     return Study(config, split, standardise, device)
 
 

@@ -10,30 +10,26 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hardbench import console, handover, lifecycle, tracking
+from hardbench.configs.train import Config
 from hardbench.data.samples import load
 from hardbench.data.transforms import unit_of
 from hardbench.errors import ConfigError, TrainingError
-from hardbench.metrics.hardness import hardness_table, mean_stderr, overlap_hardness_spearman
+from hardbench.metrics.hardness import hardness_table, mean_at_end, mean_stderr, overlap_hardness_spearman
 from hardbench.settings import TrainingSettings
 from hardbench.stored import ARRAYS, StoredRun
-from hardbench.training import checkpoints, dynamics, observers
+from hardbench.training import checkpoints, dynamics, machine, observers
 from hardbench.training.course import Course, Outcome, aims, outcome, watch
 from hardbench.training.course import set_up as build
 from hardbench.training.loop import Moment, at, evaluation_steps, fit
 
-NUMBERS = 3  # raised when the same settings give other numbers: finished cells of sweeps are then computed again
-
-
-@dataclass(frozen=True)
-class Config(TrainingSettings):
-    """Settings of a training run."""
+NUMBERS = 4  # raised when the same settings give other numbers: finished cells of sweeps are then computed again
 
 
 def set_up(config: Config) -> Course:
@@ -210,6 +206,10 @@ def _finish(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None
     run.write_arrays(ARRAYS, found.arrays)
     run.write_text("class_hardness.csv", hardness_table(found.arrays).to_csv(index=False))
     final = {f"final/{name}": last_measured(found.arrays, key) for name, key in _FINAL.items()}
+    size = found.about[1] if config.batch_size == "full" else int(config.batch_size)
+    for name in ("loss", "accuracy"):
+        points = found.arrays["log_steps"], found.arrays[f"train_{name}"]
+        final[f"final/train_{name}_last_epoch"] = mean_at_end(*points, -(-found.about[1] // size))
     for phase, group in itertools.product(("train", "val", "test"), (handover.HARD, handover.EASY)):
         if f"accuracy_{phase}_{group}" in found.arrays:
             final[f"final/{phase}_accuracy_{group}"] = last_measured(found.arrays, f"accuracy_{phase}_{group}")
@@ -273,7 +273,6 @@ def write_cell(run: tracking.Run, config: TrainingSettings, found: Outcome) -> N
 
 
 _FINAL = {"test_loss": "loss", "test_accuracy": "accuracy", "val_loss": "val_loss", "val_accuracy": "val_accuracy"}
-_FINAL |= {"train_loss": "train_loss", "train_accuracy": "train_accuracy"}
 
 
 def last_measured(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
@@ -288,15 +287,21 @@ def last_measured(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
 
 def _report(stored: StoredRun) -> None:
     """Print the class table and the accuracy."""
-    table = hardness_table(stored.arrays)
-    columns = ["name", "accuracy", "accuracy_stderr", "loss", "step_90", "confused_with", "overlap"]
-    rows = [[_short(value) for value in row] for row in table[columns].itertuples(index=False)]
-    console.table("Class hardness (test set)", [column.replace("_", " ") for column in columns], rows)
+    console.table("Class hardness (test set)", *class_rows(stored.arrays))
     mean, stderr = mean_stderr(last_measured(stored.arrays, "accuracy"))
     spread = "" if np.isnan(stderr) else f" +- {stderr:.4f}"
     console.say(f"test accuracy {mean:.4f}{spread}")
     if "last" in stored.tags.get("hardbench.best", ""):
         console.say("best.pt is last.pt: there is no validation split (val_size 0)")
+
+
+def class_rows(arrays: Mapping[str, np.ndarray]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the class table a person reads; where some networks end below 90 %, how many in place of the step."""
+    table, columns = hardness_table(arrays), ["name", "accuracy", "accuracy_stderr", "loss", "step_90", "confused_with", "overlap"]
+    rows = [[_short(value) for value in row] for row in table[columns].itertuples(index=False)]
+    for row, never, count in zip(rows, table["step_90_never"], table["repeats"], strict=True):
+        row[4] = f"{never} of {count} never" if never else row[4]
+    return [column.replace("_", " ") for column in columns], rows
 
 
 def finish(run: tracking.Run, out: Path | None, made: Sequence[str] = (".",)) -> None:
@@ -310,6 +315,7 @@ def finish(run: tracking.Run, out: Path | None, made: Sequence[str] = (".",)) ->
         shutil.copytree(source, copy, dirs_exist_ok=True) if source.is_dir() else shutil.copy(source, copy)
     console.say(f"run {run.id}")
     console.say(f"files {out or run.folder}")
+    console.say(machine.described())
     console.say(f"hardbench ui shows it at {run.link}")
 
 

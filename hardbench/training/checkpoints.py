@@ -26,7 +26,7 @@ def save(folder: Path, name: str, state: dict[str, Any]) -> None:
         try:
             torch.save(state, file)
         except RuntimeError as error:
-            if isinstance(error.__context__, Killed | KeyboardInterrupt):  # the archive's end fails after a signal, and hides it
+            if isinstance(error.__context__, Killed | KeyboardInterrupt | OSError):  # the archive's end fails after it, and hides it
                 raise error.__context__ from None
             raise
 

@@ -20,8 +20,8 @@ from hardbench.metrics.view import select
 from hardbench.models.gmlp import GreedyStack
 from hardbench.registry import MODELS
 from hardbench.settings import DataSettings, TrainingSettings
-from hardbench.training import machine, observers
-from hardbench.training.layers import Probe
+from hardbench.training import machine, memory, observers
+from hardbench.training.layers import Probe, sample_count
 from hardbench.training.learners import Learner, learner
 from hardbench.training.loop import Observer, at, evaluation_steps, every, fit
 
@@ -84,6 +84,8 @@ def set_up(config: TrainingSettings, *others: TrainingSettings, load: Prepare = 
     split = noisy[0]
     for member in members:
         check_fits(member, split.train)
+    estimate = memory.Estimate(split.train.shape, split.num_classes, len(split.train), lambda one: one)
+    memory.check(estimate, config, device, {"repeats": 1}, sum(other.repeats for other in others))
     standardise = standardise_for(config, split.train)
     streams = [seeds for each in members for seeds in seeding.networks(each.seed, each.first_repeat, each.repeats)]
     networks = MODELS[config.model].call(split.train.shape, split.num_classes, config, streams).to(device)
@@ -94,7 +96,7 @@ def set_up(config: TrainingSettings, *others: TrainingSettings, load: Prepare = 
         labels = torch.stack([own.train.labels for own, each in zip(noisy, members, strict=True) for _ in range(each.repeats)]).to(device)
     batches = Batches(train, standardise.to(device), config.batch_size, streams, corruption_p, config.augment, labels)
     alone = len(train) % batches.size == 1 or batches.size == 1
-    if alone and any(isinstance(module, torch.nn.BatchNorm2d) for module in networks.modules()):
+    if alone and any(isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d) for module in networks.modules()):
         raise ConfigError(f"batch_size: {config.batch_size}; one that leaves no batch of a single sample, which batch norm cannot train on")
     total = config.epochs * batches.per_epoch
     _check_room(config, split.num_classes, len(streams), total)
@@ -199,6 +201,8 @@ def outcome(course: Course, records: observers.Records, place: int = 0) -> Outco
     arrays |= course.static(place)
     arrays["stopped_step"] = np.array([course.learner.stopped.get(r, -1) for r in rows])
     arrays["class_names"] = np.array(split.class_names)
+    if course.layer_metrics:
+        arrays["measured_samples"] = np.full(member.repeats, sample_count(split.train, split.val or split.test, split.test))
     diverged = {r - first: step for r, step in course.learner.diverged.items() if r in rows}
     reached = {r - first: step / course.batches.per_epoch for r, step in course.learner.reached.items() if r in rows}
     about = (split.num_classes, len(split.train))

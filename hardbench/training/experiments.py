@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hardbench.data.samples import Samples
 from hardbench.metrics.hardness import mean_stderr
+from hardbench.metrics.inversion import passed
 from hardbench.metrics.stragglers import class_shares, hardest, overlap_z
 from hardbench.seeding import Seeds
 from hardbench.settings import InversionSettings
@@ -167,12 +168,14 @@ def straggler_arrays(found: Inversions, train: Samples) -> dict[str, Array]:
 
 def inversion_table(arrays: Mapping[str, Array]) -> "pandas.DataFrame":
     """One row per class and network: class, repeat, epoch of the inversion, radius and training error there (nan where there is none),
-    then the class's name, its smallest radius, the epoch it was judged at and the share of its samples that are stragglers.
+    then the class's name, its smallest radius over all epochs, the epoch it was judged at, the share of its samples that are stragglers,
+    and whether the inversion is passed later, by a radius over 1 % smaller (missing where there is none).
     """
     import pandas
 
     epochs, names = arrays["inversion_epoch"], arrays["class_names"]
     shares = class_shares(arrays["stragglers"], arrays["labels"], arrays["judged_epoch"])
+    later = passed(arrays["radii"], epochs)
     rows = []
     for c, name in enumerate(names):
         for place, repeat in enumerate(arrays["repeats"].tolist()):
@@ -180,25 +183,29 @@ def inversion_table(arrays: Mapping[str, Array]) -> "pandas.DataFrame":
             there = int(epoch) if np.isfinite(epoch) else None
             radius, error = (np.nan, np.nan) if there is None else (arrays["radii"][place, there, c], arrays["error"][place, there])
             smallest = np.nanmin(arrays["radii"][place, :, c]) if np.isfinite(arrays["radii"][place, :, c]).any() else np.nan
-            rest = (str(name), smallest, arrays["judged_epoch"][place, c], shares[place, c])
+            rest = (str(name), smallest, arrays["judged_epoch"][place, c], shares[place, c], None if there is None else later[place, c])
             rows.append((c, repeat, epoch, radius, error, *rest))
     columns = ["class", "repeat", "epoch", "radius", "error", "name", "smallest_radius", "judged_epoch", "straggler_share"]
+    columns.append("passed_later")
     return pandas.DataFrame(rows, columns=columns)
 
 
 def class_rows(arrays: Mapping[str, Array]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of the table a person reads: means over the networks with their standard errors."""
+    """Columns and rows of the table a person reads: means over the networks with their standard errors.
+
+    Epoch and radius at the inversion are of the networks that have one, the smallest radius and the stragglers of all.
+    """
     table = inversion_table(arrays)
     count = len(arrays["repeats"])
     rows = []
     for c, name in enumerate(arrays["class_names"]):
         own = table[table["class"] == c]
         found = int(own["epoch"].notna().sum())
-        numbers = [
-            spread(own[column].to_numpy(), digits) for column, digits in (("epoch", 0), ("smallest_radius", 3), ("straggler_share", 4))
-        ]
-        rows.append([str(name), f"{found} of {count}", *numbers])
-    return ["class", "inversions", "epoch", "smallest radius", "stragglers (share)"], rows
+        later = f"{own['passed_later'].eq(True).sum()} of {found}" if found else "-"
+        digits = {"epoch": 0, "radius": 3, "smallest_radius": 3, "straggler_share": 4}
+        epoch, radius, smallest, share = (spread(own[column].to_numpy(), places) for column, places in digits.items())
+        rows.append([str(name), f"{found} of {count}", epoch, radius, smallest, later, share])
+    return ["class", "inversions", "epoch", "radius there", "smallest radius", "passed later", "stragglers (share)"], rows
 
 
 def spread(values: Array, digits: int = 4) -> str:

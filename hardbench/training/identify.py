@@ -13,14 +13,13 @@ from hardbench.registry import MODELS, SCORES
 from hardbench.scores.dynamics import Dynamics
 from hardbench.scores.selection import select
 from hardbench.seeding import Seeds
-from hardbench.settings import TrainingSettings
+from hardbench.settings import STRAGGLERS, TrainingSettings
 from hardbench.training import observers
 from hardbench.training.fullbatch import FullBatch
 from hardbench.training.inversion import Data, Inversions, Search
 from hardbench.training.learners import cross_entropy
 from hardbench.training.loop import Moment, Observer, at, evaluation_steps, fit
 
-STRAGGLERS = "stragglers"
 GALLERY = 24  # hardest samples kept per strategy
 POINTS = 10  # at which fresh networks are looked at, spaced evenly in the logarithm of the step
 Show = Callable[[int, str], None]

@@ -15,12 +15,12 @@ from torch.nn.functional import one_hot
 
 from hardbench import seeding
 from hardbench.data.batches import Batches
-from hardbench.data.samples import Samples
+from hardbench.data.samples import Samples, Split
 from hardbench.data.transforms import Standardise
 from hardbench.metrics.inversion import class_means, distances, inversion_epochs, lag, radii
 from hardbench.registry import MODELS
 from hardbench.settings import InversionSettings, TrainingSettings
-from hardbench.training import observers
+from hardbench.training import memory, observers
 from hardbench.training.fullbatch import FullBatch, Seen, predictions
 from hardbench.training.loop import Moment, Observer, fit
 
@@ -111,6 +111,17 @@ def training_settings(settings: InversionSettings, precision: str = "fp32") -> T
     course = {"optimizer": "sgd", "lr": settings.lr, "batch_size": "full", "epochs": settings.epochs, "precision": precision}
     model = {"model": "mlp", "widths": settings.layers, "activation": settings.activation, "init": settings.init}
     return TrainingSettings(**course, **model)  # type: ignore[arg-type]
+
+
+def fits(settings: InversionSettings, split: Split, precision: str, device: torch.device, networks: Mapping[str, int]) -> None:
+    """ConfigError unless the networks fit the machine: of every setting that counts some, with those that one of it stands for."""
+    classes, copies = split.num_classes, lag(settings) + DETECT + 2
+
+    def rows(config: Any) -> int:
+        return 4 * (config.epochs + 1) * getattr(config, next(iter(networks))) * (classes**2 + classes + 2)
+
+    estimate = memory.Estimate(split.train.shape, classes, len(split.train), lambda one: training_settings(one, precision), copies, rows)
+    memory.check(estimate, settings, device, networks)
 
 
 class Watch:

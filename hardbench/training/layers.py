@@ -38,7 +38,7 @@ class Probe:
     @classmethod
     def of(cls, names: Sequence[str], train: Samples, held: Samples, test: Samples, seeds: Seeds, **more: object) -> "Probe":
         """Draw the samples: phases val (the validation split, or the test set), train and test; the fitting samples are none of train's."""
-        count = min(MOST, len(held), len(test), max(1, len(train) // 2))
+        count = sample_count(train, held, test)
         generator = seeds.generator()
         rows = torch.randperm(len(train), generator=generator).to(train.labels.device)
         draw = {name: torch.randperm(len(part), generator=generator)[:count] for name, part in (("val", held), ("test", test))}
@@ -131,6 +131,11 @@ class Probe:
                 tau=tau,
                 seeds=self.seeds,
             )
+
+
+def sample_count(train: Samples, held: Samples, test: Samples) -> int:
+    """Samples of each phase that the layers are measured on."""
+    return min(MOST, len(held), len(test), max(1, len(train) // 2))
 
 
 def _over_layers(views: Sequence[LayerView], name: str) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hardbench.errors import ConfigError, TrainingError
 from hardbench.models.gmlp import GreedyStack
 from hardbench.models.layers import Networks, StackedLinear
 from hardbench.products import row_means
@@ -28,6 +29,7 @@ class Learner:
         self.total_steps = total_steps
         self.steps = 0  # updates made
         self.resumed = False  # whether it goes on from a stored state
+        self._proved = False  # that an update leaves the global stream alone
         parameters = list(networks.parameters())
         self.device = parameters[0].device
         self.optimizer = OPTIMIZERS[settings.optimizer].call(parameters, settings)
@@ -57,9 +59,23 @@ class Learner:
             self.networks.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
-        scalars = self.move(inputs, labels)
+        if not self._proved:
+            before = self._global_stream()
+            scalars = self.move(inputs, labels)
+            if not torch.equal(before, self._global_stream()):
+                raise ConfigError(
+                    "model: it draws from torch's global stream in training; hardbench.models.dropout.Dropout has a stream of its own"
+                )
+            self._proved = True
+        else:
+            scalars = self.move(inputs, labels)
         self.steps += 1
         return scalars
+
+    def _global_stream(self) -> Tensor:
+        """Where torch's global generators stand, which no network may draw from."""
+        there = torch.get_rng_state()
+        return torch.cat([there, torch.cuda.get_rng_state(self.device)]) if self.device.type == "cuda" else there
 
     def move(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Gradients and the optimiser's step by them; the scalars of `backward`."""
@@ -128,12 +144,29 @@ class Learner:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
-        self.networks.load_states(state["networks"])
+        """Go on where `state` was taken; TrainingError if it is not of these networks."""
+        try:
+            self._take(state)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # what torch says of other shapes
+            raise TrainingError(
+                f"checkpoint: {' '.join(str(error).split())[:200]}; a state of these {self.networks.repeats} networks"
+            ) from None
+
+    def _take(self, state: dict[str, Any]) -> None:
+        self.steps = int(state["steps"])
+        if not 0 <= self.steps <= self.total_steps:
+            raise TrainingError(f"checkpoint: step {self.steps}; from 0 to {self.total_steps}")
+        self.frozen, self.stopped, self.diverged, self.reached = (dict(state[key]) for key in ("frozen", "stopped", "diverged", "reached"))
+        self.networks.load_states(state["networks"])  # maybe not finite: the next loss tells
+        for frozen in self.frozen.values():
+            self.networks.check(frozen)
         self.networks.load_streams(state["streams"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.steps, self.frozen, self.resumed = state["steps"], state["frozen"], True
-        self.stopped, self.diverged, self.reached = state["stopped"], state["diverged"], state["reached"]
+        for parameter, known in self.optimizer.state.items():
+            for name, value in known.items():
+                if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                    raise TrainingError(f"checkpoint: {name} {list(value.shape)} of the optimiser; {list(parameter.shape)}")
+        self.resumed = True
 
 
 class Greedy(Learner):

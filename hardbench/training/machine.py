@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from hardbench import openmp
 from hardbench.errors import ConfigError
 from hardbench.settings import MachineSettings
 
@@ -23,6 +24,16 @@ def take(settings: MachineSettings) -> torch.device:
     if settings.device == "cuda" and not there:
         raise ConfigError("device: cuda; no GPU here: cpu or auto")
     return torch.device("cuda" if there and settings.device != "cpu" else "cpu")
+
+
+def waiting() -> str:
+    """OpenMP's variables here as NAME=VALUE; `default` if there are none."""
+    return " ".join(f"{name}={value}" for name, value in openmp.variables().items())[:500] or "default"
+
+
+def described() -> str:
+    """How this process computes on the CPU, in a line."""
+    return f"threads {torch.get_num_threads()}, OpenMP's waiting: {waiting()}"
 
 
 def trim() -> None:
@@ -38,6 +49,8 @@ def identity() -> dict[str, str]:
         "hardbench.host": socket.gethostname(),
         "hardbench.process": _process(os.getpid()),
         "hardbench.boot": _boot(),
+        "hardbench.namespace": _namespace(),
+        "hardbench.omp": waiting(),
     }
     return found | ({"hardbench.git": _revision()} if _revision() else {})
 
@@ -50,16 +63,34 @@ def _revision() -> str:
 
 def alive(tags: Mapping[str, str]) -> bool:
     """Whether the process that wrote these tags on this host still runs."""
-    owner = tags.get("hardbench.process", "0:")
-    return tags.get("hardbench.boot") == _boot() and _process(int(owner.partition(":")[0])) == owner
+    owner = tags.get("hardbench.process", "")
+    number = owner.partition(":")[0]
+    return same_kernel(tags) and number.isdecimal() and _process(int(number)) == owner
+
+
+def same_kernel(tags: Mapping[str, str]) -> bool:
+    """Whether these tags were written under the kernel that runs here, since it runs: its locks are seen here, from any container."""
+    return tags.get("hardbench.boot") == _boot()
+
+
+def same_processes(tags: Mapping[str, str]) -> bool:
+    """Whether process numbers in these tags mean here what they meant there: containers count their own."""
+    return same_kernel(tags) and tags.get("hardbench.namespace") == _namespace()
 
 
 def _process(pid: int) -> str:
     """pid:start time, which no other process of this boot shares; empty if there is no such process."""
     try:
         return f"{pid}:{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
-    except OSError:
+    except (OSError, ValueError):
         return ""
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 (no path)
+    except OSError:
+        return "unknown"
 
 
 def _boot() -> str:

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from hardbench.errors import ConfigError
-from hardbench.models.layers import ACTIVATIONS, Chain, Dropout
+from hardbench.models.dropout import Dropout
+from hardbench.models.layers import ACTIVATIONS, Chain
 from hardbench.training.convolutions import Bilinear, Dense, Direct, Map, pool
 
 MEMORY = 1 << 29
 WIDE = 1024  # images in one product beyond which nothing is gained
-MODES = ("conv_weight", "activation_zero", "activation_mean")
 _POINTWISE = tuple(type(make()) for make in ACTIVATIONS.values())
 _NOTHING = (Dropout, nn.Dropout, nn.Identity, nn.Flatten)  # in eval mode; Dense flattens
 

@@ -1,0 +1,77 @@
+"""Locks of files: held by one process, free when it ends, however it ends, and seen from every container on the machine."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hardbench.errors import TrackingError
+
+WAIT = 60.0  # seconds that a lock on a store is waited for: making a store takes ten
+
+
+def take(path: Path) -> int | None:
+    """A handle that holds the lock until it is closed; None if another one does. Folders on the way are made, no link is followed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = _open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), path.stat()):
+            return handle
+    except (BlockingIOError, FileNotFoundError):  # held, or removed by who held it
+        pass
+    except BaseException:
+        os.close(handle)
+        raise
+    os.close(handle)
+    return None
+
+
+def free(path: Path) -> bool | None:
+    """Whether nobody holds the lock; None if there is none, or none that can be asked."""
+    try:
+        handle = _open(path, os.O_RDWR)
+    except (OSError, TrackingError):
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return None
+    finally:
+        os.close(handle)
+    return True
+
+
+def _open(path: Path, how: int) -> int:
+    if path.is_symlink():
+        raise TrackingError(f"lock: {path}; a file of its own, and this is a link")
+    try:
+        return os.open(path, how | os.O_NOFOLLOW, 0o666)
+    except PermissionError:  # somebody else's, which can be locked all the same
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+
+
+_depth: dict[Path, int] = {}
+
+
+@contextmanager
+def waited(path: Path) -> Iterator[None]:
+    """Within the block this process has the lock, also if it had it before; TrackingError if it is not to be had within a minute."""
+    handle: int | None = None
+    if not _depth.get(path):
+        until = time.monotonic() + WAIT
+        while (handle := take(path)) is None:
+            if time.monotonic() > until:
+                raise TrackingError(f"lock: {path}; another command has held it for {WAIT:.0f} s")
+            time.sleep(0.02)
+    _depth[path] = _depth.get(path, 0) + 1
+    try:
+        yield
+    finally:
+        _depth[path] -= 1
+        if handle is not None:
+            os.close(handle)

@@ -1,0 +1,69 @@
+"""Dropout that draws from streams of its own: nn.Dropout draws from the global generator, which networks would share."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hardbench.errors import ConfigError
+from hardbench.seeding import Seeds
+
+_WHOLE = {nn.Dropout: False, nn.Dropout1d: True, nn.Dropout2d: True, nn.Dropout3d: True}  # whether channels are dropped as a whole
+_GLOBAL = (nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
+
+
+class Dropout(nn.Module):
+    """Sets values to 0 with probability p in training, and scales the others by 1 / (1 - p); `seeds` is set by `grow`.
+
+    With `whole`, all values of a channel of [B, C, ...] are dropped together.
+    """
+
+    def __init__(self, p: float, whole: bool = False):
+        super().__init__()
+        self.p, self.whole = p, whole
+        self.seeds = Seeds(0)
+        self._generator: torch.Generator | None = None
+
+    def stream(self, device: torch.device) -> torch.Generator:
+        """The generator on the device where the values are."""
+        if self._generator is None or self._generator.device != device:
+            self._generator = self.seeds.generator(device)
+        return self._generator
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Shape as the inputs."""
+        if not self.training or self.p == 0:
+            return inputs
+        shape = (*inputs.shape[:2], *[1] * (inputs.ndim - 2)) if self.whole else inputs.shape
+        keep = torch.rand(shape, generator=self.stream(inputs.device), device=inputs.device) >= self.p
+        return inputs * keep / max(1 - self.p, 1e-9)
+
+
+class StackedDropout(nn.Module):
+    """R dropouts on [R, B, ...], each with its own stream."""
+
+    def __init__(self, members: Sequence[Dropout]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Shape as the inputs."""
+        if not self.training:
+            return inputs
+        return torch.stack([member(rows) for member, rows in zip(self.members, inputs, strict=True)])
+
+
+def own_streams(network: nn.Module, seeds: Seeds) -> None:
+    """Put this dropout in the place of PyTorch's, and give each a stream; ConfigError for what can only draw from the global generator."""
+    for path, module in list(network.named_modules()):
+        for name, child in module.named_children():
+            if isinstance(child, _GLOBAL):
+                where = f"{path}.{name}".lstrip(".")
+                raise ConfigError(
+                    f"model: {where} is {type(child).__name__}, which draws from the global generator; Dropout draws from its own"
+                )
+            if type(child) in _WHOLE:
+                ours = Dropout(child.p, _WHOLE[type(child)])
+                setattr(module, name, ours.train(child.training))
+    for i, module in enumerate(module for module in network.modules() if isinstance(module, Dropout)):
+        module.seeds = seeds.child("dropout", i)
