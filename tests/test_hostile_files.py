@@ -410,3 +410,24 @@ def test_a_compressed_checkpoint_is_not_unpacked(tmp_path):
         made.writestr("archive/data.pkl", bytes(50 << 20))
     with pytest.raises(TrainingError, match="cannot be read"):
         checkpoints.load(tmp_path / "last.pt")
+
+
+def test_out_that_is_the_runs_own_folder_or_none(run, tmp_path, capfd):
+    before = (home(run) / "metrics.npz").read_bytes()
+    assert main(["eval", run.id, "--out", str(home(run))]) == 0
+    assert (home(run) / "metrics.npz").read_bytes() == before
+    (tmp_path / "file").write_text("kept")
+    for word in ("file", "file/below", "n" * 300, "/proc/none"):
+        refused(2, "out: ", capfd, "eval", run.id, "--out", str(tmp_path / word))
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_no_home_folder(tmp_path, monkeypatch, capfd):
+    """Neither HOME nor an entry of the user: data that need no file are there, others say what is missing."""
+    new_project(monkeypatch, tmp_path)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    assert len(load("digits").train) == 1437
+    refused(3, "there is no home folder", capfd, "train", "--dataset", "mnist")
+    assert not (tmp_path / "~").exists()

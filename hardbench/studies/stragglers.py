@@ -3,9 +3,8 @@
 Question: how does the balance of easy and hard samples within a class decide what a network gets right, and
 which score finds the hard ones? Data and network are those of `invert --task classes`. Each of --sets straggler
 sets counts the hard samples of every class; --repeats fresh networks per set, strategy, train ratio and share
-remaining are tested on all, hard and easy samples. Which samples are hard is decided on all of them, so that
-hard test samples are in-sample for the score that named them. Expect about .92 | .25 | .97 on MNIST with nothing
-removed.
+remaining are tested on all, hard and easy samples. Which are hard is decided on all of them, so that hard test
+samples are in-sample for the score that named them. Expect about .92 | .25 | .97 on MNIST with nothing removed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -285,9 +284,8 @@ def _group(
     if found["lost"]:
         study.note(f"lr: {config.lr:g}; {found['lost']} networks of {config.strategy[m]}, set {s}, diverged: nan")
     for i, (p, q) in enumerate(cells):
-        rows = slice(i * config.repeats, (i + 1) * config.repeats)
         for key in (*TESTS, "per_class"):
-            study.arrays[f"accuracy_{key}"][m, p, q, s] = found[key][rows].cpu().numpy()
+            study.arrays[f"accuracy_{key}"][m, p, q, s] = found[key][i * config.repeats : (i + 1) * config.repeats].cpu().numpy()
 
 
 def _train(run: tracking.Run, config: Config, course: Course, name: str, show: Observer) -> None:

@@ -307,9 +307,9 @@ def class_rows(arrays: Mapping[str, np.ndarray]) -> tuple[list[str], list[list[s
 def finish(run: tracking.Run, out: Path | None, made: Sequence[str] = (".",)) -> None:
     """The closing lines of every command that writes to a run: its id, where its files are, where the UI shows it.
 
-    `made` (files or folders of the run) is copied to `out`.
+    `made` (files or folders of the run) is copied to `out`, unless that is where they are.
     """
-    for name in made if out is not None else ():
+    for name in made if out is not None and out.resolve() != run.folder.resolve() else ():
         source, copy = run.folder / name, Path(str(out)) / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, copy, dirs_exist_ok=True) if source.is_dir() else shutil.copy(source, copy)
