@@ -215,7 +215,7 @@ def test_a_live_run_is_left_alone_from_another_namespace(project, tries):
 
 
 def _entry(folder: str, words: list[str]) -> None:
-    from hardbench.cli import entry
+    from hardbench.__main__ import entry
 
     os.chdir(folder)
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
