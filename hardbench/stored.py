@@ -49,8 +49,8 @@ def scratch() -> Path:
 
 
 def _same(param: str, value: Any) -> bool:
-    """Whether a param, as the store has it (it cuts long ones), stands for a setting's value."""
-    text = shown(value)
+    """Whether a param, as the store has it (it cuts long ones, `mlflow run` takes any letters' case), stands for a setting's value."""
+    text, param = shown(value).casefold(), param.casefold()
     if text == param or (len(param) >= 250 and text.startswith(param)):
         return True
     try:

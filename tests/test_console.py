@@ -55,11 +55,10 @@ def test_class_names_are_shown_as_they_are(project, capsys):
 
 
 def test_controls_are_shown_escaped(project, capsys):
-    names = ["\x1b[31mred", "two\nlines", "\u202eback", "plain"]
-    assert main(["data", "--name", archive(project / "odd.npz", names)]) == 0
+    console.table("odd\x1b[31m", ["name"], [["\x1b[31mred"], ["two\nlines"], ["\u202eback"], ["plain"]])
     shown = capsys.readouterr().out
     assert "\x1b" not in shown and "\u202e" not in shown
-    assert all(word in shown for word in ("\\x1b[31mred", "two\\nlines", "\\u202eback", "plain"))
+    assert all(word in shown for word in ("odd\\x1b[31m", "\\x1b[31mred", "two\\nlines", "\\u202eback", "plain"))
 
 
 def test_an_error_is_one_line_without_controls(project, capsys):

@@ -144,7 +144,7 @@ def test_the_package_is_short():
         docstrings = [node.body[0] for node in nodes if ast.get_docstring(node) is not None]
         lines += sum(1 for line in path.read_text().splitlines() if line.strip())
         lines -= sum((part.end_lineno or 0) - part.lineno + 1 for part in docstrings)
-    assert lines < 10_000
+    assert lines < 11_000
 
 
 # words
