@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from projects import last, new_project
 
+from hardbench import console
 from hardbench.cli import main
 from hardbench.errors import printable
 
