@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 Ledger = dict[str, Any]
-OF_THE_PROCESS = {f"hardbench.{name}" for name in ("host", "process", "boot", "git", "heartbeat", "lock", "seen")}
+OF_THE_PROCESS = {f"hardbench.{name}" for name in ("host", "process", "boot", "namespace", "git", "heartbeat", "created", "omp")}
 OF_THE_PROCESS |= {"mlflow.user", "mlflow.log-model.history"}
 TIMED = {"samples_per_second", "eval/seconds"}  # metrics whose presence is compared
 UNREAD = {"plan.txt", "seconds.npy"}  # files of what one command did, not of what is known in the end
 CLOCKS = {"seconds"}  # columns of tables, arrays, entries of checkpoints
-STORE = re.compile(r"mlflow\.db(-wal|-shm|-journal|\.lock)?$")
+STORE = re.compile(r"mlflow\.db(-wal|-shm|-journal|\.lock)?|.*[0-9a-f]{32}/lock")  # no results: the database, what is locked
 ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -79,7 +79,7 @@ def _left(folder: Path, run: Any) -> dict[str, Any]:
         "study": run.data.tags.get("hardbench.study", "without a study"),
         "error": run.data.tags.get("error", ""),
         "points": len(run.data.metrics),
-        "files": sorted(path.name for path in files if path.name != "config.yaml"),
+        "files": sorted(path.name for path in files if path.name not in ("config.yaml", "lock")),
     }
 
 
