@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 VICTIM = str(HERE / "victim.py")
 DATABASE = ("sql", "commit", "connect", "send")
 UNKNOWN = 5  # exit code: there is no such run
+DRAWN = 10  # after every so many kills figures are drawn; else their files are blank, which is half as much work
 Event = tuple[str, str]
 
 
@@ -40,6 +41,8 @@ class Case:
     remote: bool = False
     worker: bool = False  # not the command but a worker of it is killed: the command itself goes on
     steps: bool = False  # steps of the optimizer are events, too
+    often: str = ""  # module:NAME of the seconds between two of something, which are none here
+    known: tuple[Event, ...] = ()  # moments, by kind and part of what, at which something was once lost: these always come first
     among: Callable[[Sequence[Event]], Sequence[int]] = field(default=lambda events: range(1, len(events) + 1))
 
 
@@ -53,16 +56,20 @@ NETWORK = "--subset-size 300 --threads 1 --width 16"
 TRAIN = f"{NETWORK} --epochs 2 --repeats 2 --eval-points 3 --log-every 2 --layer-metrics probe_accuracy"
 SEARCH = "--dataset digits --subset-size 300 --threads 1 --repeats 2"
 CASES = {
-    "train": Case(f"train {TRAIN} --checkpoint-every 0"),
+    "train": Case(f"train {TRAIN} --checkpoint-every 0", known=(("opened", "figures/"),)),
     "train, default checkpoints": Case(
-        f"train {NETWORK} --epochs 12 --batch-size 16 --repeats 2 --log-every 1 --layer-metrics none", steps=True, among=between_checkpoints
+        f"train {NETWORK} --epochs 12 --batch-size 16 --repeats 2 --log-every 4 --layer-metrics none",
+        steps=True,
+        often="hardbench.written:SECONDS",
+        known=(("step", ""),),  # the newest checkpoint is step 0's
+        among=between_checkpoints,
     ),
     "train in an empty folder": Case(f"train {TRAIN}", before=()),
-    "train --record-dynamics": Case(f"train {TRAIN} --record-dynamics --checkpoint-every 0"),
-    "train --log-model": Case(f"train {TRAIN} --log-model"),
+    "train --record-dynamics": Case(f"train {TRAIN} --record-dynamics --checkpoint-every 0", known=(("rmdir", "dynamics"), ("remove", "dynamics/"))),
+    "train --log-model": Case(f"train {TRAIN} --log-model", known=(("opened", "figures/"), ("sql", "UPDATE logged_models"))),
     "train --keep-checkpoints false": Case(f"train {TRAIN} --keep-checkpoints false --checkpoint-every 0"),
     "train on a server": Case(f"train {TRAIN} --checkpoint-every 0", before=(), remote=True),
-    "simulate": Case(f"simulate {TRAIN}"),
+    "simulate": Case(f"simulate {TRAIN}", known=(("opened", "test_results.json"),)),
     "eval": Case("eval last --threads 1 --corruption-p 0,0.2", before=(f"train {TRAIN}",), resumes=False),
     "plot": Case("plot last", before=(f"train {TRAIN}",), resumes=False),
     "sweep train": Case(f"sweep train {NETWORK} --corruption-p 0,0.3 --epochs 1 --repeats 2 --workers 1", resumes=False),
@@ -71,11 +78,14 @@ CASES = {
     "mask-mi": Case(
         "mask-mi last --threads 1 --n-subsets 6 --images 60 --pairs 2",
         before=("train --model cnn --width 4 --subset-size 300 --epochs 1 --repeats 2 --threads 1",),
+        often="hardbench.studies.mask_mi:SAVE_SECONDS",
+        known=(("open", "partial.npz"),),
     ),
     "invert": Case(
-        f"invert {SEARCH} --epochs 30 --lr 0.4 --stability --retrain-without-stragglers --prune-curve --prune-points 2 --checkpoint-every 0"
+        f"invert {SEARCH} --epochs 30 --lr 0.4 --stability --retrain-without-stragglers --prune-curve --prune-points 2 --checkpoint-every 0",
+        known=(("opened", "prune_curve"),),
     ),
-    "invert --log-model": Case(f"invert {SEARCH} --epochs 12 --lr 0.4 --log-model --prune-curve --prune-points 2"),
+    "invert --log-model": Case(f"invert {SEARCH} --epochs 12 --lr 0.4 --log-model --prune-curve --prune-points 2", known=(("opened", "prune_curve"),)),
     "stragglers": Case(
         f"stragglers {SEARCH} --epochs 20 --lr 0.5 --train-ratios 0.8 --remaining-train-ratios 0.5,1 --strategy stragglers,loss"
     ),
@@ -94,6 +104,14 @@ def spread(events: Sequence[Event], among: Sequence[int], count: int, seed: int 
         edges = [round(place * len(group) / max(1, number)) for place in range(number + 1)]
         chosen += [rng.choice(group[start:stop]) for start, stop in pairwise(edges)]
     return sorted(chosen)
+
+
+def moments(events: Sequence[Event], case: Case, count: int, seed: int = 0) -> list[int]:
+    """`count` events of a case to be killed at: the first of each that it knows, and a spread of the rest."""
+    among = case.among(events)
+    found = [next(n for n in among if events[n - 1][0] == kind and part in events[n - 1][1]) for kind, part in case.known[:count]]
+    rest = [n for n in among if n not in found]
+    return [*found, *spread(events, rest, min(len(rest), count - len(found)), seed)]
 
 
 class Warm:
@@ -144,7 +162,7 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         for part in ("ready", "tmp"):
             (folder / part).mkdir(parents=True)
-        self.project, self.log, self.cpu = folder / "project", folder / "log", 0.0
+        self.project, self.log, self.cpu, self.blank = folder / "project", folder / "log", 0.0, False
         self.env = {"TMPDIR": str(folder / "tmp")}
         self.server = self._serve() if self.case.remote else None
         self.whole, self.events = self._undisturbed()
@@ -190,6 +208,7 @@ class Bench:
 
     def run(self, words: str, journal: Path | None = None, at: int = 0, **more: Any) -> int:
         """The exit status of a command line; with a journal its events are counted, and number `at` is its last."""
+        more = {"blank": self.blank} | more
         if journal is not None:
             journal.unlink(missing_ok=True)
             watching = {"journal": str(journal), "at": at, "watch": [str(self.project), str(self.folder / "tmp")]}
@@ -197,7 +216,7 @@ class Bench:
                 more["env"] = self.env | {"VICTIM_WORKER": json.dumps(watching)}
             else:
                 more |= {**watching, "steps": self.case.steps}
-        return self._do("command", words=words.split(), **more)
+        return self._do("command", words=words.split(), often=self.case.often, **more)
 
     def look(self, clean: bool = False, **more: Any) -> Ledger:
         """All that is in the project."""
@@ -231,7 +250,7 @@ class Bench:
 
     def kill(self, n: int) -> dict[str, Any]:
         """What became of a command killed at its n-th event, and of its user's next command: a line of the campaign."""
-        began, journal, self.cpu = time.monotonic(), self.folder / "event.txt", 0.0
+        began, journal, self.cpu, self.blank = time.monotonic(), self.folder / "event.txt", 0.0, bool(n % DRAWN)
         self._put_back()
         self.log.unlink(missing_ok=True)
         status = self.run(self.case.words, journal, n)

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kills import CASES, Bench, Warm, spread
+from kills import CASES, DRAWN, Bench, Warm, moments
 
 LINES = "kills.jsonl"
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
@@ -39,7 +39,7 @@ def campaign(folder: Path, names: Iterable[str], kills: int, seed: int = 0) -> N
             if len(done) >= kills:
                 continue
             with Bench(name, Path(scratch) / "bench", warm) as bench:
-                for n in spread(bench.events, bench.case.among(bench.events), kills, seed):
+                for n in moments(bench.events, bench.case, kills, seed):
                     if n not in done:
                         line = bench.kill(n) | {"date": time.strftime("%Y-%m-%d"), "versions": versions()}
                         with (folder / LINES).open("a") as file:
@@ -61,7 +61,8 @@ made or removed, an fsync, an SQL statement that writes, a commit, a request to 
 after which no run may be RUNNING. All that is in the project was then held against an undisturbed run's: arrays and checkpoints bit for
 bit, tables and JSON, the names of all other files, params, tags, inputs, states, every point of every metric once (of samples_per_second
 only that it is there). *Lost* is a kill after which any of that differed; of a run that had nothing yet only its KILLED entry may stay.
-""".splitlines()
+Figures are compared by name: after one kill in {drawn} they were drawn, else blank files were written in their place.
+""".format(drawn=DRAWN).splitlines()
 
 
 def page(lines: list[Line]) -> str:
