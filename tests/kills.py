@@ -65,7 +65,9 @@ CASES = {
         among=between_checkpoints,
     ),
     "train in an empty folder": Case(f"train {TRAIN}", before=()),
-    "train --record-dynamics": Case(f"train {TRAIN} --record-dynamics --checkpoint-every 0", known=(("rmdir", "dynamics"), ("remove", "dynamics/"))),
+    "train --record-dynamics": Case(
+        f"train {TRAIN} --record-dynamics --checkpoint-every 0", known=(("rmdir", "dynamics"), ("remove", "dynamics/"))
+    ),
     "train --log-model": Case(f"train {TRAIN} --log-model", known=(("opened", "figures/"), ("sql", "UPDATE logged_models"))),
     "train --keep-checkpoints false": Case(f"train {TRAIN} --keep-checkpoints false --checkpoint-every 0"),
     "train on a server": Case(f"train {TRAIN} --checkpoint-every 0", before=(), remote=True),
@@ -82,10 +84,13 @@ CASES = {
         known=(("open", "partial.npz"),),
     ),
     "invert": Case(
-        f"invert {SEARCH} --epochs 30 --lr 0.4 --stability --retrain-without-stragglers --prune-curve --prune-points 2 --checkpoint-every 0",
+        f"invert {SEARCH} --epochs 30 --lr 0.4 --stability --retrain-without-stragglers --prune-curve --prune-points 2"
+        " --checkpoint-every 0",
         known=(("opened", "prune_curve"),),
     ),
-    "invert --log-model": Case(f"invert {SEARCH} --epochs 12 --lr 0.4 --log-model --prune-curve --prune-points 2", known=(("opened", "prune_curve"),)),
+    "invert --log-model": Case(
+        f"invert {SEARCH} --epochs 12 --lr 0.4 --log-model --prune-curve --prune-points 2", known=(("opened", "prune_curve"),)
+    ),
     "stragglers": Case(
         f"stragglers {SEARCH} --epochs 20 --lr 0.5 --train-ratios 0.8 --remaining-train-ratios 0.5,1 --strategy stragglers,loss"
     ),
@@ -107,11 +112,13 @@ def spread(events: Sequence[Event], among: Sequence[int], count: int, seed: int 
 
 
 def moments(events: Sequence[Event], case: Case, count: int, seed: int = 0) -> list[int]:
-    """`count` events of a case to be killed at: the first of each that it knows, and a spread of the rest."""
+    """`count` events of a case to be killed at: the first of each that it knows, then a spread of the rest in a random order."""
     among = case.among(events)
     found = [next(n for n in among if events[n - 1][0] == kind and part in events[n - 1][1]) for kind, part in case.known[:count]]
     rest = [n for n in among if n not in found]
-    return [*found, *spread(events, rest, min(len(rest), count - len(found)), seed)]
+    others = spread(events, rest, min(len(rest), count - len(found)), seed)
+    random.Random(seed).shuffle(others)  # a campaign that is stopped early has been everywhere
+    return [*found, *others]
 
 
 class Warm:

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,11 @@ def read(folder: Path) -> list[Line]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def campaign(folder: Path, names: Iterable[str], kills: int, seed: int = 0) -> None:
-    """Kill each of the cases so often, but for the kills that are there already."""
+def campaign(folder: Path, wanted: Mapping[str, int], seed: int = 0) -> None:
+    """Kill each of the cases as often as wanted, but for the kills that are there already."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="hardbench-kills-") as scratch, Warm(Path(scratch) / "warm") as warm:
-        for name in names:
+        for name, kills in wanted.items():
             done = {line["n"] for line in read(folder) if line["case"] == name}
             if len(done) >= kills:
                 continue
@@ -54,15 +54,15 @@ def versions() -> str:
     return ", ".join([*found, f"Python {platform.python_version()}", f"revision {asked.stdout.strip() or 'unknown'}"])
 
 
-ABOUT = """\
+ABOUT = f"""\
 Each is a SIGKILL at one event of a command: just before or just after a file is opened for writing, before a rename, a removal, a folder
 made or removed, an fsync, an SQL statement that writes, a commit, a request to a server or (where said) a step of the optimizer. Then came
 `hardbench resume last`, or the same command again where there was nothing to resume; every second time `hardbench compare` came first,
 after which no run may be RUNNING. All that is in the project was then held against an undisturbed run's: arrays and checkpoints bit for
 bit, tables and JSON, the names of all other files, params, tags, inputs, states, every point of every metric once (of samples_per_second
 only that it is there). *Lost* is a kill after which any of that differed; of a run that had nothing yet only its KILLED entry may stay.
-Figures are compared by name: after one kill in {drawn} they were drawn, else blank files were written in their place.
-""".format(drawn=DRAWN).splitlines()
+Figures are compared by name: after one kill in {DRAWN} they were drawn, else blank files were written in their place.
+""".splitlines()
 
 
 def page(lines: list[Line]) -> str:
@@ -121,7 +121,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.do == "run":
         first, _, of = given.part.partition("/")
-        campaign(given.folder, list(given.case or CASES)[int(first) - 1 :: int(of)], given.kills)
+        campaign(given.folder, dict.fromkeys(list(given.case or CASES)[int(first) - 1 :: int(of)], given.kills))
     else:
         PAGE.parent.mkdir(exist_ok=True)
         PAGE.write_text(page(read(given.folder)))
