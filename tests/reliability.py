@@ -33,6 +33,7 @@ def read(folder: Path) -> list[Line]:
 def campaign(folder: Path, wanted: Mapping[str, int], seed: int = 0) -> None:
     """Kill each of the cases as often as wanted, but for the kills that are there already."""
     folder.mkdir(parents=True, exist_ok=True)
+    about = versions()
     with tempfile.TemporaryDirectory(prefix="hardbench-kills-") as scratch, Warm(Path(scratch) / "warm") as warm:
         for name, kills in wanted.items():
             done = {line["n"] for line in read(folder) if line["case"] == name}
@@ -41,7 +42,7 @@ def campaign(folder: Path, wanted: Mapping[str, int], seed: int = 0) -> None:
             with Bench(name, Path(scratch) / "bench", warm) as bench:
                 for n in moments(bench.events, bench.case, kills, seed):
                     if n not in done:
-                        line = bench.kill(n) | {"date": time.strftime("%Y-%m-%d"), "versions": versions()}
+                        line = bench.kill(n) | {"date": time.strftime("%Y-%m-%d"), "versions": about}
                         with (folder / LINES).open("a") as file:
                             fcntl.flock(file, fcntl.LOCK_EX)
                             file.write(json.dumps(line) + "\n")
