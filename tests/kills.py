@@ -243,6 +243,7 @@ class Bench:
         assert self.run(self.case.words, journal, first=True) == 0, self.log.read_text()[-3000:]
         events = [tuple(line.split("\t", 1)) for line in journal.read_text().splitlines()]
         self.run("compare", first=True)
+        assert self.run("resume last", first=True) == UNKNOWN, self.log.read_text()[-3000:]  # it is finished; and its imports are made
         whole = self.look(first=True)
         assert not whole["left"] and whole["runs"], whole["left"]
         return whole, events  # type: ignore[return-value]
