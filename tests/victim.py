@@ -8,6 +8,7 @@ os.rename, os.remove, os.mkdir, os.rmdir, os.fsync, an SQL statement that writes
 a step of the optimizer. Between two of them nothing changes that a kill could leave behind, but for the content of a file being written.
 """
 
+import atexit
 import functools
 import gc
 import importlib
@@ -16,6 +17,7 @@ import os
 import select
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -160,6 +162,15 @@ def warm(job: dict[str, Any]) -> None:
     gc.freeze()  # what is shared with the forks stays shared
 
 
+def _leave(code: int) -> None:
+    """The end of a process, without taking all modules apart: that costs more than most commands."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _fork(work: Callable[[dict[str, Any]], int], job: dict[str, Any]) -> dict[str, Any]:
     """The exit status of a fork, -9 where it was killed, and the CPU time it took with its children."""
     pid = os.fork()
@@ -168,7 +179,7 @@ def _fork(work: Callable[[dict[str, Any]], int], job: dict[str, Any]) -> dict[st
         code = work(job)
         if "modules" in job:
             Path(job["modules"]).write_text(json.dumps(sorted(sys.modules)))
-        sys.exit(code)
+        _leave(code)
     handle = os.pidfd_open(pid)
     if not select.select([handle], [], [], job.get("seconds", 300))[0]:
         os.killpg(pid, signal.SIGKILL)
