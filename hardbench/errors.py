@@ -32,6 +32,10 @@ class TrainingError(HardbenchError):
     exit_code = 4
 
 
+class Ended(TrainingError):
+    """A training that ended otherwise than asked, as networks diverged or none had an inversion; what it measured is stored."""
+
+
 class TrackingError(HardbenchError):
     """A run that is unknown, ambiguous or in the wrong state, or a store that cannot be used."""
 

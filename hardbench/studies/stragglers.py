@@ -116,7 +116,7 @@ def _complete(opening: AbstractContextManager[tracking.Run], study: Study, out: 
         run.remove(*(f"{FOLDER}/{name}" for name in sorted(spare)))
         train.finish(run, out)
 
-    return lifecycle.complete(opening, compute, report, close, ARRAYS)
+    return lifecycle.complete(opening, compute, report, close)
 
 
 def _conduct(run: tracking.Run, study: Study) -> None:
