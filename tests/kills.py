@@ -111,14 +111,14 @@ def spread(events: Sequence[Event], among: Sequence[int], count: int, seed: int 
     return sorted(chosen)
 
 
-def moments(events: Sequence[Event], case: Case, count: int, seed: int = 0) -> list[int]:
+def moments(events: Sequence[Event], case: Case, count: int, seed: int = 0) -> dict[int, Event | None]:
     """`count` events of a case to be killed at: the first of each that it knows, then a spread of the rest in a random order."""
     among = case.among(events)
     found = [next(n for n in among if events[n - 1][0] == kind and part in events[n - 1][1]) for kind, part in case.known[:count]]
     rest = [n for n in among if n not in found]
     others = spread(events, rest, min(len(rest), count - len(found)), seed)
     random.Random(seed).shuffle(others)  # a campaign that is stopped early has been everywhere
-    return [*found, *others]
+    return dict(zip(found, case.known, strict=False)) | dict.fromkeys(others)
 
 
 class Warm:
@@ -256,12 +256,12 @@ class Bench:
         (self.folder / "tmp").mkdir()
         shutil.copytree(self.folder / "ready", self.project)
 
-    def kill(self, n: int) -> dict[str, Any]:
-        """What became of a command killed at its n-th event, and of its user's next command: a line of the campaign."""
+    def kill(self, n: int, moment: Event | None = None) -> dict[str, Any]:
+        """What became of a command killed at its n-th event (at the moment near it), and of its user's next command: a campaign's line."""
         began, journal, self.cpu, self.blank = time.monotonic(), self.folder / "event.txt", 0.0, bool(n % DRAWN)
         self._put_back()
         self.log.unlink(missing_ok=True)
-        status = self.run(self.case.words, journal, n)
+        status = self.run(self.case.words, journal, n, moment=moment)
         written = journal.read_text().rstrip("\n") if journal.exists() else ""
         kind, _, what = written.partition("\t")
         where = what.replace(f"{self.project}/", "")

@@ -26,25 +26,36 @@ from typing import Any
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 VERBS = ("INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "DROP")
 FILES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "sqlite3.connect")
+NEAR = 20  # events
 WORKER = "VICTIM_WORKER"  # environment variable: the worker processes of a sweep count, and the first to come so far dies
 
 
 class Counter:
-    """Counts events below a folder into a journal; at event number `at` the process is killed (0: never, all are written down)."""
+    """Counts events below a folder into a journal; at event number `at` the process is killed (0: never, all are written down).
 
-    def __init__(self, journal: str, at: int, folders: list[str]):
+    With a `moment` it is killed at the first event of that kind and place from a little before `at` on: clocks shift the numbers a little.
+    """
+
+    def __init__(self, journal: str, at: int, folders: list[str], moment: tuple[str, str] | None = None):
+        self.moment = moment
         self.journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.at, self.folders, self.count, self.pid, self.busy = at, tuple(folders), 0, os.getpid(), False
 
     def __call__(self, kind: str, what: str) -> None:
         """One event."""
-        if self.pid != os.getpid():
+        if self.pid != os.getpid() or threading.current_thread().name.endswith("(beat)"):  # signs of life come by the clock
             return
         self.count += 1
-        if self.at in (0, self.count):
+        now = self._now(kind, what)
+        if now or not self.at:
             os.write(self.journal, f"{kind}\t{what}\n".encode())
-        if self.count == self.at:
+        if now:
             os.kill(self.pid, signal.SIGKILL)
+
+    def _now(self, kind: str, what: str) -> bool:
+        if self.moment is None:
+            return self.count == self.at
+        return self.count >= self.at - NEAR and kind == self.moment[0] and self.moment[1] in what
 
     def hook(self, event: str, args: tuple[Any, ...]) -> None:
         """For sys.addaudithook."""
@@ -63,7 +74,10 @@ class Counter:
             self(event.rpartition(".")[2], path)
         elif args[2] & WRITING:
             self("open", path)
-            if self.count + 1 == self.at:  # a file that is there and empty: nothing tells us when a call has been made
+            self.count += 1
+            next_one = self._now("opened", path)
+            self.count -= 1
+            if next_one:  # a file that is there and empty: nothing tells us when a call has been made
                 self.busy = True
                 with suppress(OSError):
                     os.close(os.open(path, args[2]))
@@ -121,7 +135,7 @@ def command(job: dict[str, Any]) -> int:
     if job.get("blank"):
         _draw_nothing()
     if "journal" in job:
-        Counter(job["journal"], job["at"], job["watch"]).install(job["steps"])
+        Counter(job["journal"], job["at"], job["watch"], job.get("moment")).install(job["steps"])
     return main(job["words"])
 
 
