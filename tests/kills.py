@@ -27,6 +27,8 @@ HERE = Path(__file__).parent
 VICTIM = str(HERE / "victim.py")
 DATABASE = ("sql", "commit", "connect", "send")
 UNKNOWN = 5  # exit code: there is no such run
+TWICE = 3  # after every so many kills the command that goes on is killed, too
+NEAR = 20  # events that it has more than were left: what it finds and opens
 DRAWN = 10  # after every so many kills figures are drawn; else their files are blank, which is half as much work
 Event = tuple[str, str]
 
@@ -170,6 +172,7 @@ class Bench:
         for part in ("ready", "tmp"):
             (folder / part).mkdir(parents=True)
         self.project, self.log, self.cpu, self.blank = folder / "project", folder / "log", 0.0, False
+        self.second = ""  # event at which the command that went on was killed, too
         self.env = {"TMPDIR": str(folder / "tmp")}
         self.server = self._serve() if self.case.remote else None
         self.whole, self.events = self._undisturbed()
@@ -261,6 +264,7 @@ class Bench:
         began, journal, self.cpu, self.blank = time.monotonic(), self.folder / "event.txt", 0.0, bool(n % DRAWN)
         self._put_back()
         self.log.unlink(missing_ok=True)
+        self.second = ""
         status = self.run(self.case.words, journal, n, moment=moment)
         written = journal.read_text().rstrip("\n") if journal.exists() else ""
         kind, _, what = written.partition("\t")
@@ -277,7 +281,7 @@ class Bench:
         problems += [f"temporary folder: {name} left" for name in sorted(self._temporary() - temporary)]
         problems += lost(found, self.whole, again=self.case.words.startswith("eval"))
         line = {"case": self.name, "n": n, "of": len(self.events), "kind": kind, "where": where, "how": how, "problems": problems[:12]}
-        line |= {"seconds": round(time.monotonic() - began, 2), "cpu": round(self.cpu, 2)}
+        line |= {"second": self.second, "seconds": round(time.monotonic() - began, 2), "cpu": round(self.cpu, 2)}
         return line | {"log": self._said()[-3000:] if problems else ""}
 
     def _said(self) -> str:
@@ -297,7 +301,7 @@ class Bench:
             stuck = [one["study"] for one in self.look()["left"] if one["status"] == "RUNNING"]
             problems += [f"a run of {study} is RUNNING after the next command" for study in stuck]
         if self.case.resumes:
-            code = self.run("resume last")
+            code = self._again("resume last", n)
             if code == 0:
                 return "resumed", self.look(), problems
             if code != UNKNOWN:
@@ -305,5 +309,15 @@ class Bench:
             found = self.look()
             if found["runs"].keys() == self.whole["runs"].keys():
                 return "was finished", found, problems
-        problems += [f"the same command again: exit {code}" for code in [self.run(self.case.words)] if code]
+        problems += [f"the same command again: exit {code}" for code in [self._again(self.case.words, n)] if code]
         return "same command again", self.look(), problems
+
+    def _again(self, words: str, n: int) -> int:
+        """The exit status of a command that goes on, after every third kill not before it was killed, too."""
+        if n % TWICE == 0:
+            journal = self.folder / "second.txt"
+            status = self.run(words, journal, random.Random(n).randrange(1, max(2, len(self.events) - n + NEAR)))
+            if status != -9:
+                return status
+            self.second = journal.read_text().rstrip("\n").replace(f"{self.project}/", "")
+        return self.run(words)

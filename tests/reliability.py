@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kills import CASES, DRAWN, Bench, Warm, moments
+from kills import CASES, DRAWN, TWICE, Bench, Warm, moments
 
 LINES = "kills.jsonl"
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
@@ -62,6 +62,7 @@ made or removed, an fsync, an SQL statement that writes, a commit, a request to 
 after which no run may be RUNNING. All that is in the project was then held against an undisturbed run's: arrays and checkpoints bit for
 bit, tables and JSON, the names of all other files, params, tags, inputs, states, every point of every metric once (of samples_per_second
 only that it is there). *Lost* is a kill after which any of that differed; of a run that had nothing yet only its KILLED entry may stay.
+After one kill in {TWICE} the command that went on was killed at a random event, too (unless it ended first), and went on again.
 Figures are compared by name: after one kill in {DRAWN} they were drawn, else blank files were written in their place.
 """.splitlines()
 
@@ -80,7 +81,7 @@ def page(lines: list[Line]) -> str:
         "",
         *ABOUT,
         "",
-        f"**{len(bad)} of {len(lines)} lost something.**",
+        f"**{len(bad)} of {len(lines)} lost something;** {sum(1 for line in lines if line.get('second'))} of them were killed twice.",
         "",
         "| case | command | events | kills | resumed | again | was finished | lost | seconds a kill |",
         "|---|---|---|---|---|---|---|---|---|",

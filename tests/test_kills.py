@@ -172,10 +172,20 @@ def test_contents_are_compared_by_every_bit(tmp_path):
 
 
 def test_the_page_counts(tmp_path):
-    line = {"case": "train", "n": 1, "of": 9, "kind": "sql", "where": "INSERT", "how": "resumed", "problems": [], "seconds": 2.0}
+    line = {
+        "case": "train",
+        "n": 1,
+        "of": 9,
+        "kind": "sql",
+        "where": "INSERT",
+        "how": "resumed",
+        "problems": [],
+        "seconds": 2.0,
+        "second": "",
+    }
     line |= {"date": "2026-01-02", "versions": "torch 1", "log": ""}
-    text = page([line, line | {"n": 2, "kind": "open", "where": "a", "problems": ["file a missing"]}])
-    assert "**1 of 2 lost something.**" in text
+    text = page([line, line | {"n": 2, "second": "sql\tINSERT", "kind": "open", "where": "a", "problems": ["file a missing"]}])
+    assert "**1 of 2 lost something;** 1 of them were killed twice." in text
     assert "Not tried in this campaign: train, default checkpoints, " in text
     assert "- train, event 2 (open a): file a missing" in text
     assert "| train | `train " in text and "| 9 | 2 | 2 | 0 | 0 | 1 | 2.0 |" in text
