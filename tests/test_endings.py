@@ -11,7 +11,7 @@ from hardbench import signals
 from hardbench.cli import main
 from hardbench.errors import Killed
 
-TRAIN = "train --threads 1 --epochs 1 --subset-size 100 --eval-points 2 --width 8 --depth 1".split()
+TRAIN = ["train", "--threads", "1", "--epochs", "1", "--subset-size", "100", "--eval-points", "2", "--width", "8", "--depth", "1"]
 
 
 class Falling:
