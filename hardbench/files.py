@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, whatever happens while they are written, and a look at foreign ones before they are opened."""
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,13 +12,13 @@ from hardbench.errors import TrackingError
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
+def whole(path: Path, mark: str = "") -> Iterator[BinaryIO]:
     """A file to write to, which becomes `path` when the block ends: written aside, synced, renamed into place; removed if the block fails.
 
     Folders on the way are made. A kill at any moment leaves the former file or the new one, never a part (perhaps `.NAME.part` beside it).
-    TrackingError where the disk is full or the folder is closed.
+    TrackingError where the disk is full or the folder is closed. Writers that no lock keeps apart have a `mark` of their own.
     """
-    aside = path.with_name(f".{path.name}.part")
+    aside = path.with_name(f".{path.name}{mark}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as file:
@@ -42,6 +43,12 @@ def write_text(path: Path, text: str) -> None:
     """A text file (UTF-8) in place of what was there, whole or not at all."""
     with whole(path) as file:
         file.write(text.encode())
+
+
+def copy(source: Path, target: Path) -> None:
+    """A copy of a file in place of what was there, whole or not at all, whoever else writes it."""
+    with source.open("rb") as original, whole(target, f".{os.getpid()}") as file:
+        shutil.copyfileobj(original, file)
 
 
 def expanded(word: str) -> Path:

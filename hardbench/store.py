@@ -67,6 +67,7 @@ def _told(call: Callable[..., Any]) -> Callable[..., Any]:
             except (MlflowException, OSError) as error:
                 if "database is locked" not in str(error) or time.monotonic() > until:
                     raise _error(error) from None
+                time.sleep(0.05)
 
     return told
 
@@ -258,7 +259,7 @@ def mine(run_id: str) -> bool:
 def taken(run: MlflowRun, wait: Callable[[], object] | None = None) -> Iterator[None]:
     """Within the block the run is this process's (also if it was before). TrackingError if another one works on it.
 
-    Or that one is waited for, and `wait` is called now and then, which may raise.
+    With `wait`, it waits for the other process, and calls `wait` now and then, which may raise.
     """
     run_id = run.info.run_id
     if mine(run_id):
@@ -295,11 +296,13 @@ def busy(run: MlflowRun) -> str:
     return f"run: {run.info.run_id}; one that nobody works on, and this one is running (process {process})"
 
 
-def alive(client: Any, run: MlflowRun) -> bool:
+def alive(client: Any, run: MlflowRun, campaigns: dict[str, bool] | None = None) -> bool:
     """Whether somebody works on a RUNNING run: who holds its lock (or its campaign's), else who has given a sign of late.
 
     A lock that is free says that nobody does, if it was made under the kernel that runs here. Runs of versions before have their process.
+    `campaigns` remembers the answers for the parents of cells.
     """
+    campaigns = {} if campaigns is None else campaigns
     tags = run.data.tags
     if held(run):
         return True
@@ -307,8 +310,10 @@ def alive(client: Any, run: MlflowRun) -> bool:
         return tags.get("hardbench.host") != socket.gethostname() or machine.alive(tags)
     if tags.get(KIND) == "cell" and PARENT in tags:
         with suppress(TrackingError):  # a parent that was deleted
-            parent = client.get_run(tags[PARENT])
-            return parent.info.status == "RUNNING" and alive(client, parent)
+            if tags[PARENT] not in campaigns:
+                parent = client.get_run(tags[PARENT])
+                campaigns[tags[PARENT]] = parent.info.status == "RUNNING" and alive(client, parent)
+            return campaigns[tags[PARENT]]
     free = locks.free(lock_of(run))
     if free and machine.same_kernel(tags):
         return False
@@ -320,16 +325,17 @@ def alive(client: Any, run: MlflowRun) -> bool:
 def mark_dead(client: Any) -> None:
     """End as KILLED the runs whose process is gone (SIGKILL leaves them RUNNING for ever)."""
     experiments = {found.experiment_id: found.name for found in client.search_experiments()}
-    for run in search(client, "attributes.status = 'RUNNING'", list(experiments)):
+    campaigns: dict[str, bool] = {}
+    for run in list(search(client, "attributes.status = 'RUNNING'", list(experiments))):
         tags = run.data.tags
         if STUDY in tags or "hardbench.host" in tags:
-            dead = not alive(client, run)
+            dead = not alive(client, run, campaigns)
         else:  # of versions before: killed between its creation and its tags
             bare = set(tags) <= {"mlflow.runName", "mlflow.user"} and run.info.user_id in ("unknown", _user())
             old = time.time() - (run.info.start_time or 0) / 1000 > YOUNG
             dead = bare and old and experiments[run.info.experiment_id].startswith("hardbench/") and not held(run)
         if dead:
-            client.set_tag(run.info.run_id, "error", "the process ended without a word")
+            client.set_tag(run.info.run_id, "error", "the process was killed")
             client.set_terminated(run.info.run_id, "KILLED")
 
 

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from errno import EACCES, EDQUOT, EIO, ENOSPC, EROFS
 from typing import Any
 
@@ -56,6 +56,8 @@ def start(
             with signals.held():  # until it has all that going on with it takes
                 fresh = stored or store.create(client, str(where), study, own, title)
                 _enter(stack, client, fresh, new=stored is None)
+                if stored is not None:
+                    _go_on(client, stored, study)
                 run = Run(client, fresh)
                 run.describe(config, study, title, note, own)
                 stack.enter_context(_delivered(run, study))
@@ -76,14 +78,18 @@ def reopen(stored: StoredRun) -> Iterator[Run]:
                 raise TrackingError(f"run: {stored.id}; an unfinished run, and this one is FINISHED")
             with signals.held():
                 _enter(stack, client, found)
-                again = store.signs(stored.study) | VERSIONS
-                client.log_batch(stored.id, tags=[RunTag(key, value) for key, value in again.items()])
-                client.update_run(stored.id, status="RUNNING")
+                _go_on(client, found, stored.study)
                 run = Run(client, client.get_run(stored.id))
                 stack.enter_context(_delivered(run, stored.study))
-        if "error" in found.data.tags:
-            client.delete_tag(stored.id, "error")
         yield run
+
+
+def _go_on(client: Any, run: MlflowRun, study: str) -> None:
+    """A run that was there is at work again: whose it is, its state, and nothing of how it ended before."""
+    client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in (store.signs(study) | VERSIONS).items()])
+    client.update_run(run.info.run_id, status="RUNNING")
+    if "error" in run.data.tags:
+        client.delete_tag(run.info.run_id, "error")
 
 
 def _enter(stack: ExitStack, client: Any, run: MlflowRun, new: bool = False) -> None:
@@ -114,13 +120,13 @@ def extend(stored: StoredRun) -> Iterator[Run]:
         if joined is not None and joined.info.run_id != stored.id:
             client.set_tag(joined.info.run_id, "hardbench.source_run", stored.id)
             run.copy = Run(client, joined) if joined.data.tags.get(KIND) == "cell" else None
-        with _delivered(run), _delivered(run.copy or run):
+        with _delivered(run, later="plot"), _delivered(run.copy or run, later="plot"):
             yield run
 
 
 @contextmanager
-def _delivered(run: Run, study: str = "") -> Iterator[None]:
-    """Send what is buffered at the block's end; who interrupts it hears of the command that goes on."""
+def _delivered(run: Run, study: str = "", later: str = "resume") -> Iterator[None]:
+    """Send what is buffered at the block's end (or have the command `later` do it); who interrupts it hears of the command that goes on."""
     try:
         yield
     except BaseException as error:
@@ -131,7 +137,7 @@ def _delivered(run: Run, study: str = "") -> Iterator[None]:
         with suppress(TrackingError, OSError):  # the error that came first is told
             run.close()
         raise
-    run.deliver()
+    run.deliver(later)
 
 
 @contextmanager
@@ -197,7 +203,7 @@ def sweep(study: str, key: str, config: Config, title: str, note: str, tags: Map
                 if joined is not None and joined.info.run_id != there.id:
                     run.client.set_tag(joined.info.run_id, "hardbench.source_run", there.id)
                 run.describe(config, "sweep", title, note, tags)
-                for cell in store.search(run.client, f"attributes.status = 'RUNNING' and tags.`{PARENT}` = '{there.id}'"):
+                for cell in list(store.search(run.client, f"attributes.status = 'RUNNING' and tags.`{PARENT}` = '{there.id}'")):
                     if not store.held(cell):
                         run.client.set_terminated(cell.info.run_id, "KILLED")
         yield run
@@ -214,7 +220,7 @@ def open_cell(parent: Run, study: str, config: Config, title: str, note: str, ta
 @contextmanager
 def closing_cell(run: Run) -> Iterator[Run]:
     """A cell's run, written at one go and ended by what leaves the block."""
-    with _closing(run.client, run.id), closing(run):
+    with _closing(run.client, run.id), _delivered(run):
         yield run
 
 

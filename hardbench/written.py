@@ -78,6 +78,7 @@ class Run:
         """Set a tag."""
         try:
             self.client.set_tag(self.id, key, value)
+            self._tags.pop(key, None)  # an older value that waited
         except StoreAway:
             self._tags[key] = value
 
@@ -113,8 +114,8 @@ class Run:
             self._keep()
         self._flushed = time.monotonic()
 
-    def deliver(self) -> None:
-        """Send what is buffered, for a minute if need be; TrackingError that names what delivers it later."""
+    def deliver(self, later: str = "resume") -> None:
+        """Send what is buffered, for a minute if need be; TrackingError that names the command that delivers it `later`."""
         for pause in (*PAUSES, None):
             try:
                 self._send()
@@ -122,9 +123,8 @@ class Run:
             except StoreAway as error:
                 self._keep()
                 if pause is None:
-                    raise TrackingError(
-                        f"run: {self.id}; hardbench resume {self.id} delivers what waits in {self._aside} ({error})"
-                    ) from None
+                    told = f"hardbench {later} {self.id} delivers what waits in {self._aside}"
+                    raise TrackingError(f"run: {self.id}; {told} ({error})") from None
             time.sleep(pause)
 
     def _send(self) -> None:
@@ -144,9 +144,9 @@ class Run:
         points = [[metric.key, metric.value, metric.timestamp, metric.step] for metric in self._buffer]
         files.write_text(self._aside / "waiting.json", json.dumps({"metrics": points, "tags": self._tags, "files": self._unpublished}))
         for name in self._unpublished:
-            if (self.folder / name).exists():
-                with files.whole(self._aside / "files" / name) as file:
-                    file.write((self.folder / name).read_bytes())
+            path, kept = self.folder / name, self._aside / "files" / name
+            if path.exists() and not (kept.exists() and kept.stat().st_mtime_ns >= path.stat().st_mtime_ns):
+                files.copy(path, kept)
 
     def _collect(self) -> None:
         """Take up what an earlier process could not deliver."""
@@ -188,7 +188,7 @@ class Run:
             try:
                 self._upload(name)
             except StoreAway:
-                self._unpublished.append(name)
+                self._unpublished = [*(one for one in self._unpublished if one != name), name]
                 self._keep()
         return path
 
@@ -205,10 +205,16 @@ class Run:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def gather(self) -> None:
+        """All artifacts into `folder`, also those that an earlier process has sent to the store."""
+        for item in self.client.list_artifacts(self.id) if self._remote else ():
+            self.client.download_artifacts(self.id, item.path, str(self.folder))
+
     def remove(self, *names: str) -> None:
         """Delete files of the run, named as in `folder` (what is not there is passed over), and folders that this leaves empty.
 
-        TrackingError, and nothing is touched, unless all of them lie in this run's own folder, also behind links.
+        Artifacts on a server stay: MLflow's client does not delete any. TrackingError, and nothing is touched, unless all of them lie in
+        this run's own folder, also behind links.
         """
         root = self.folder.resolve()
         paths = [self.folder / name for name in names]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hardbench import console, signals, tracking
+from hardbench import console, files, signals, tracking
 from hardbench.campaign import jobs, results
 from hardbench.campaign.executors import Result
 from hardbench.campaign.jobs import Job
@@ -139,7 +139,8 @@ class Campaign:
 
     def _replaced(self, index: int, run_id: str) -> None:
         """Earlier runs of the same cell go: one that failed, one half-written, one that was to be computed again."""
-        earlier = [run.id for run in self.plan.runs.get(self.plan.cells[index].key, []) if run.id != run_id]
+        there = self.plan.runs.get(self.plan.cells[index].key, [])
+        earlier = [run.id for run in there if run.id != run_id and run.status != "RUNNING"]  # another campaign may be at work on one
         tracking.discard(self.parent, earlier)
         self.plan.runs[self.plan.cells[index].key] = []
 
@@ -176,9 +177,9 @@ class Campaign:
 
     def _tables(self, now: bool = False) -> None:
         if now or time.monotonic() - self._written > EVERY:
-            for folder in (self.parent.folder, self.out):
-                results.write(folder / results.PER_RUN, self.table.per_run())
-                results.write(folder / results.SUMMARY, self.table.summary())
+            for name, table in ((results.PER_RUN, self.table.per_run()), (results.SUMMARY, self.table.summary())):
+                results.write(self.parent.folder / name, table)
+                files.copy(self.parent.folder / name, self.out / name)
             self._written = time.monotonic()
 
     # at the end

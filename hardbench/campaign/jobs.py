@@ -43,9 +43,7 @@ STACK = "hardbench.training.course:train_stack"
 
 def stackable(config: Config) -> bool:
     """Whether networks of a training can come from a stack: all but those that need a run of their own while they train."""
-    if not isinstance(config, TrainingSettings) or not type(config).__module__.endswith("studies.train"):
-        return False
-    return not config.log_model and not config.record_dynamics and config.hardness is None
+    return isinstance(config, TrainingSettings) and not config.log_model and not config.record_dynamics and config.hardness is None
 
 
 def stack_key(config: TrainingSettings, data: str) -> str:

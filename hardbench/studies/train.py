@@ -312,6 +312,8 @@ def finish(run: tracking.Run, out: Path | None, made: Sequence[str] = (".",)) ->
 
     `made` (files or folders of the run) is copied to `out`, unless that is where they are.
     """
+    if out is not None and "." in made:
+        run.gather()
     try:
         for name in made if out is not None and out.resolve() != run.folder.resolve() else ():
             source, copy = run.folder / name, Path(str(out)) / name
