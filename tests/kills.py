@@ -320,4 +320,9 @@ class Bench:
             if status != -9:
                 return status
             self.second = journal.read_text().rstrip("\n").replace(f"{self.project}/", "")
+            if self.case.resumes:
+                code = self.run("resume last")
+                if code != UNKNOWN or self.look()["runs"].keys() == self.whole["runs"].keys():
+                    return 0 if code == UNKNOWN else code  # it was finished when it was killed
+                words = self.case.words
         return self.run(words)
