@@ -18,8 +18,8 @@ from ledger import lost
 from reliability import campaign, page, read
 
 SHORT: tuple[dict[str, int], ...] = (  # for two processes at once
-    {"train": 3, "train, default checkpoints": 1, "train --record-dynamics": 1, "train --log-model": 1, "eval": 3, "sweep train": 3},
-    {"simulate": 3, "mask-mi": 3, "invert": 3, "stragglers": 3},
+    {"train": 3, "train, default checkpoints": 1, "train --record-dynamics": 1, "mask-mi": 3, "sweep train": 3},
+    {"simulate": 3, "invert": 3, "stragglers": 3, "eval": 3, "train --log-model": 1},
 )
 KILLS = int(os.environ.get("HARDBENCH_KILLS", "200"))
 

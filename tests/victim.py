@@ -204,7 +204,6 @@ def _fork(work: Callable[[dict[str, Any]], int], job: dict[str, Any]) -> dict[st
 
 def serve() -> None:
     """Jobs from stdin until there are no more."""
-    sys.dont_write_bytecode = True
     for line in sys.stdin:
         job, answer = json.loads(line), {"status": 0, "cpu": 0.0}
         if job["do"] == "warm":
