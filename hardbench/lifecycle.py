@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from hardbench import console, tracking
-from hardbench.errors import Ended, TrainingError
+from hardbench.errors import TrainingError
 from hardbench.figures import draw
 from hardbench.stored import StoredRun
 from hardbench.training import checkpoints
@@ -19,15 +19,16 @@ def complete(opening: AbstractContextManager[tracking.Run], compute: Step, repor
     """Do a study's steps within a run, which is FINISHED when all of them are done, and not before; the stored run.
 
     What a kill leaves undone a resumed run does: every step may be done again. `close` removes what only resuming needs and copies the
-    rest to `--out`: the last thing before FINISHED. Ended is raised after the report on what was measured; after any other error nothing
-    is removed.
+    rest to `--out`: the last thing before FINISHED. A TrainingError whose study has `measured` all it could is raised after report and
+    close; after any other error nothing is removed.
     """
     with opening as run:
         try:
             compute(run)
-        except Ended:
-            report(run)
-            close(run)
+        except TrainingError as error:
+            if error.measured:
+                report(run)
+                close(run)
             raise
         report(run)
         close(run)

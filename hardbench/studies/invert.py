@@ -22,7 +22,7 @@ from hardbench.configs.invert import Config
 from hardbench.data.pool import prepare_pool
 from hardbench.data.samples import Split
 from hardbench.data.transforms import unit_of
-from hardbench.errors import ConfigError, Ended
+from hardbench.errors import ConfigError, TrainingError
 from hardbench.metrics import stragglers
 from hardbench.metrics.inversion import PASSED, passed, shortest
 from hardbench.stored import StoredRun
@@ -129,7 +129,7 @@ def _save(run: tracking.Run, course: Course, state: dict[str, Any]) -> None:
 def _search(run: tracking.Run, course: Course, state: dict[str, Any] | None, ends: list[dict[str, Any]]) -> None:
     """The networks themselves, then the further experiments asked for; results as soon as they are there.
 
-    `ends` gets what the last checkpoint is to hold; Ended if a network diverged.
+    `ends` gets what the last checkpoint is to hold; TrainingError if a network diverged.
     """
     config, split = course.config, course.split
     looks = experiments.looks(LOOKS, config.epochs) if config.stability else []
@@ -147,7 +147,7 @@ def _search(run: tracking.Run, course: Course, state: dict[str, Any] | None, end
     if not len(found.repeats):
         _store(run, course, Inversions(**next(iter(journey.done.values()))), journey)
         failed = f"none of {10 * config.repeats} networks had an inversion of every class"
-        raise Ended(f"if_no_inversion: retry; {failed}; the first are kept (run {run.id})")
+        raise TrainingError(f"if_no_inversion: retry; {failed}; the first are kept (run {run.id})", measured=True)
     if len(found.repeats) < config.repeats:
         console.warn(
             f"{len(found.repeats)} of {10 * config.repeats} networks have an inversion of every class, {config.repeats} were asked for"
@@ -237,12 +237,13 @@ def _store_retrained(run: tracking.Run, course: Course, found: Inversions, again
 
 
 def _end(run: tracking.Run, course: Course, found: Inversions, journey: Journey, ends: list[dict[str, Any]]) -> None:
-    """What the last checkpoint is to hold goes into `ends`; Ended if a network diverged."""
+    """What the last checkpoint is to hold goes into `ends`; TrainingError if a network diverged."""
     lost = [int(r) for r, loss in zip(found.repeats, found.loss[:, -1], strict=True) if not loss.isfinite()]
     end = {"networks": found.final, "steps": course.config.epochs, "repeats": found.repeats, "name": END}
     ends.append(end | ({"done": journey.done} if lost else {}))  # a failed run can be resumed, and then says the same
     if lost:
-        raise Ended(f"loss: not finite in repeats {', '.join(map(str, lost))}; what was measured until then is kept (run {run.id})")
+        where = f"repeats {', '.join(map(str, lost))}"
+        raise TrainingError(f"loss: not finite in {where}; what was measured until then is kept (run {run.id})", measured=True)
 
 
 def _report(stored: StoredRun) -> None:

@@ -21,7 +21,7 @@ from hardbench import console, handover, lifecycle, tracking
 from hardbench.configs.train import Config
 from hardbench.data.samples import load
 from hardbench.data.transforms import unit_of
-from hardbench.errors import ConfigError, Ended, TrackingError
+from hardbench.errors import ConfigError, TrackingError, TrainingError
 from hardbench.metrics.hardness import hardness_table, mean_at_end, mean_stderr, overlap_hardness_spearman
 from hardbench.settings import TrainingSettings
 from hardbench.stored import ARRAYS, StoredRun
@@ -141,7 +141,7 @@ def out_folder(out: str | None) -> Path | None:
 
 
 def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> None:
-    """The training itself: observers, loop, results. Ended at the end if a repeat diverged."""
+    """The training itself: observers, loop, results. TrainingError at the end if a repeat diverged."""
     config, split, student = course.config, course.split, course.learner
     records, best = observers.Records(), observers.Best(config.repeats)
     spent = 0.0  # seconds of training before this process
@@ -237,12 +237,12 @@ def _aim(config: TrainingSettings, found: Outcome) -> dict[str, np.ndarray]:
 
 
 def _diverged(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None:
-    """Ended if a repeat diverged."""
+    """TrainingError if a repeat diverged."""
     if found.diverged:
         where = ", ".join(f"step {step} of repeat {config.first_repeat + r}" for r, step in sorted(found.diverged.items()))
         others = [str(config.first_repeat + r) for r in range(config.repeats) if r not in found.diverged]
         ended = f"; repeats {', '.join(others)} went on to the end" if others else ""
-        raise Ended(f"loss: not finite at {where}; what was measured until then is kept{ended} (run {run.id})")
+        raise TrainingError(f"loss: not finite at {where}; what was measured until then is kept{ended} (run {run.id})", measured=True)
 
 
 def title_of(config: TrainingSettings) -> str:
