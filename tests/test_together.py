@@ -37,7 +37,7 @@ STUDIES = {
     "train": LONG,
     "dynamics": [*LONG, "--record-dynamics"],
     "simulate": ["simulate", *LONG[1:]],
-    "mask-mi": [*MASK, "--images", "300", "--n-subsets", "40"],
+    "mask-mi": [*MASK, "--images", "100", "--n-subsets", "60"],
     "invert": [*INVERT, *words("--epochs 300 --checkpoint-every 0.1 --stability --prune-curve --prune-points 2")],
     "stragglers": [*STRAGGLERS, *words("--epochs 200 --checkpoint-every 0.1 --sets 3")],
     "sweep": [*SWEEP, *words("--epochs 6 --width 8,16,24 --workers 2")],
