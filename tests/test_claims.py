@@ -9,6 +9,7 @@ from test_figures import make_run as train_run
 from test_figures import texts as drawn
 from test_layer_figures import draw, make_run, texts
 
+from hardbench.errors import TrackingError
 from hardbench.figures import invert, questions, save, style
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -242,7 +243,7 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path):
             raise OSError("no space left")
 
     (tmp_path / "a.png").write_bytes(b"former")
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(TrackingError, match="no space"):
         save({"a": Broken()}, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == b"former"

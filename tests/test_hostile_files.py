@@ -356,9 +356,10 @@ def test_weights_that_are_not_the_runs(run, capfd, changes):
 def test_weights_that_are_not_finite(run, capfd):
     path = home(run) / "checkpoints" / "best.pt"
     state = torch.load(path, weights_only=True)
-    next(iter(state["networks"][1].values())).fill_(torch.nan)
+    name, weights = next(iter(state["networks"][1].items()))
+    weights.fill_(torch.nan)
     torch.save(state, path)
-    refused(4, "best.pt; the weights of network 1 are not finite", capfd, "eval", run.id)
+    refused(4, f"best.pt; {name} of network 1 is not finite", capfd, "eval", run.id)
 
 
 @pytest.mark.parametrize("changes", [TRAINING_STATES[name] for name in TRAINING_STATES if name != "constants of another"])

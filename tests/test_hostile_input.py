@@ -21,7 +21,8 @@ from makers import archive, idx_set, load
 from projects import all_runs, new_project
 from test_hostile_files import Touch
 
-from hardbench.cli import _load, main
+from hardbench import options as command_line
+from hardbench.cli import ORDER, main, settings_of
 from hardbench.config import options
 from hardbench.data.samples import prepare
 from hardbench.errors import HardbenchError
@@ -33,7 +34,6 @@ from hardbench.training import checkpoints
 
 CODES = {2: "ConfigError", 3: "DataError", 4: "TrainingError", 5: "TrackingError"}
 LINE = re.compile(r"hardbench: [^\n]{1,3000}\n")
-NAMED = ("train", "eval", "simulate", "sweep", "mask-mi", "invert", "stragglers", "plot", "compare", "resume", "data", "ui")
 NUMBERS = [
     "0",
     "-0",
@@ -155,7 +155,11 @@ def parsed(*line):
         if isinstance(config, sweep.CampaignSettings):
             sweep.cells_of(config)
 
-    with redirect_stdout(shown), redirect_stderr(told), patch.object(_load(line[0]).module, "run", stub):
+    def without_work(command, name, settings, work, **more):
+        made(command, name, settings, stub, **more)
+
+    made = command_line._Command.__init__
+    with redirect_stdout(shown), redirect_stderr(told), patch.object(command_line._Command, "__init__", without_work):
         code = main(list(line))
     if code:
         assert code in CODES, line
@@ -165,8 +169,8 @@ def parsed(*line):
 
 @cases(700)
 def test_words(data):
-    name = data.draw(st.sampled_from(NAMED))
-    known = list(options(_load(name).module.Config))
+    name = data.draw(st.sampled_from(ORDER))
+    known = list(options(settings_of(name).Config))
     line = []
     for _ in range(data.draw(st.integers(1, 4))):
         option = data.draw(st.one_of(st.sampled_from(known), st.text(min_size=1, max_size=8)))
@@ -177,8 +181,8 @@ def test_words(data):
 
 @cases(200)
 def test_environment(data):
-    name = data.draw(st.sampled_from([name for name in NAMED if name != "ui"]))
-    known = list(options(_load(name).module.Config))
+    name = data.draw(st.sampled_from([name for name in ORDER if name != "ui"]))
+    known = list(options(settings_of(name).Config))
     value = data.draw(words).replace("\0", "")
     with patch.dict(os.environ):
         try:
@@ -210,7 +214,7 @@ yaml_words = st.recursive(
 @cases(400)
 def test_yaml(data):
     name = data.draw(st.sampled_from(["train", "sweep", "invert", "mask-mi", "plot"]))
-    keys = st.sampled_from([*options(_load(name).module.Config), "fixed", "grid"])
+    keys = st.sampled_from([*options(settings_of(name).Config), "fixed", "grid"])
     structured = st.dictionaries(keys, yaml_words, max_size=4).map(
         lambda parts: "\n".join(f"{key}: {value}" for key, value in parts.items())
     )
