@@ -324,9 +324,9 @@ class Config:
         return {name: getattr(self, name) for name, option in options(type(self)).items() if option.declared.headline}
 
     def params(self) -> dict[str, Any]:
-        """The MLflow params: the headline settings, and every other one that departs from what it would be had only the choices been made.
+        """The MLflow params: headline settings, and every other that is not the default of the model, optimiser and other choices made.
 
-        Those in ASIDE are left out, and what a sweep has of its study, which its own headline tells.
+        Without those in ASIDE, and in a sweep without the settings of its study, which the sweep's own headline lists.
         """
         known = options(type(self))
         chosen = [name for name, option in known.items() if isinstance(option.declared.choices, Registry) and option.kind is not tuple]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from makers import archive, cycle, idx_bytes, idx_set, load, usps_set
-from projects import all_runs, client, new_project
+from projects import all_runs, client, new_project, with_one_run
 
 from hardbench import archives
 from hardbench.cli import main
@@ -225,13 +225,8 @@ def test_a_usps_label_that_no_tensor_holds(tmp_path):
 def project(tmp_path_factory):
     """A folder with a finished run, R = 2, with a validation split; spoil its files and `mend` it."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = new_project(patch, tmp_path_factory.mktemp("hostile"))
         words = "--threads 1 --epochs 2 --subset-size 200 --repeats 2 --eval-points 3 --width 8 --depth 1 --val-size 0.2 --record-dynamics"
-        assert main(["train", *words.split()]) == 0
-        (run,) = all_runs()
-        kept = folder.with_name("kept")
-        shutil.copytree(home(run), kept)
-        yield run, kept
+        yield with_one_run(patch, tmp_path_factory.mktemp("hostile"), *words.split())
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Input that nobody thought of, generated: whatever comes, the answer is the table's exit code and one line, and nothing is executed.
+"""Property-based tests: whatever comes, the answer is the table's exit code and one line, and nothing is executed.
 
 A plain run takes about 2 000 cases, the same ones every time; `-m slow` ten times as many, new ones every time.
 """
@@ -18,7 +18,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from makers import archive, idx_set, load
-from projects import all_runs, new_project
+from projects import with_one_run
 from test_hostile_files import Touch
 
 from hardbench import options as command_line
@@ -121,12 +121,9 @@ def cases(count):
 def project(tmp_path_factory):
     """A folder with one finished run, at work in it; STORED is the run, KEPT a copy of its files."""
     with pytest.MonkeyPatch.context() as change:
-        folder = new_project(change, tmp_path_factory.mktemp("input"))
+        folder = tmp_path_factory.mktemp("input")
         words = "--threads 1 --epochs 1 --subset-size 60 --repeats 2 --eval-points 2 --width 4 --depth 1 --val-size 0.2"
-        assert main(["train", *words.split()]) == 0
-        (STORED["run"],) = all_runs()
-        STORED["kept"] = folder.with_name("kept")
-        shutil.copytree(STORED["run"].file("."), STORED["kept"])
+        STORED["run"], STORED["kept"] = with_one_run(change, folder, *words.split())
         STORED["before"] = everything(folder)
         yield folder
         assert everything(folder) - STORED["before"] <= {"own.npz", "c.yaml", "MNIST"}, "something was executed"

@@ -32,7 +32,6 @@ def test_the_longest_settings_are_read_again():
         eval_steps=tuple(range(10**15, 10**15 + SEVERAL)),
         layer_metrics=("probe_accuracy",) * SEVERAL,
         tag={n: "\U0001f600" * (TEXT // SEVERAL - len(n) - 1) for n in numbers},
-        name="\U0001f600" * SEVERAL,
     )
     assert again(config) == config
 

@@ -237,9 +237,10 @@ def test_a_set_up_draws_from_no_stream():
     """What looks for dropout that hides leaves the networks, their streams and the global one where they were."""
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    ready = course(**TINY, model="cnn", dropout=0.5)
+    images = {"gaussian_shape": (3, 32, 32), "gaussian_train": 5, "gaussian_test": 5}
+    ready = course(**TINY | {"dataset": "gaussian"} | images, model="vgg11", width=4, dropout=0.5)
     assert torch.equal(before, torch.get_rng_state())
-    fresh = MODELS["cnn"].call(ready.split.train.shape, 10, ready.config, seeding.networks(0, 0, ready.config.repeats))
+    fresh = MODELS["vgg11"].call(ready.split.train.shape, 10, ready.config, seeding.networks(0, 0, ready.config.repeats))
     assert all(map(torch.equal, ready.learner.networks.streams(), fresh.streams()))
     assert all(map(equal_weights, ready.learner.networks.states(), fresh.states()))
 

@@ -120,7 +120,9 @@ def _refusal(
     takes = f"{_size(need(config))} and {_size(room)} are free ({device.type})"
     if not fitting and need(functools.reduce(lambda one, name: _less(one, name, 1), ranked, config)) > room:
         inputs = "x".join(map(str, estimate.shape))
-        return DataError(f"dataset: {config.dataset}; fewer than {estimate.classes} classes, or inputs smaller than {inputs}: it takes {takes}")
+        return DataError(
+            f"dataset: {config.dataset}; fewer than {estimate.classes} classes, or inputs smaller than {inputs}: it takes {takes}"
+        )
     blamed = next(iter(fitting), ranked[0] if ranked else name)
     allowed = f"at most about {fitting[blamed]}" if blamed in fitting else "less"
     came = brief(str(getattr(config, blamed)).strip("()").replace(" ", ""))
