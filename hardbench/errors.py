@@ -27,9 +27,16 @@ class DataError(HardbenchError):
 
 
 class TrainingError(HardbenchError):
-    """A training that cannot go on: a loss that is not finite, a checkpoint that cannot be read."""
+    """A training that cannot go on: a loss that is not finite, a checkpoint that cannot be read.
+
+    `measured`: the study has stored all that it measured before it came to this.
+    """
 
     exit_code = 4
+
+    def __init__(self, line: str, measured: bool = False):
+        super().__init__(line)
+        self.measured = measured
 
 
 class TrackingError(HardbenchError):

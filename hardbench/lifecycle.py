@@ -15,18 +15,18 @@ from hardbench.training import checkpoints
 Step = Callable[[tracking.Run], None]
 
 
-def complete(opening: AbstractContextManager[tracking.Run], compute: Step, report: Step, close: Step, measured: str) -> StoredRun:
+def complete(opening: AbstractContextManager[tracking.Run], compute: Step, report: Step, close: Step) -> StoredRun:
     """Do a study's steps within a run, which is FINISHED when all of them are done, and not before; the stored run.
 
     What a kill leaves undone a resumed run does: every step may be done again. `close` removes what only resuming needs and copies the
-    rest to `--out`: the last thing before FINISHED. A TrainingError (networks diverged) is raised after the report on what was `measured`
-    (an artifact), where it is there.
+    rest to `--out`: the last thing before FINISHED. A TrainingError whose study has `measured` all it could is raised after report and
+    close; after any other error nothing is removed.
     """
     with opening as run:
         try:
             compute(run)
-        except TrainingError:
-            if (run.folder / measured).exists():
+        except TrainingError as error:
+            if error.measured:
                 report(run)
                 close(run)
             raise

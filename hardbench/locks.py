@@ -52,6 +52,8 @@ def _open(path: Path, how: int) -> int:
     try:
         return os.open(path, how | os.O_NOFOLLOW, 0o666)
     except PermissionError:  # somebody else's, which can be locked all the same
+        if not path.exists():
+            raise
         return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
 
 
@@ -64,10 +66,13 @@ def waited(path: Path) -> Iterator[None]:
     handle: int | None = None
     if not _depth.get(path):
         until = time.monotonic() + WAIT
-        while (handle := take(path)) is None:
-            if time.monotonic() > until:
-                raise TrackingError(f"lock: {path}; another command has held it for {WAIT:.0f} s")
-            time.sleep(0.02)
+        try:
+            while (handle := take(path)) is None:
+                if time.monotonic() > until:
+                    raise TrackingError(f"lock: {path}; another command has held it for {WAIT:.0f} s")
+                time.sleep(0.02)
+        except OSError as error:
+            raise TrackingError(f"lock: {path}; a file that can be made and locked ({error.strerror})") from None
     _depth[path] = _depth.get(path, 0) + 1
     try:
         yield

@@ -3,9 +3,9 @@
 import os
 
 WAITING = {"GOMP_SPINCOUNT": "10000"}
-"""They spin for half a millisecond at most, then sleep. As long as they spin by default they keep the cores from the very threads they
-wait for, where other work is on the machine; asleep at once (OMP_WAIT_POLICY=passive) they wake too late on an idle one, where a step
-took half as long again. `python -m benchmarks --only waiting` measures both."""
+"""They spin for half a millisecond at most, then sleep. By default they spin much longer, and take the CPU time of the threads they wait
+for where other programs run; with OMP_WAIT_POLICY=passive they sleep at once, and a step takes 50 % longer on an idle machine.
+`python -m benchmarks --only waiting` measures both."""
 PREFIXES = ("OMP_", "GOMP_", "KMP_")
 OTHERS = ("KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK")  # set by libraries when they are imported, and inherited from their processes
 

@@ -11,6 +11,7 @@ from hardbench.registry import DATASETS, DETECTORS, MODELS, OPTIMIZERS, SCHEDULE
 
 STRAGGLERS = "stragglers"  # the score that is counted at the inversions
 LEVELS = ("dataset", "class")  # over which hard samples are counted
+ESTIMATES = ("plugin", "grassberger")  # of mutual information
 MODES = ("conv_weight", "activation_zero", "activation_mean")  # what a masked channel becomes
 
 

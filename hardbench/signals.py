@@ -1,8 +1,9 @@
 """Signals that end a command, as exceptions: one is enough, and a run's last words are not interrupted by more of them."""
 
+import os
 import signal
 import sys
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,21 +12,37 @@ from typing import Any
 from hardbench.errors import Killed
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-GRACE = 5.0  # seconds in which further signals are the same wish: what the first one has begun to clear away is left alone
+SWALLOWED = 0.01  # seconds after which a signal comes again whose exception came up where Python drops it
 
 _held: list[list[int]] = []  # signals that wait, a list per `held` block
-_raised = float("-inf")
 _leaving = False
+_unraisable = sys.unraisablehook
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """Raise what the signal means, unless its like was raised just before or something holds it."""
-    global _raised
+    """Raise what the signal means, unless its like is being cleared away after, or something holds it."""
     if _held:
         _held[-1].append(number)
-    elif not _leaving and time.monotonic() - _raised > GRACE:
-        _raised = time.monotonic()
+    elif not _leaving and not _going():
         raise KeyboardInterrupt if number == signal.SIGINT else Killed(number)
+
+
+def _going() -> bool:
+    """Whether what runs now is an `except`, `finally` or `__exit__` that a signal has led to: it is left alone."""
+    error = sys.exception()
+    while error is not None and not isinstance(error, (KeyboardInterrupt, Killed)):
+        error = error.__context__
+    return error is not None
+
+
+def _dropped(unraisable: Any) -> None:
+    """Send a signal again whose exception came up in a `__del__` or a weak reference's callback, where it leads nowhere."""
+    error = unraisable.exc_value
+    if isinstance(error, (KeyboardInterrupt, Killed)):
+        number = error.number if isinstance(error, Killed) else signal.SIGINT
+        threading.Timer(SWALLOWED, os.kill, (os.getpid(), number)).start()
+    else:
+        _unraisable(unraisable)
 
 
 def catch() -> dict[int, Any]:
@@ -33,12 +50,13 @@ def catch() -> dict[int, Any]:
 
     What is ignored stays ignored (nohup).
     """
-    global _raised
+    global _unraisable
     there = {number: signal.getsignal(number) for number in ENDING}
     before: dict[int, Any] = {number: handler for number, handler in there.items() if handler not in (signal.SIG_IGN, None, _end)}
     for number in before:
         signal.signal(number, _end)
-    _raised = float("-inf") if before else _raised
+    if before and sys.unraisablehook is not _dropped:
+        _unraisable, sys.unraisablehook = sys.unraisablehook, _dropped
     return before
 
 
@@ -58,10 +76,11 @@ def ignore() -> None:
 def ending() -> Iterator[None]:
     """Within the block signals are as `catch` has them."""
     global _leaving
-    before = catch()
+    hook, before = sys.unraisablehook, catch()
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
         _leaving = _leaving and not before
@@ -71,7 +90,7 @@ def ending() -> Iterator[None]:
 def held() -> Iterator[None]:
     """Within the block signals wait; the first of them comes after it, unless the block is left by one that came before."""
     _held.append([])
-    going = isinstance(sys.exception(), (KeyboardInterrupt, Killed))
+    going = _going()
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from errno import EACCES, EDQUOT, EIO, ENOSPC, EROFS
 from typing import Any
 
@@ -15,7 +15,7 @@ from hardbench import signals, store
 from hardbench.config import Config
 from hardbench.errors import TrackingError
 from hardbench.store import KIND, PARENT, SWEEP, StoreAway, check_idle, connect, find, parent_of, place, runs, uri
-from hardbench.stored import STUDY, StoredRun
+from hardbench.stored import StoredRun
 from hardbench.written import VERSIONS, Run
 
 __all__ = ["KIND", "PARENT", "SWEEP", "Run", "check_idle", "connect", "find", "parent_of", "place", "runs", "terminable", "uri"]
@@ -53,14 +53,14 @@ def start(
             cell = stored is not None and stored.data.tags.get(KIND) == "cell"  # a sweep has opened it
             own = {**(tags or {}), **({} if cell else {KIND: kind})}
             where = None if stored else store.experiment(client, f"hardbench/{home or study}")
-            with signals.held():
+            with signals.held():  # until it has all that going on with it takes
                 fresh = stored or store.create(client, str(where), study, own, title)
-                _enter(stack, client, fresh)
+                _enter(stack, client, fresh, new=stored is None)
                 if stored is not None:
                     _go_on(client, stored, study)
-        run = Run(client, fresh)
-        run.describe(config, study, title, note, own)
-        stack.enter_context(_delivered(run, study))
+                run = Run(client, fresh)
+                run.describe(config, study, title, note, own)
+                stack.enter_context(_delivered(run, study))
         yield run
 
 
@@ -79,8 +79,8 @@ def reopen(stored: StoredRun) -> Iterator[Run]:
             with signals.held():
                 _enter(stack, client, found)
                 _go_on(client, found, stored.study)
-        run = Run(client, client.get_run(stored.id))
-        stack.enter_context(_delivered(run, stored.study))
+                run = Run(client, client.get_run(stored.id))
+                stack.enter_context(_delivered(run, stored.study))
         yield run
 
 
@@ -92,14 +92,10 @@ def _go_on(client: Any, run: MlflowRun, study: str) -> None:
         client.delete_tag(run.info.run_id, "error")
 
 
-def _enter(stack: ExitStack, client: Any, run: MlflowRun) -> None:
-    """Take a run, and promise it an end and signs of life until then."""
-    try:
+def _enter(stack: ExitStack, client: Any, run: MlflowRun, new: bool = False) -> None:
+    """Take a run, and promise it an end (a new one also if it cannot be taken) and signs of life until then."""
+    with _failing(client, run.info.run_id) if new else nullcontext():
         stack.enter_context(store.taken(run))
-    except TrackingError:
-        if run.info.status == "RUNNING" and STUDY in run.data.tags and not store.alive(client, run):  # new, and nowhere to write
-            client.set_terminated(run.info.run_id, "FAILED")
-        raise
     stack.enter_context(_closing(client, run.info.run_id))
     stack.enter_context(_beating(client, run.info.run_id))
 
@@ -145,7 +141,8 @@ def _delivered(run: Run, study: str = "", later: str = "resume") -> Iterator[Non
 
 
 @contextmanager
-def _closing(client: Any, run_id: str) -> Iterator[None]:
+def _failing(client: Any, run_id: str) -> Iterator[None]:
+    """What leaves the block ends the run as FAILED or KILLED."""
     try:
         yield
     except BaseException as error:
@@ -161,6 +158,12 @@ def _closing(client: Any, run_id: str) -> Iterator[None]:
         if told is not error:
             raise told from None
         raise
+
+
+@contextmanager
+def _closing(client: Any, run_id: str) -> Iterator[None]:
+    with _failing(client, run_id):
+        yield
     with signals.held():
         client.set_terminated(run_id, "FINISHED")
 

@@ -205,10 +205,16 @@ class Run:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def gather(self) -> None:
+        """All artifacts into `folder`, also those that an earlier process has sent to the store."""
+        for item in self.client.list_artifacts(self.id) if self._remote else ():
+            self.client.download_artifacts(self.id, item.path, str(self.folder))
+
     def remove(self, *names: str) -> None:
         """Delete files of the run, named as in `folder` (what is not there is passed over), and folders that this leaves empty.
 
-        Artifacts on a server stay: MLflow's client does not delete any. TrackingError, and nothing is touched, unless all of them lie in this run's own folder, also behind links.
+        Artifacts on a server stay: MLflow's client does not delete any. TrackingError, and nothing is touched, unless all of them lie in
+        this run's own folder, also behind links.
         """
         root = self.folder.resolve()
         paths = [self.folder / name for name in names]

@@ -30,7 +30,8 @@ FORK.set_forkserver_preload(
     [f"hardbench.studies.{name}" for name in ("train", "eval", "simulate", "sweep", "mask_mi", "invert", "stragglers")]
     + [f"hardbench.commands.{name}" for name in ("plot", "compare", "resume")]
     + [f"hardbench.figures.{name}" for name in ("train", "layers", "questions", "sweep", "mask_mi", "invert", "stragglers")]
-    + ["hardbench.cli", "mlflow.store.tracking.sqlalchemy_store", "sklearn.datasets", "scipy.stats", "pandas", "torch._dynamo"]
+    + ["hardbench.__main__", "hardbench.cli"]
+    + ["mlflow.store.tracking.sqlalchemy_store", "sklearn.datasets", "scipy.stats", "pandas", "torch._dynamo"]
     + ["matplotlib.backends.backend_agg", "surroundings"]
 )
 ROOT = Path(__file__).parents[1]
@@ -145,7 +146,7 @@ def _work(folder: str, words: list[str], more: dict[str, str], powerless: bool, 
         _note_pid(aside, os.getpid())
     if powerless and os.geteuid() == 0:  # as any user: another one's folders are closed, while Python's own files stay readable
         assert ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(CAPABILITIES, 0), (ctypes.c_uint32 * 6)()) == 0
-    from hardbench.cli import entry
+    from hardbench.__main__ import entry
 
     sys.argv = ["hardbench", *words]
     atexit._clear()  # what the parent has registered is the parent's

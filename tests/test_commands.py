@@ -146,7 +146,7 @@ def test_eval_under_corruption(gmlp):
     assert len({level["loss"]["mean"] for level in first["levels"]}) == 3
     stored = tracking.find(gmlp.id, ["train"])
     points = [point for name, curve in history(stored).items() if name.startswith("eval") and name.endswith("loss") for point in curve]
-    assert {(round(100 * level["corruption_p"]), level["loss"]["mean"]) for level in first["levels"]} <= set(points)
+    assert {(round(1_000_000 * level["corruption_p"]), level["loss"]["mean"]) for level in first["levels"]} <= set(points)
     np.testing.assert_array_equal(np.load(gmlp.file("confusion.npy")), gmlp.arrays["confusion"][:, -1])  # of the first level
     assert main(words) == 0
     assert results(gmlp) == first

@@ -270,6 +270,7 @@ def _refused(capsys, code, *words):
         ("--train-ratios 1", "train_ratios: 1; between 0 and 1, as it leaves no test sample"),
         ("--train-ratios 0.001", "train_ratios: 0.001; more, as it leaves no training sample of 400"),
         ("--remaining-train-ratios 0,-0.5", "remaining_train_ratios: -0.5; a share from 0 to 1"),
+        ("--remaining-train-ratios 0.1,0.1000001", "remaining_train_ratios: 0.1,0.1000001; at least a millionth apart"),
         ("--noise-ratio 2", "noise_ratio: 2; a share from 0 to 1"),
         ("--strategy enrgy", "strategy: enrgy; nearest: energy"),
         ("--strategy loss,loss", "strategy: loss,loss; each once"),
@@ -354,3 +355,19 @@ def test_the_defaults_are_those_of_the_contract():
     assert (config.reduce_hard, config.level, config.noise_ratio, config.subset_size) == (False, "dataset", 0, 20000)
     assert (config.sets, config.repeats, config.epochs, config.detector, config.snapshot) == (1, 3, 500, "smooth", "per_class")
     assert config.if_no_inversion == "end"
+
+
+@pytest.mark.parametrize(
+    ("shares", "steps"), [("0,0.05,0.125,1", [0, 5, 12, 100]), ("0,0.001,0.004,1", [0, 1, 4, 1000]), ("0.00001,0", [1, 0])]
+)
+def test_every_share_that_remains_has_a_step_of_its_own(shares, steps):
+    """Its percent, as long as no two have the same."""
+    assert stragglers.Config(remaining_train_ratios=tuple(map(float, shares.split(",")))).steps == steps
+
+
+def test_shares_within_a_percent_keep_their_points(run):
+    """`run` has made the project; 0.101 and 0.104 of what is left are other numbers of samples."""
+    assert main(["stragglers", *TINY, "--epochs", "60", "--remaining-train-ratios", "0.101,0.104,1"]) == 0
+    found = last()
+    points = found.client.get_metric_history(found.id, "accuracy_full/stragglers")
+    assert [point.step for point in points] == [101, 104, 1000]

@@ -219,7 +219,7 @@ def _closed(trained, name: str) -> None:
         assert command(folder, "compare").code == 0
 
 
-@pytest.mark.parametrize("name", ["mlruns-train", "project-eval", "out-train"])
+@pytest.mark.parametrize("name", ["mlruns-train", "mlruns-eval", "out-train"])
 def test_a_folder_of_somebody_else(trained, name):
     _closed(trained, name)
 
@@ -230,15 +230,17 @@ def test_every_folder_of_somebody_else(trained, name):
     _closed(trained, name)
 
 
-@pytest.mark.slow
-def test_an_empty_folder_of_somebody_else(tmp_path):
+@pytest.mark.parametrize(
+    "line",
+    [TRAIN, *(pytest.param(line, marks=pytest.mark.slow) for line in (SWEEP, ["compare"], ["resume"], PLOT))],
+    ids=lambda line: line[0],
+)
+def test_an_empty_folder_of_somebody_else(tmp_path, line):
     """No store can be made there."""
     folder = tmp_path / "empty"
     folder.mkdir()
-    with unwritable(folder):
-        for line in (TRAIN, SWEEP, ["compare"], ["resume"], PLOT):
-            with attempt("folders of others", f"empty, {line[0]}"):
-                check_told(command(folder, *line, powerless=True), [2, 5])
+    with unwritable(folder), attempt("folders of others", f"empty, {line[0]}"):
+        check_told(command(folder, *line, powerless=True), [2, 5])
     assert list(folder.iterdir()) == []
 
 

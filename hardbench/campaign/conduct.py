@@ -1,15 +1,13 @@
 """Conduct a campaign: results become runs as they come, by one writer; what failed is known by its run."""
 
 import dataclasses
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from hardbench import console, files, tracking
+from hardbench import console, files, signals, tracking
 from hardbench.campaign import jobs, results
 from hardbench.campaign.executors import Result
 from hardbench.campaign.jobs import Job
@@ -21,20 +19,6 @@ from hardbench.training.course import Outcome, joined
 
 EVERY = 2.0  # seconds between two writings of the tables
 ALSO = "hardbench.also"  # tag of a cell that a further sweep counts as its own, with that sweep's id
-
-
-@contextmanager
-def _patient() -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM wait: what is finished gets stored whole."""
-    waiting: list[int] = []
-    before = {number: signal.signal(number, lambda n, frame: waiting.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if waiting:
-            signal.raise_signal(waiting[0])
 
 
 class Campaign:
@@ -129,7 +113,7 @@ class Campaign:
         seconds = np.concatenate([np.full(len(one.arrays["stopped_step"]), one.seconds) for one in ordered])
         whole = joined(ordered)
         del self._parts[index]
-        with _patient():
+        with signals.held():  # what is finished gets stored whole
             run = self._new(index, f"{cell.networks} networks of a sweep, {whole.about[1]} training samples")
             try:
                 with tracking.closing_cell(run):
@@ -170,7 +154,7 @@ class Campaign:
         if index in self._opened:
             self._end(index, error)
             return
-        with _patient():
+        with signals.held():  # what is finished gets stored whole
             run = self._new(index, line)
             run.write_text("error.txt", error)
             tracking.end_cell(self.parent, run.id, line)

@@ -7,7 +7,7 @@ of them: they go into --out, or else into a folder here that is named after the 
 from collections.abc import Sequence
 from pathlib import Path
 
-from hardbench import console, tracking
+from hardbench import console, files, tracking
 from hardbench.configs.plot import Config
 from hardbench.errors import ConfigError
 from hardbench.figures import draw, several, show
@@ -53,7 +53,7 @@ def _into(
         for name in names:
             open_run.publish(f"figures/{name}")
             if target is not None:
-                (target / name).write_bytes((folder / name).read_bytes())
+                files.copy(folder / name, target / name)
     return folder, names, open_run.link
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hardbench.config import setting
 from hardbench.errors import ConfigError
-from hardbench.settings import MODES, MachineSettings, PlaceSettings, wrong_name, wrong_tags
+from hardbench.settings import ESTIMATES, MODES, MachineSettings, PlaceSettings, wrong_name, wrong_tags
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Config(MachineSettings, PlaceSettings):
         headline=True,
     )
     estimator: str = setting(
-        "plugin", "Estimate of the information; grassberger for few samples per pair.", choices=("plugin", "grassberger"), headline=True
+        "plugin", "Estimate of the information; grassberger for few samples per pair.", choices=ESTIMATES, headline=True
     )
     layers: tuple[int, ...] = setting(("all",), "Layers, counted among those that can be masked: all, or 0,3.", low=0, words=("all",))
     images: int | str = setting("all", "Test images, drawn once.", low=1, words=("all",), headline=True)

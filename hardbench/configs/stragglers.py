@@ -30,7 +30,18 @@ class Config(RunSettings, InversionSettings, CheckpointSettings):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ConfigError(f"{name}: {','.join(map(str, values))}; each once")
+        if len(set(self.steps)) < len(self.steps):
+            raise ConfigError(f"remaining_train_ratios: {','.join(map(repr, self.remaining_train_ratios))}; at least a millionth apart")
         for ratio in self.train_ratios:
             if ratio in (0, 1):
                 nothing = "training" if ratio == 0 else "test"
                 raise ConfigError(f"train_ratios: {ratio:g}; between 0 and 1, as it leaves no {nothing} sample")
+
+    @property
+    def steps(self) -> list[int]:
+        """A step for the metrics of every share that remains: its percent, or in a finer unit (to millionths) where two shared one."""
+        for unit in (100, 1000, 10_000, 100_000, 1_000_000):
+            found = [round(unit * share) for share in self.remaining_train_ratios]
+            if len(set(found)) == len(found):
+                break
+        return found

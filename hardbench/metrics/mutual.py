@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hardbench.settings import ESTIMATES
+
 RESAMPLES = 200  # of a bootstrap
 PARTS = ("unknown", "easy", "hard")  # of the images, where their hardness is given
 
@@ -28,7 +30,7 @@ def grassberger(confusion: Tensor) -> Tensor:
     return _corrected(counts.sum(-1)) + _corrected(counts.sum(-2)) - _corrected(counts.flatten(-2))
 
 
-ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {"plugin": plugin, "grassberger": grassberger}
+ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = dict(zip(ESTIMATES, (plugin, grassberger), strict=True))
 
 
 def entropy(counts: Tensor) -> Tensor:

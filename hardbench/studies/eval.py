@@ -103,22 +103,23 @@ def store(run: tracking.Run, config: Config, split: Split, levels: Mapping[float
     """Metrics under eval/ and JSON of every level; the clean one also gives report, confusion and figures. The files made."""
     prefix = "eval" if config.dataset is None else f"eval_{split_name(config.dataset)}"
     results: dict[str, Any] = {"checkpoint": config.checkpoint, "dataset": config.dataset or "own", "levels": []}
-    rows = []
+    rows, points = [], {}
     for p, (level, layers) in levels.items():
         arrays = {name: value.cpu().numpy() for name, value in level.arrays().items()}
         arrays |= {} if layers is None else {"layer_accuracy": layers.cpu().numpy()}
         entry: dict[str, Any] = {name: spread(arrays[name]) for name in ("loss", "accuracy", "layer_accuracy") if name in arrays}
         results["levels"].append({"corruption_p": p, **entry})
         level_of, step = ("corrupted_", round(p * STEPS)) if p else ("", 0)  # MLflow shows the value at the largest step
-        run.log({f"{prefix}/{level_of}{name}": arrays[name] for name in ("loss", "accuracy")}, step)
-        if "layer_accuracy" in arrays:
-            name = f"{prefix}_{level_of}layer_accuracy"
-            run.log({f"{name}/{i:02d}": row for i, row in enumerate(arrays["layer_accuracy"].T)}, step)
+        points[step] = {f"{prefix}/{level_of}{name}": arrays[name] for name in ("loss", "accuracy")}
+        name = f"{prefix}_{level_of}layer_accuracy"
+        points[step] |= {f"{name}/{i:02d}": row for i, row in enumerate(arrays.get("layer_accuracy", np.empty((0, 0))).T)}
         rows.append([p, *(_cell(entry[name]) for name in ("accuracy", "loss"))])
     run.write_text("test_results.json", json.dumps(results, indent=1))
     made = ["test_results.json"]
     if 0.0 in levels:
         made += _store_classes(run, split, levels[0.0][0].confusion.cpu())
+    for step, values in points.items():  # when the files are there: a new point stays
+        run.log(values, step)
     console.table(f"{results['dataset']} test set, {config.checkpoint} weights", ["corruption p", "accuracy", "loss"], rows)
     return made
 

@@ -109,7 +109,7 @@ def _complete(
         run.remove(*(f"checkpoints/{name}" for name in [*checkpoints.spare(config.keep_checkpoints), *_weights(config.keep_checkpoints)]))
         train.finish(run, out)
 
-    return lifecycle.complete(opening, compute, report, close, RADII)
+    return lifecycle.complete(opening, compute, report, close)
 
 
 def _weights(keep: bool) -> list[str]:
@@ -147,7 +147,7 @@ def _search(run: tracking.Run, course: Course, state: dict[str, Any] | None, end
     if not len(found.repeats):
         _store(run, course, Inversions(**next(iter(journey.done.values()))), journey)
         failed = f"none of {10 * config.repeats} networks had an inversion of every class"
-        raise TrainingError(f"if_no_inversion: retry; {failed}; the first are kept (run {run.id})")
+        raise TrainingError(f"if_no_inversion: retry; {failed}; the first are kept (run {run.id})", measured=True)
     if len(found.repeats) < config.repeats:
         console.warn(
             f"{len(found.repeats)} of {10 * config.repeats} networks have an inversion of every class, {config.repeats} were asked for"
@@ -242,7 +242,8 @@ def _end(run: tracking.Run, course: Course, found: Inversions, journey: Journey,
     end = {"networks": found.final, "steps": course.config.epochs, "repeats": found.repeats, "name": END}
     ends.append(end | ({"done": journey.done} if lost else {}))  # a failed run can be resumed, and then says the same
     if lost:
-        raise TrainingError(f"loss: not finite in repeats {', '.join(map(str, lost))}; what was measured until then is kept (run {run.id})")
+        where = f"repeats {', '.join(map(str, lost))}"
+        raise TrainingError(f"loss: not finite in {where}; what was measured until then is kept (run {run.id})", measured=True)
 
 
 def _report(stored: StoredRun) -> None:

@@ -131,7 +131,7 @@ def _complete(
         run.remove(STATE, f".{STATE}.part")
         train.finish(run, out)
 
-    lifecycle.complete(opening, compute, report, close, FILES[STUDY][0])
+    lifecycle.complete(opening, compute, report, close)
 
 
 def _digest(subjects: Sequence[Subject]) -> str:

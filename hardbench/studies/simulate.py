@@ -10,6 +10,7 @@ from typing import Any
 
 from hardbench import console, lifecycle, tracking
 from hardbench.configs.simulate import Config
+from hardbench.errors import TrackingError
 from hardbench.figures import draw, show
 from hardbench.stored import StoredRun
 from hardbench.studies import eval as evaluation
@@ -33,7 +34,10 @@ def run(config: Config) -> None:
 
 def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> StoredRun:
     """Go on with a simulation where its training was, and do the rest of it."""
-    wanted = json.loads(stored.tags[WANTED])
+    try:
+        wanted = {"research_only": False, "compare_runs": [], **json.loads(stored.tags[WANTED])}
+    except (ValueError, TypeError):
+        raise TrackingError(f"run: {stored.id}; its tag {WANTED} as `simulate` wrote it") from None
     others = [tracking.find(word, ["train"]) for word in wanted["compare_runs"]]
     kinds = RESEARCH if wanted["research_only"] else None
     place = stored.settings(train.Config, changed)

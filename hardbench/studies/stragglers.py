@@ -118,7 +118,7 @@ def _complete(opening: AbstractContextManager[tracking.Run], study: Study, out: 
         run.remove(*(f"{FOLDER}/{name}" for name in sorted(spare)))
         train.finish(run, out)
 
-    return lifecycle.complete(opening, compute, report, close, ARRAYS)
+    return lifecycle.complete(opening, compute, report, close)
 
 
 def _conduct(run: tracking.Run, study: Study) -> None:
@@ -326,13 +326,13 @@ def _finish(run: tracking.Run, study: Study, found: Inversions, hard: Mapping[st
 
 
 def _log(run: tracking.Run, study: Study, masks: Array) -> None:
-    """Accuracies of the first train ratio against the percent remaining; hard shares, overlaps and stability."""
+    """Accuracies of the first train ratio against the percent (or a finer unit) remaining; hard shares, overlaps and stability."""
     config, arrays = study.config, study.arrays
     gap = arrays["accuracy_easy"] - arrays["accuracy_hard"]
     for m, name in enumerate(config.strategy):
-        for q, share in enumerate(config.remaining_train_ratios):
+        for q, step in enumerate(config.steps):
             values = {f"accuracy_{test}/{name}": independent(arrays[f"accuracy_{test}"][m, 0, q]) for test in TESTS}
-            run.log(values | {f"accuracy_gap/{name}": independent(gap[m, 0, q])}, round(100 * share))
+            run.log(values | {f"accuracy_gap/{name}": independent(gap[m, 0, q])}, step)
         run.log({f"hard_fraction/{name}": masks[:, m].mean(1)})
         if len(masks) > 1:
             run.log({f"stability_z/{name}": float(arrays["stability"][m])})

@@ -62,13 +62,13 @@ def run(config: CampaignSettings) -> None:
         return
     target = train.out_folder(config.out)
     assert target is not None
+    executor = _executor(config, work)
     title = config.name or f"sweep {config.study} {' x '.join(swept) or 'of one cell'}"
     note = f"{len(made.cells)} cells, {sum(cell.networks for cell in made.cells)} networks\nswept: {', '.join(swept) or 'nothing'}"
     with tracking.sweep(config.study, key, config, title, note, config.tag or {}) as parent_run:
         plan.look(made, ())  # anew, now that nobody else works on the campaign
         todo = made.todo(config.retry_failed, config.rerun)
         work = _jobs(config, made, todo)
-        executor = _executor(config, work)
         campaign = Campaign(parent_run, made, swept, target, train.write_cell)
         parent_run.write_text("plan.txt", _lines(work))
         campaign.known(todo)

@@ -7,6 +7,7 @@ network; that takes a second or two per network on a laptop core, a ResNet an ho
 
 import itertools
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,7 +21,7 @@ from hardbench import console, handover, lifecycle, tracking
 from hardbench.configs.train import Config
 from hardbench.data.samples import load
 from hardbench.data.transforms import unit_of
-from hardbench.errors import ConfigError, TrainingError
+from hardbench.errors import ConfigError, TrackingError, TrainingError
 from hardbench.metrics.hardness import hardness_table, mean_at_end, mean_stderr, overlap_hardness_spearman
 from hardbench.settings import TrainingSettings
 from hardbench.stored import ARRAYS, StoredRun
@@ -123,7 +124,7 @@ def _complete(
         run.remove(*(f"checkpoints/{name}" for name in checkpoints.spare(config.keep_checkpoints)))
         finish(run, out)
 
-    return lifecycle.complete(opening, compute, report, close, ARRAYS)
+    return lifecycle.complete(opening, compute, report, close)
 
 
 def out_folder(out: str | None) -> Path | None:
@@ -132,6 +133,8 @@ def out_folder(out: str | None) -> Path | None:
         return None
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
     except OSError as error:
         raise ConfigError(f"out: {out}; a folder that can be written ({error.strerror})") from None
     return Path(out)
@@ -239,7 +242,7 @@ def _diverged(run: tracking.Run, config: TrainingSettings, found: Outcome) -> No
         where = ", ".join(f"step {step} of repeat {config.first_repeat + r}" for r, step in sorted(found.diverged.items()))
         others = [str(config.first_repeat + r) for r in range(config.repeats) if r not in found.diverged]
         ended = f"; repeats {', '.join(others)} went on to the end" if others else ""
-        raise TrainingError(f"loss: not finite at {where}; what was measured until then is kept{ended} (run {run.id})")
+        raise TrainingError(f"loss: not finite at {where}; what was measured until then is kept{ended} (run {run.id})", measured=True)
 
 
 def title_of(config: TrainingSettings) -> str:
@@ -309,10 +312,16 @@ def finish(run: tracking.Run, out: Path | None, made: Sequence[str] = (".",)) ->
 
     `made` (files or folders of the run) is copied to `out`, unless that is where they are.
     """
-    for name in made if out is not None and out.resolve() != run.folder.resolve() else ():
-        source, copy = run.folder / name, Path(str(out)) / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, copy, dirs_exist_ok=True) if source.is_dir() else shutil.copy(source, copy)
+    if out is not None and "." in made:
+        run.gather()
+    try:
+        for name in made if out is not None and out.resolve() != run.folder.resolve() else ():
+            source, copy = run.folder / name, Path(str(out)) / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, copy, dirs_exist_ok=True) if source.is_dir() else shutil.copy(source, copy)
+    except OSError as error:  # of a whole folder: a list of (from, to, why)
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
+        raise TrackingError(f"out: {out}; a folder that takes a copy of {run.folder} ({reason})") from None
     console.say(f"run {run.id}")
     console.say(f"files {out or run.folder}")
     console.say(machine.described())

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hardbench import files
+from hardbench import archives, files
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise
 from hardbench.errors import TrainingError
@@ -46,7 +46,7 @@ class Tape:
         names = [f"{step:09d}.npy" for step in steps]
         for name in names:
             if not (self.folder / name).exists():
-                raise TrainingError(f"record_dynamics: {self.folder / name} is gone; the points that the run had recorded")
+                raise TrainingError(f"record_dynamics: no {self.folder / name}; the files of all points that the run has recorded")
         points = [np.load(self.folder / name, mmap_mode="r", allow_pickle=False) for name in names]
         train = self.train
         found = {"labels": train.labels, "clean": train.clean, "index": train.index, "fingerprint": train.fingerprints}
@@ -56,15 +56,16 @@ class Tape:
 
 def recorded(folder: Path) -> list[str]:
     """Names of the files that a tape has written into a folder, half-written ones too."""
-    return sorted(path.name for pattern in ("[0-9]*.npy", ".[0-9]*.npy.part") for path in folder.glob(pattern))
+    digits = "[0-9]" * 9
+    return sorted(path.name for pattern in (f"{digits}.npy", f".{digits}.npy.part") for path in folder.glob(pattern))
 
 
 def whole(path: Path, steps: np.ndarray) -> bool:
     """Whether a recording of these steps is there."""
-    if not path.exists():
+    try:
+        return np.array_equal(archives.read(path, ("steps",), ())["steps"], steps)
+    except ValueError:  # none, or a damaged one
         return False
-    with np.load(path, allow_pickle=False) as stored:
-        return np.array_equal(stored["steps"], steps)
 
 
 def size(repeats: int, points: int, samples: int, classes: int) -> int:
