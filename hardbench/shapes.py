@@ -44,7 +44,11 @@ AXES: dict[str, dict[str, str]] = {
 }  # fmt: skip
 OF_LAYERS = ("masks", "kept", "mi", "accuracy", "class_information", "contribution")
 WORDS = ("class_names", "strategies", "swept", "setting_*", "layer_names", "models")
-WHOLE = tuple(["steps", "log_steps", "epochs", "index", "labels", "fingerprint", "layers", "repeats", "stragglers", "predicted", "gallery", "done"])
+# fmt: off
+WHOLE = (
+    "steps", "log_steps", "epochs", "index", "labels", "fingerprint", "layers", "repeats", "stragglers", "predicted", "gallery", "done",
+)
+# fmt: on
 CLASSES = ("labels", "clean_labels", "predicted", "gallery_labels", "gallery_clean", "gallery_predicted")  # numbers of classes
 
 

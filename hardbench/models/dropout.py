@@ -63,7 +63,7 @@ def own_streams(network: nn.Module, seeds: Seeds) -> None:
 
 
 def check_streams(network: nn.Module, shape: Sequence[int]) -> None:
-    """ConfigError if a network (a copy that can be spoiled) draws from torch's global stream in training: two inputs are sent through it."""
+    """ConfigError if a network (a copy to spoil) draws from torch's global stream in training: two inputs are sent through it."""
     before, drew = torch.get_rng_state(), []
 
     def look(module: nn.Module, inputs: object, outputs: object) -> None:

@@ -136,13 +136,13 @@ def _value(config: Any, name: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _less(config: Any, name: str, count: int) -> Any:
+def _less(config: Any, name: str, count: Any) -> Any:
     """The settings with at most that much of one; as they are where another setting does not allow it."""
-    old = getattr(config, name)
+    old, new = getattr(config, name), count
     if isinstance(old, tuple):
-        count = old[:count] if name == "eval_steps" else tuple(min(one, count) for one in old)
+        new = old[:count] if name == "eval_steps" else tuple(min(one, count) for one in old)
     try:
-        return replace(config, **{name: count})
+        return replace(config, **{name: new})
     except ConfigError:
         return config
 
