@@ -1,7 +1,8 @@
 """The frame: one piece of work in two forms, timed in turns, checked to compute the same."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import inf
 from statistics import median
@@ -34,12 +35,13 @@ WALL = Clock("wall", time.perf_counter)
 class Piece:
     """Work that is ready to be timed: what to call, over and over, and how many units one call is worth.
 
-    `flops` are those of the matrix products that a unit needs, however many an implementation makes.
+    `flops` are those of the matrix products that a unit needs, however many an implementation makes; `close` ends what was begun for it.
     """
 
     call: Callable[[], Any]
     units: int = 1
     flops: float = 0.0
+    close: Callable[[], None] = lambda: None
 
 
 Setup = Callable[[bool], Piece]
@@ -140,10 +142,20 @@ def measure(row: Row, quick: bool) -> Outcome:
     if row.goal is not None and (row.goal_if_quick or not quick):
         outcome.goal = {"kind": row.goal.kind, "bound": row.goal.bound}
     torch.set_num_threads(row.threads)
-    _time(row, outcome, row.plain(quick), row.ours(quick))
+    with ExitStack() as open_pieces:
+        pieces = [open_pieces.enter_context(_closed(setup(quick))) for setup in (row.plain, row.ours)]
+        _time(row, outcome, *pieces)
     if row.memory:
         outcome.plain_memory, outcome.ours_memory = (machine.peak_memory(side, quick, row.threads) for side in (row.plain, row.ours))
     return outcome
+
+
+@contextmanager
+def _closed(piece: Piece) -> Iterator[Piece]:
+    try:
+        yield piece
+    finally:
+        piece.close()
 
 
 def _time(row: Row, outcome: Outcome, plain: Piece, ours: Piece) -> None:

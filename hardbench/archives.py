@@ -1,7 +1,6 @@
 """NumPy archives from outside: sizes checked before memory is asked for, nothing unpickled."""
 
 import math
-import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hardbench import files
+from hardbench.ram import free_memory
 
 HEADER = 1000  # characters of an array's own description; NumPy writes about 120
 SHARE = 0.5  # of the memory that is free: what reads the arrays needs as much again
@@ -17,19 +17,10 @@ SHARE = 0.5  # of the memory that is free: what reads the arrays needs as much a
 Array = np.ndarray[Any, Any]
 
 
-def free_memory() -> int:
-    """Bytes that can be had without swapping."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # not on Linux
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 def read(path: Path, needed: Iterable[str] = (), more: Iterable[str] | None = None) -> dict[str, Array]:
     """The arrays of an .npz archive: the `needed` ones and what there is of `more` (None: all that there are).
 
-    ValueError, with the array it is about, for an archive that is none, lacks a needed array, holds Python objects (a pickle),
+    ValueError, with the array it is about, for a file that is no archive, lacks a needed array, holds Python objects (a pickle),
     promises more than it holds or than memory takes.
     """
     try:

@@ -5,7 +5,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +17,8 @@ from hardbench.yaml_text import LARGEST, parse_yaml
 
 PRESETS = Path(__file__).parent / "presets"
 MOST = 2**64 - 1  # the largest whole number of any setting
-SEVERAL = 10_000  # values of one setting in a sweep
+SEVERAL = 10_000  # values of one setting in a sweep or a list, characters of a word
+TEXT = 20 * SEVERAL  # characters of a list; what YAML may hold (yaml_text) is more than that of all lists together
 # Where and how conveniently a run is computed, and what it is called: no result depends on these, so they are no params and no columns of
 # a comparison. What device and threads came to is in the run's tags. Precision is none of them: it changes the numbers.
 ASIDE = ("device", "threads", "data_dir", "memory", "checkpoint_every", "keep_checkpoints", "log_model", "name", "tag")
@@ -99,8 +100,7 @@ class Option:
             return value
         if self.declared.each is not None:
             words = self._several(value)
-            if len(words) > SEVERAL:
-                raise self.fail(f"{len(words)} values", f"at most {SEVERAL}")
+            self._check_length(words)
             return tuple(None if part is None else self.declared.each.accept(part) for part in words)
         if self.kind is dict:
             return self._map(value)
@@ -111,10 +111,17 @@ class Option:
             allowed = self.declared.empty or value == self.declared.default
             if (not parts and not allowed) or any(isinstance(part, list | tuple | dict) for part in parts):
                 raise self.fail(value, "at least one word, with commas between several")
+            self._check_length(parts, TEXT)
             return tuple(self._one(self.items[0], part) for part in parts)
         if isinstance(value, list | tuple):
             raise self.fail(value, "a single value")
         return self._one(self.kind, value)
+
+    def _check_length(self, parts: Sequence[Any], most: float = math.inf) -> None:
+        if len(parts) > SEVERAL:
+            raise self.fail(f"{len(parts)} values", f"at most {SEVERAL}")
+        if (letters := sum(len(str(part)) for part in parts)) > most:
+            raise self.fail(f"{letters} characters", f"at most {most}")
 
     def _several(self, value: Any) -> list[Any]:
         """The values of a sweep: commas part them, `;` where commas stand inside a value; in YAML a list (of lists)."""
@@ -137,12 +144,15 @@ class Option:
             if len({key.strip() for key, _, _ in pairs}) < len(pairs):
                 raise self.fail(value, "each key once")
             value = {key.strip(): item.strip() for key, _, item in pairs}
+        self._check_length([f"{key} {item}" for key, item in value.items()], TEXT)
         return {self._one(self.items[0], key): self._one(self.items[1], item) for key, item in value.items()}
 
     def _one(self, kind: Any, value: Any) -> Any:
         text = str(value).strip()
         if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in text):
             raise self.fail(value, "text in UTF-8, without zero bytes")
+        if len(text) > SEVERAL:
+            raise self.fail(f"{len(text)} characters", f"at most {SEVERAL}")
         if text.lower() in self.declared.words:
             return text.lower()
         if kind is bool:
@@ -314,9 +324,9 @@ class Config:
         return {name: getattr(self, name) for name, option in options(type(self)).items() if option.declared.headline}
 
     def params(self) -> dict[str, Any]:
-        """The MLflow params: the headline settings, and every other one that departs from what it would be had only the choices been made.
+        """The MLflow params: headline settings, and every other that is not the default of the model, optimiser and other choices made.
 
-        Those in ASIDE are left out, and what a sweep has of its study, which its own headline tells.
+        Without those in ASIDE, and in a sweep without the settings of its study, which the sweep's own headline lists.
         """
         known = options(type(self))
         chosen = [name for name, option in known.items() if isinstance(option.declared.choices, Registry) and option.kind is not tuple]

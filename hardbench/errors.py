@@ -49,8 +49,11 @@ class Killed(BaseException):
     """SIGTERM, SIGHUP or SIGQUIT, as an exception, so that a run ends as KILLED and the program with exit code 128 + `number`."""
 
     def __init__(self, number: int = signal.SIGTERM):
-        super().__init__(signal.Signals(number).name)
+        super().__init__(number)  # what an exception is made of again where it is unpickled
         self.number = number
+
+    def __str__(self) -> str:
+        return signal.Signals(self.number).name
 
 
 def brief(value: object, most: int = 200) -> str:

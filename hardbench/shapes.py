@@ -44,20 +44,11 @@ AXES: dict[str, dict[str, str]] = {
 }  # fmt: skip
 OF_LAYERS = ("masks", "kept", "mi", "accuracy", "class_information", "contribution")
 WORDS = ("class_names", "strategies", "swept", "setting_*", "layer_names", "models")
+# fmt: off
 WHOLE = (
-    "steps",
-    "log_steps",
-    "epochs",
-    "index",
-    "labels",
-    "fingerprint",
-    "layers",
-    "repeats",
-    "stragglers",
-    "predicted",
-    "gallery",
-    "done",
+    "steps", "log_steps", "epochs", "index", "labels", "fingerprint", "layers", "repeats", "stragglers", "predicted", "gallery", "done",
 )
+# fmt: on
 CLASSES = ("labels", "clean_labels", "predicted", "gallery_labels", "gallery_clean", "gallery_predicted")  # numbers of classes
 
 
@@ -80,7 +71,9 @@ def check(arrays: Mapping[str, Array], kind: str) -> None:
             raise ValueError(f"{name} has shape {array.shape}; {len(letters)} axes{' or more' if letters != axes else ''}")
         for letter, length in zip(letters, array.shape, strict=False):
             scope = (model, f"{letter} {own.rpartition('_')[2]}" if letter.islower() else letter)
-            if lengths.setdefault(scope, length) != length or (letter in "RTK" and not length):
+            if letter in "RTK" and not length:
+                raise ValueError(f"{name} has shape {array.shape}; no axis of length 0")
+            if lengths.setdefault(scope, length) != length:
                 raise ValueError(f"{name} has shape {array.shape}, and others have {lengths[scope]} there; one length")
     classes, samples = lengths.get(("", "K")), lengths.get(("", "N"), 0)
     for name in [name for name in (*CLASSES, "gallery") if name in arrays and classes is not None]:

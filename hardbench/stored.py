@@ -110,8 +110,8 @@ class StoredRun:
             raise TrackingError(f"run: {self.id}; its {SETTINGS} cannot be read ({error})") from None
         if not found:
             raise TrackingError(f"run: {self.id}; its {SETTINGS} is empty")
-        summed = self.study == "sweep" or "mlflow.project.entryPoint" in self.tags  # of several values, or in the words of `mlflow run`
-        for name, there in {} if summed else self.params.items():
+        unlike = self.study == "sweep" or "mlflow.project.entryPoint" in self.tags  # params of several values, or as `mlflow run` took them
+        for name, there in {} if unlike else self.params.items():
             if name in found and not _same(there, found[name]):
                 told = f"its {SETTINGS} has {name} {brief(found[name])}, its params {brief(there)}"
                 raise TrackingError(f"run: {self.id}; {told}: it is another run's")

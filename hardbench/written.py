@@ -224,7 +224,8 @@ class Run:
                 raise TrackingError(f"run: {self.id}; a file of its own to remove, and {path} is none")
         for path in paths:
             if path.is_symlink() or not path.is_dir():
-                path.unlink(missing_ok=True)
+                with suppress(NotADirectoryError):  # a file where its folder should be
+                    path.unlink(missing_ok=True)
                 self._unpublished = [name for name in self._unpublished if self.folder / name != path]
             for folder in (path, *path.parents):
                 if folder == self.folder:

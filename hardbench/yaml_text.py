@@ -4,7 +4,7 @@ from typing import Any
 
 from hardbench.errors import ConfigError
 
-LARGEST, DEEPEST, MOST, DIGITS = 1 << 20, 30, 20_000, 400  # characters of a text, levels, nodes (aliases written out), of a number
+LARGEST, DEEPEST, MOST, DIGITS = 6_000_000, 30, 150_000, 400  # characters of a text, levels, nodes (aliases written out), of a number
 
 
 def parse_yaml(text: str, source: str) -> dict[str, Any]:

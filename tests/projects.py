@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -98,3 +98,33 @@ def wait_for_step(folder: Path, step: int, process: BaseProcess) -> None:
                 pass
         time.sleep(0.01)
     raise AssertionError(f"the process ended with {process.exitcode} before step {step}")
+
+
+def with_one_run(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> tuple[StoredRun, Path]:
+    """A new project with one finished training, and a copy of the files it left."""
+    kept = new_project(monkeypatch, folder).with_name("kept")
+    assert main(["train", *words]) == 0
+    (run,) = all_runs()
+    shutil.copytree(run.file("."), kept)
+    return run, kept
+
+
+def of_session(number: int) -> list[int]:
+    """Ids of the living processes of a session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:  # it has just ended
+            continue
+        if int(session) == number and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def within(seconds: float, condition: Callable[[], object]) -> object:
+    """What a condition comes to by then: the first answer that is true, else the last."""
+    end = time.monotonic() + seconds
+    while not (met := condition()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return met

@@ -1,8 +1,10 @@
 """The frame of the benchmarks, on toy rows: what is measured, checked, printed and written. No time is asserted."""
 
+import functools
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 from benchmarks import __main__ as door
 from benchmarks import machine, report, rows
 from benchmarks.row import ROUNDS, WALL, DifferentError, Goal, Outcome, Piece, Row, measure
+from benchmarks.rows import waiting
 from hardbench.errors import ConfigError, HardbenchError
 
 SIDE = 64
@@ -50,6 +53,43 @@ def test_both_forms_are_measured_in_turns_and_compared():
     assert len(outcome.plain) == len(outcome.ours) == len(outcome.ours_rates) == ROUNDS
     assert (outcome.same, outcome.check, outcome.met) == (True, "both 64", True)
     assert len(outcome.shares) == 2 and outcome.flops == 2 * SIDE**3
+
+
+def test_what_was_begun_for_a_piece_is_ended():
+    """Whether it could be timed or not, and the first where the second cannot be begun."""
+    ended = []
+
+    def setup(name, fails, quick):
+        if fails == "begin":
+            raise ValueError(name)
+        return Piece({"call": lambda: 1 / 0, "": lambda: 64}[fails], close=lambda: ended.append(name))
+
+    plain, ours = functools.partial(setup, "plain", ""), functools.partial(setup, "ours", "")
+    measure(replace(TOY, memory=False, plain=plain, ours=ours), quick=True)
+    assert ended == ["ours", "plain"]
+    for fails, error, more in (("call", ZeroDivisionError, ["ours", "plain"]), ("begin", ValueError, ["plain"])):
+        ended.clear()
+        with pytest.raises(error):
+            measure(replace(TOY, memory=False, plain=plain, ours=functools.partial(setup, "ours", fails)), quick=True)
+        assert ended == more
+
+
+def _children():
+    """Ids of the living processes that this one has started."""
+    found = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        found |= set(path.read_text().split())
+    return found
+
+
+@pytest.mark.real
+def test_no_server_outlives_its_row():
+    before = _children()
+    piece = waiting.trained({}, 0, True)
+    assert len(_children() - before) == 1
+    assert piece.call() > 0
+    piece.close()
+    assert _children() <= before
 
 
 def test_a_difference_is_told():

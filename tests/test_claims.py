@@ -9,6 +9,7 @@ from test_figures import make_run as train_run
 from test_figures import texts as drawn
 from test_layer_figures import draw, make_run, texts
 
+from hardbench.errors import TrackingError
 from hardbench.figures import invert, questions, save, style
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -27,8 +28,8 @@ def test_one_network_is_judged_by_the_binomial_error_of_its_samples():
     )
     assert questions.predictive({"probe_accuracy": one}, 100_000).startswith("Later layers are more predictive: probe accuracy rises")
     assert questions.predictive({"probe_accuracy": one}).endswith("one network, so its error is unknown.")
-    assert questions.predictive({"probe_accuracy": one}).startswith("No difference seen")
-    assert questions.predictive({"cross_entropy": one}, 100_000).startswith("No difference seen")  # not a share of samples
+    assert questions.predictive({"probe_accuracy": one}).startswith("Not decided: probe accuracy is 0.972 (layer 0) and 0.979")
+    assert questions.predictive({"cross_entropy": one}, 100_000).startswith("Not decided: ")  # not a share of samples
 
 
 @pytest.mark.parametrize("samples", [143, 1000, 5000])
@@ -52,14 +53,34 @@ def test_no_verdict_is_below_two_standard_errors():
     values = noise - noise.mean(0)  # no difference at all but noise of three networks
     told = [questions.change(np.stack([values[:, i] * 0, values[:, i] + 1.5 * values[:, i].std()], 1)).direction for i in range(2000)]
     assert not any(told)
+    values = np.random.default_rng(1).normal(size=100)
+    values = (values - values.mean()) / (values.std(ddof=1) / 10)  # of mean 0 and standard error 1
+    pairs = [np.stack([values * 0, sign * (values + size)], 1) for sign in (1, -1) for size in (1.99, 2.01)]
+    assert [questions.change(each).direction for each in pairs] == [0, 1, 0, -1]
 
 
-def test_a_metric_without_an_error_shows_no_difference():
+def test_only_networks_with_both_ends_are_compared():
+    """One of three networks has both: the others' first layers are neither in the change nor in its error, nor in what is said."""
+    values = np.array([[0.1, np.nan, np.nan], [0.5, 0.6, 0.7], [0.9, 0.9, np.nan]])
+    assert questions.change(values, 1000) == questions.change(values[1:2], 1000)
+    assert questions.change(values)[2:] == (pytest.approx(0.2), pytest.approx(np.nan, nan_ok=True), 0)
+    assert questions.predictive({"probe_accuracy": values}, 1000) == questions.predictive({"probe_accuracy": values[1:2]}, 1000)
+    assert questions.change(np.array([[0.1, np.nan], [np.nan, 0.3]])) is None
+
+
+def test_several_measures_of_which_one_has_no_error():
+    falls, one = np.array([[1, 0.5], [1.01, 0.5], [1, 0.51]]), np.array([[3.0, 1], [np.nan, 1], [np.nan, 1]])
+    sentence = questions.compressing({"mutual_information": falls, "participation_ratio": one})
+    assert sentence.startswith("Layers compress: from layer 0 to 1 mutual information falls by 0.50")
+    assert sentence.endswith("directions, not decided.")
+
+
+def test_a_metric_without_an_error_decides_nothing():
     one = {"mutual_information": np.array([[1.4, 0.6]]), "participation_ratio": np.array([[24.0, 8.5]])}
-    assert questions.compressing(one, 143).startswith("No difference seen: from layer 0 to 1 mutual information changes by -0.800")
+    assert questions.compressing(one, 143).startswith("Not decided: from layer 0 to 1 mutual information changes by -0.800")
+    assert questions.compressing(one, 143).endswith("; one network, so its error is unknown.")
     cka = questions.different({"linear_cka": np.array([[0.99, 0.941, 0.893, 0.963, 0.968]])})
-    assert cka.startswith("No difference seen: linear CKA lies between 0.893 (layer 2) and 0.968 (layer 4), where")
-    assert "depth" not in cka
+    assert cka == "Not decided: linear CKA lies between 0.893 (layer 2) and 0.968 (layer 4); one network, so its error is unknown."
 
 
 def test_cka_rises_with_depth_only_without_a_fall_on_the_way():
@@ -115,13 +136,34 @@ def test_runs_side_by_side_share_robust_limits():
 def test_learning_curves_are_not_outliers():
     assert style.inliers(np.array([2.3, 2.2, 2.0, 1.5, 0.9, 0.5, 0.3, 0.2, 0.15, 0.1])) == (0.1, 2.3)
     assert style.inliers(np.array([-2.6, *np.linspace(0.8, 1, 11)])) == (0.8, 1)
-    assert style.inliers(np.array([9.0, *np.linspace(0.8, 1, 11)])) == (0.8, 1)
-    assert style.inliers(np.array([0.0, 0, 0, 0, 1])) == (0, 0)
-    assert style.inliers(np.array([np.nan, 1.0])) == (1, 1)
+    assert style.inliers(np.array([9.0, *np.linspace(0.8, 1, 11)])) == (0.8, 9)
+    assert style.inliers(np.array([9.0, *np.linspace(0.8, 1, 11)]), both=True) == (0.8, 1)
+    assert style.inliers(np.array([0.0, 0, 0, 0, 1]), both=True) == (0, 0)
+    assert style.inliers(np.array([np.nan, 1.0, np.inf, -np.inf])) == (1, 1)
+    assert style.inliers(np.array([-2.6, *np.linspace(0.8, 1, 11)]), [-2.6, np.nan]) == (-2.6, 1)
     assert all(np.isnan(style.inliers(np.array([]))))
     run = make_run()
     (figure,) = draw("timeline", run, metric="ridge_r2").values()
     assert not [line for line in figure.axes[0].lines if line.get_marker() == "v"]
+
+
+def test_outliers_do_not_hide_each_other():
+    """One at either end: whichever is looked at first, and upside down, both are left out."""
+    points = np.array([-90.0, 50, *np.linspace(0, 1, 30)])
+    assert style.inliers(points, both=True) == (0, 1)
+    assert style.inliers(-points, both=True) == (-1, 0)
+    assert style.inliers(points[2:] * 0 + 1, both=True) == (1, 1)
+
+
+def test_the_last_point_of_a_line_stays_in_view():
+    _, axes = style.sheet()
+    falls, rises = np.array([0.9, 0.91, 0.92, np.nan, -3]), np.array([-9, 0.9, 0.91, 0.92, np.inf])
+    for _ in range(3):
+        axes[0, 0].plot(np.arange(5), rises)
+    axes[0, 0].plot(np.arange(5), falls)
+    style.robust_view(axes[0, 0])
+    low, high = axes[0, 0].get_ylim()
+    assert -9 < low < -3 and 0.92 < high < 2
 
 
 def test_error_ticks_are_told_apart():
@@ -242,7 +284,7 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path):
             raise OSError("no space left")
 
     (tmp_path / "a.png").write_bytes(b"former")
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(TrackingError, match="no space"):
         save({"a": Broken()}, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == b"former"

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from courses import images_in_classes
-from projects import all_runs, client, history, last, new_project
+from projects import all_runs, client, history, last, new_project, of_session, within
 from scipy.stats import norm
 from sklearn.metrics import precision_recall_fscore_support
 
@@ -391,32 +390,12 @@ def test_bayes_accuracy_of_overlapping_gaussians(project):
 # ui
 
 
-def _of_session(number):
-    """Processes of a session that are alive."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
-        except OSError:  # it has just ended
-            continue
-        if int(session) == number and state != "Z":
-            found.append(path.parent.name)
-    return found
-
-
 def _answers(port):
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
             return answer.status == 200
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _within(seconds, condition):
-    end = time.monotonic() + seconds
-    while not (met := condition()) and time.monotonic() < end:
-        time.sleep(0.1)
-    return met
 
 
 @pytest.mark.ui
@@ -432,15 +411,15 @@ def test_ui_serves_with_deep_links_and_ends(project, number):
         words = [sys.executable, "-m", "hardbench", "ui", "--port", str(port)]
         process = subprocess.Popen(words, stdout=shown, stderr=subprocess.STDOUT, start_new_session=True)
     try:
-        assert _within(60, lambda: _answers(port)), (project / "shown.txt").read_text()
+        assert within(60, lambda: _answers(port)), (project / "shown.txt").read_text()
         text = (project / "shown.txt").read_text()
         links = re.findall(rf"http://127\.0\.0\.1:{port}/#/\S+", text)
         assert any(f"/experiments/{last().run.info.experiment_id}/runs" in link for link in links)
         assert any("/compare-runs?" in link and all(one in link for one in ids) for link in links)
         process.send_signal(number)
         assert process.wait(30) == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
-        assert _within(15, lambda: not _of_session(process.pid)), "children are left"
+        assert within(15, lambda: not of_session(process.pid)), "children are left"
     finally:
-        for one in _of_session(process.pid):
-            os.kill(int(one), signal.SIGKILL)
+        for one in of_session(process.pid):
+            os.kill(one, signal.SIGKILL)
         process.wait()

@@ -1,12 +1,16 @@
 """The door: every error is one line on stderr with its exit code and leaves nothing behind; former names, registries, commands."""
 
+import copy
+import pickle
+import signal
+
 import pytest
 import torch
 from words import REGISTRIES, given, no_surroundings
 
 from hardbench.cli import commands, main
 from hardbench.config import former_names, options
-from hardbench.errors import ConfigError, DataError, HardbenchError, TrackingError, TrainingError, nearest
+from hardbench.errors import ConfigError, DataError, HardbenchError, Killed, TrackingError, TrainingError, nearest
 from hardbench.studies import train
 
 
@@ -145,3 +149,10 @@ def test_commands_are_files():
     assert {"train", "data"} <= commands().keys()
     for _, summary in commands().values():
         assert summary and not summary.endswith(".")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_what_killed_a_process_can_be_told_by_another(number):
+    for again in (pickle.loads(pickle.dumps(Killed(number))), copy.copy(Killed(number))):
+        assert (type(again), again.number, str(again)) == (Killed, number, number.name)
+    assert str(Killed()) == "SIGTERM"

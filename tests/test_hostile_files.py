@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import re
 import shutil
 import struct
 import zipfile
@@ -12,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 from makers import archive, cycle, idx_bytes, idx_set, load, usps_set
-from projects import all_runs, client, new_project
+from projects import all_runs, client, new_project, with_one_run
 
 from hardbench import archives
 from hardbench.cli import main
 from hardbench.errors import DataError, TrainingError
 from hardbench.stored import StoredRun
-from hardbench.training import checkpoints
+from hardbench.training import checkpoints, memory
 
 # archives
 
@@ -115,19 +116,30 @@ def test_a_bomb_asks_for_no_memory(tmp_path, monkeypatch):
     assert path.stat().st_size < 100_000
 
 
-@pytest.mark.parametrize("labels", [[0, 1, 99_999] * 4, [0, 1, 2**40] * 4, [0, 1, -2] * 4])
+@pytest.mark.parametrize("labels", [[0, 1, 100_000] * 4, [0, 1, 2**40] * 4, [0, 1, -2] * 4])
 def test_labels_that_are_no_classes(tmp_path, labels):
     changes = {"y_train": np.array(labels), "y_test": np.array(labels[:6])}
     with pytest.raises(DataError, match=r"^dataset: npz:.*labels (up to|from -2)"):
         load(archive(tmp_path / "own.npz", **changes))
 
 
-def test_classes_whose_confusions_do_not_fit(tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize(
+    "largest, words, code, told",
+    [
+        (4_999, "--eval-points 1000 --repeats 100 --epochs 999", 2, r"eval_points: 1000; less, as this takes [\d.]+ TB"),
+        (2_999, "--eval-points 1000 --epochs 999", 2, r"eval_points: 1000; at most about \d+, as this takes [\d.]+ GB"),
+        (2_999, "--eval-steps " + ",".join(map(str, range(999))) + " --epochs 999", 2, r"eval_steps: 0,1,.*; at most about \d+ of them"),
+        (99_999, "--epochs 1", 3, "dataset: npz:.*own.npz; fewer than 100000 classes, or inputs smaller than 2: it takes "),
+    ],
+)
+def test_classes_whose_confusions_do_not_fit(tmp_path, monkeypatch, capfd, largest, words, code, told):
+    """The setting that is to blame is named, with what would fit; where no setting is, the data set."""
     new_project(monkeypatch, tmp_path)
-    labels = np.append(np.arange(11), 9_999)
+    monkeypatch.setattr(memory, "free_memory", lambda: 8 << 30)
+    labels = np.append(np.arange(11), largest)
     word = archive(tmp_path / "own.npz", x_train=np.zeros((12, 2), "f4"), x_test=np.zeros((12, 2), "f4"), y_train=labels, y_test=labels)
-    assert main(["train", "--dataset", word, "--eval-points", "1000", "--repeats", "100", "--epochs", "999"]) == 3
-    assert "10000 classes at " in capfd.readouterr().err
+    assert main(["train", "--dataset", word, *words.split(), "--threads", "1"]) == code
+    assert re.search(f"^hardbench: {told}", capfd.readouterr().err)
     assert not all_runs()
 
 
@@ -213,13 +225,8 @@ def test_a_usps_label_that_no_tensor_holds(tmp_path):
 def project(tmp_path_factory):
     """A folder with a finished run, R = 2, with a validation split; spoil its files and `mend` it."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = new_project(patch, tmp_path_factory.mktemp("hostile"))
         words = "--threads 1 --epochs 2 --subset-size 200 --repeats 2 --eval-points 3 --width 8 --depth 1 --val-size 0.2 --record-dynamics"
-        assert main(["train", *words.split()]) == 0
-        (run,) = all_runs()
-        kept = folder.with_name("kept")
-        shutil.copytree(home(run), kept)
-        yield run, kept
+        yield with_one_run(patch, tmp_path_factory.mktemp("hostile"), *words.split())
 
 
 @pytest.fixture
@@ -356,9 +363,10 @@ def test_weights_that_are_not_the_runs(run, capfd, changes):
 def test_weights_that_are_not_finite(run, capfd):
     path = home(run) / "checkpoints" / "best.pt"
     state = torch.load(path, weights_only=True)
-    next(iter(state["networks"][1].values())).fill_(torch.nan)
+    name, weights = next(iter(state["networks"][1].items()))
+    weights.fill_(torch.nan)
     torch.save(state, path)
-    refused(4, "best.pt; the weights of network 1 are not finite", capfd, "eval", run.id)
+    refused(4, f"best.pt; {name} of network 1 is not finite", capfd, "eval", run.id)
 
 
 @pytest.mark.parametrize("changes", [TRAINING_STATES[name] for name in TRAINING_STATES if name != "constants of another"])

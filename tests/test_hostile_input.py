@@ -1,4 +1,4 @@
-"""Input that nobody thought of, generated: whatever comes, the answer is the table's exit code and one line, and nothing is executed.
+"""Property-based tests: whatever comes, the answer is the table's exit code and one line, and nothing is executed.
 
 A plain run takes about 2 000 cases, the same ones every time; `-m slow` ten times as many, new ones every time.
 """
@@ -18,10 +18,11 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from makers import archive, idx_set, load
-from projects import all_runs, new_project
+from projects import with_one_run
 from test_hostile_files import Touch
 
-from hardbench.cli import _load, main
+from hardbench import options as command_line
+from hardbench.cli import ORDER, main, settings_of
 from hardbench.config import options
 from hardbench.data.samples import prepare
 from hardbench.errors import HardbenchError
@@ -33,7 +34,6 @@ from hardbench.training import checkpoints
 
 CODES = {2: "ConfigError", 3: "DataError", 4: "TrainingError", 5: "TrackingError"}
 LINE = re.compile(r"hardbench: [^\n]{1,3000}\n")
-NAMED = ("train", "eval", "simulate", "sweep", "mask-mi", "invert", "stragglers", "plot", "compare", "resume", "data", "ui")
 NUMBERS = [
     "0",
     "-0",
@@ -121,12 +121,9 @@ def cases(count):
 def project(tmp_path_factory):
     """A folder with one finished run, at work in it; STORED is the run, KEPT a copy of its files."""
     with pytest.MonkeyPatch.context() as change:
-        folder = new_project(change, tmp_path_factory.mktemp("input"))
+        folder = tmp_path_factory.mktemp("input")
         words = "--threads 1 --epochs 1 --subset-size 60 --repeats 2 --eval-points 2 --width 4 --depth 1 --val-size 0.2"
-        assert main(["train", *words.split()]) == 0
-        (STORED["run"],) = all_runs()
-        STORED["kept"] = folder.with_name("kept")
-        shutil.copytree(STORED["run"].file("."), STORED["kept"])
+        STORED["run"], STORED["kept"] = with_one_run(change, folder, *words.split())
         STORED["before"] = everything(folder)
         yield folder
         assert everything(folder) - STORED["before"] <= {"own.npz", "c.yaml", "MNIST"}, "something was executed"
@@ -155,7 +152,11 @@ def parsed(*line):
         if isinstance(config, sweep.CampaignSettings):
             sweep.cells_of(config)
 
-    with redirect_stdout(shown), redirect_stderr(told), patch.object(_load(line[0]).module, "run", stub):
+    def without_work(command, name, settings, work, **more):
+        made(command, name, settings, stub, **more)
+
+    made = command_line._Command.__init__
+    with redirect_stdout(shown), redirect_stderr(told), patch.object(command_line._Command, "__init__", without_work):
         code = main(list(line))
     if code:
         assert code in CODES, line
@@ -165,8 +166,8 @@ def parsed(*line):
 
 @cases(700)
 def test_words(data):
-    name = data.draw(st.sampled_from(NAMED))
-    known = list(options(_load(name).module.Config))
+    name = data.draw(st.sampled_from(ORDER))
+    known = list(options(settings_of(name).Config))
     line = []
     for _ in range(data.draw(st.integers(1, 4))):
         option = data.draw(st.one_of(st.sampled_from(known), st.text(min_size=1, max_size=8)))
@@ -177,8 +178,8 @@ def test_words(data):
 
 @cases(200)
 def test_environment(data):
-    name = data.draw(st.sampled_from([name for name in NAMED if name != "ui"]))
-    known = list(options(_load(name).module.Config))
+    name = data.draw(st.sampled_from([name for name in ORDER if name != "ui"]))
+    known = list(options(settings_of(name).Config))
     value = data.draw(words).replace("\0", "")
     with patch.dict(os.environ):
         try:
@@ -210,7 +211,7 @@ yaml_words = st.recursive(
 @cases(400)
 def test_yaml(data):
     name = data.draw(st.sampled_from(["train", "sweep", "invert", "mask-mi", "plot"]))
-    keys = st.sampled_from([*options(_load(name).module.Config), "fixed", "grid"])
+    keys = st.sampled_from([*options(settings_of(name).Config), "fixed", "grid"])
     structured = st.dictionaries(keys, yaml_words, max_size=4).map(
         lambda parts: "\n".join(f"{key}: {value}" for key, value in parts.items())
     )

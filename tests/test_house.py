@@ -39,7 +39,7 @@ LINES = (
     ("config",),
     ("registry", "seeding", "products"),
     ("archives", "shapes"),
-    ("files", "locks", "openmp", "signals", "streams", "yaml_text"),
+    ("files", "locks", "openmp", "ram", "signals", "streams", "yaml_text"),
     ("errors",),
 )
 LEVEL = {unit: line for line, units in enumerate(LINES) for unit in units}

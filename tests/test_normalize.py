@@ -75,3 +75,16 @@ def test_given_constants_are_one_or_one_per_feature(tumours):
     assert torch.equal(course(**tumours, mean=(2.0,)).standardise.mean, torch.full((30,), 2.0))
     with pytest.raises(ConfigError, match=r"^mean: \[0\.0, 1\.0\]; as many numbers as 1 or 30$"):
         course(**tumours, mean=(0.0, 1.0))
+
+
+@pytest.mark.parametrize("how", ["channel", "pixel"])
+@pytest.mark.parametrize("value", [0.1, 1e-30, -7e8, 1e30])
+def test_a_feature_that_varies_by_rounding_alone_is_constant(how, value):
+    """One number in a hundred is one float32 beside the others: a standard deviation made of that is noise."""
+    column = np.full(100, value, "f4")
+    column[7] = np.nextafter(column[7], np.float32(np.inf))
+    varying = np.float32(value) * (1 + np.linspace(0, 1e-3, 100, dtype="f4"))
+    mean, std = moments(torch.from_numpy(np.stack([column, varying], 1)), how)
+    assert std[0] == 1
+    assert std[1].item() == pytest.approx(varying.astype(float).std(), rel=1e-4)
+    assert torch.equal(moments(torch.from_numpy(np.stack([column, varying], 1)), "pixel")[0], mean)

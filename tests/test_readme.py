@@ -52,6 +52,15 @@ def test_command_lines_are_accepted(line, monkeypatch, tmp_path):
             assert hasattr(config, named(CONFIGS[name], word).name)
 
 
+def test_links_lead_somewhere():
+    """Links to files, and to headings of README itself."""
+    links = re.findall(r"\]\(([^)\s]+)\)", README)
+    assert links
+    headings = {"#" + re.sub(r"[^\w\- ]", "", line).strip().lower().replace(" ", "-") for line in re.findall(r"^#+ (.*)$", README, re.M)}
+    own = [link for link in links if not re.match(r"[a-z]+:", link)]
+    assert [link for link in own if not (link in headings if link.startswith("#") else (ROOT / link.partition("#")[0]).exists())] == []
+
+
 @pytest.mark.parametrize("line", [line for line in INLINE if line.startswith("--")])
 def test_options_in_the_text_exist(line):
     words = [

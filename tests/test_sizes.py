@@ -122,6 +122,60 @@ def test_the_estimate_is_what_training_takes():
     assert 0.7 * taken < estimated < 1.1 * taken
 
 
+TAKEN = """
+import sys
+from pathlib import Path
+from hardbench.configs import invert as of_invert, stragglers as of_stragglers
+from hardbench.studies import invert, stragglers
+from hardbench.training import inversion, memory, slices
+from hardbench.training.inversion import training_settings
+name, settings, module, words = sys.argv[1], of_invert, invert, dict(dataset="digits", threads=1, epochs=25, width=1000, depth=2)
+if name == "invert":
+    words |= dict(repeats=4)
+else:
+    settings, module, words = of_stragglers, stragglers, words | dict(train_ratios=(0.9, 0.5), remaining_train_ratios=(0, 0.25, 1))
+config = settings.Config(**words)
+import torch
+from hardbench.training import machine
+machine.take(config)
+from hardbench.data.pool import prepare_pool
+split, standardise = prepare_pool(config, 0)
+data = inversion.Data(split.train, standardise, split.num_classes)
+def taken(which):
+    return next(int(line.split()[1]) << 10 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which))
+small = settings.Config(**words | dict(epochs=2, width=8))
+inversion.Search(data, small, [0]).run()
+before = taken("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+if name != "stragglers":
+    count = config.repeats if name == "invert" else config.sets
+    inversion.Search(data, config, range(count)).run()
+    found = inversion.estimate(config, split, "fp32")(config, count)
+else:
+    from hardbench import seeding
+    from hardbench.data.imbalance import Order
+    from hardbench.training.loop import fit
+    order = Order.of(torch.arange(len(split.train)) % 5 == 0, seeding.Seeds(0))
+    cuts = [order.cut(p, q, False) for p in config.train_ratios for q in config.remaining_train_ratios]
+    plain = lambda one: training_settings(one, "fp32")
+    streams = [seeding.Seeds(0).child("repeat", r) for r in range(config.repeats)]
+    course = slices.Course.of(split.train, standardise, split.num_classes, cuts, streams, plain(config))
+    fit(course.learner, course.batches, 2, [])
+    course.judge()
+    found = slices.estimate(split, plain)(config, config.repeats * len(cuts))
+print(taken("VmHWM") - before, found)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["invert", "stragglers", "sets"])
+def test_a_study_is_not_refused_what_it_does_not_take(name):
+    """Estimates against the peak of networks in training: those of a search keep weights of many epochs, those of the grid none."""
+    shown = subprocess.run([sys.executable, "-c", TAKEN, name], capture_output=True, text=True, check=True).stdout
+    taken, estimated = map(int, shown.split())
+    assert 0.3 * taken < estimated < 1.1 * taken
+
+
 def test_a_model_that_looks_at_numbers_is_built_all_the_same(monkeypatch):
     """The meta device has none; such a model is not estimated, and trains."""
     MODELS["mlp"]

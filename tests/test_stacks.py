@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from courses import copied, course, different_arrays, equal_weights, eye_of, images_in_classes, run, stacked_is_alone, trained
-from projects import last, new_project
+from projects import all_runs, last, new_project
 from torch import nn
 
 from hardbench import seeding
@@ -219,17 +219,45 @@ def test_dropout_does_what_torchs_does():
 
 @pytest.mark.parametrize("inside", [nn.AlphaDropout, nn.RReLU], ids=lambda kind: kind.__name__)
 def test_what_only_knows_the_global_stream_is_refused(model, inside):
-    with pytest.raises(ConfigError, match=rf"^model: blocks\.0\.2 is {inside.__name__}, which draws from the global generator"):
+    with pytest.raises(ConfigError, match=rf"^model: blocks\.0\.2 \({inside.__name__}\) draws from torch's global stream"):
         course(**TINY, **VECTORS, **model(inside))
 
 
-def test_dropout_that_hides_is_told_at_the_first_step(model, monkeypatch, tmp_path, capfd):
+def test_dropout_that_hides_is_told_before_there_is_a_run(model, monkeypatch, tmp_path, capfd):
     new_project(monkeypatch, tmp_path / "project")
     model(Late)
     assert main(["train", "--model", "strange", "--threads", "1", "--epochs", "1"]) == 2
     told = capfd.readouterr().err
-    assert "model: it draws from torch's global stream in training" in re.sub(r"\s+", " ", told)
+    assert re.search(r"^hardbench: model: blocks\.0\.2 \(Late\) draws from torch's global stream in training", told)
     assert "Traceback" not in told
+    assert not all_runs()
+
+
+def test_a_set_up_draws_from_no_stream():
+    """What looks for dropout that hides leaves the networks, their streams and the global one where they were."""
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    images = {"gaussian_shape": (3, 32, 32), "gaussian_train": 5, "gaussian_test": 5}
+    ready = course(**TINY | {"dataset": "gaussian"} | images, model="vgg11", width=4, dropout=0.5)
+    assert torch.equal(before, torch.get_rng_state())
+    fresh = MODELS["vgg11"].call(ready.split.train.shape, 10, ready.config, seeding.networks(0, 0, ready.config.repeats))
+    assert all(map(torch.equal, ready.learner.networks.streams(), fresh.streams()))
+    assert all(map(equal_weights, ready.learner.networks.states(), fresh.states()))
+
+
+def test_one_dropout_in_two_places_becomes_two():
+    """In one parent and in two: PyTorch's own lists of children leave out what they have named before."""
+
+    def make():
+        one = nn.Dropout(0.5)
+        return Chain([nn.Sequential(nn.Linear(8, 8), one, nn.ReLU(), one), nn.Sequential(one)], nn.Linear(8, 2))
+
+    (member,) = grow(make, seeding.networks(0, 0, 1), None)
+    ours = [module for module in member.modules() if isinstance(module, Dropout)]
+    assert len(ours) == 3
+    assert not any(isinstance(module, nn.Dropout) for module in member.modules())
+    ones = torch.ones(100, 8)
+    assert len({tuple(module.train()(ones).flatten().tolist()) for module in ours}) == 3
 
 
 # weights

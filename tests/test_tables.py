@@ -9,7 +9,7 @@ from makers import archive, cycle, images
 from projects import history, last, new_project
 
 from hardbench.cli import main
-from hardbench.data.samples import told_apart
+from hardbench.data.samples import distinct
 from hardbench.metrics.hardness import mean_at_end
 from hardbench.metrics.inversion import PASSED, passed
 from hardbench.training.experiments import class_rows, inversion_table
@@ -113,7 +113,7 @@ def test_invert_tells_what_its_detector_promises_and_what_is_passed(project, cap
     ],
 )
 def test_equal_class_names_are_told_apart(names, told):
-    assert told_apart(names) == told
+    assert distinct(names) == told
 
 
 def test_classes_of_equal_names_all_stand_in_the_report_and_the_tables(project, capsys):

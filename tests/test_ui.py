@@ -5,11 +5,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from projects import new_project
+from projects import new_project, of_session, within
 
 from hardbench.cli import main
 
@@ -33,26 +32,6 @@ def _listens(port):
         return caller.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _of_session(number):
-    """Ids of the living processes of a session."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
-        except OSError:
-            continue
-        if int(session) == number and state != "Z":
-            found.append(int(path.parent.name))
-    return found
-
-
-def _within(seconds, condition):
-    end = time.monotonic() + seconds
-    while not (met := condition()) and time.monotonic() < end:
-        time.sleep(0.1)
-    return met
-
-
 @pytest.mark.ui
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL, signal.SIGTERM])
 def test_nothing_listens_when_the_command_is_gone(project, number):
@@ -62,14 +41,14 @@ def test_nothing_listens_when_the_command_is_gone(project, number):
     words = [sys.executable, "-m", "hardbench", "ui", "--port", str(port)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        assert _within(120, lambda: _listens(port))
-        assert len(_of_session(process.pid)) > 2
+        assert within(120, lambda: _listens(port))
+        assert len(of_session(process.pid)) > 2
         process.send_signal(number)
         process.wait(30)
-        assert _within(30, lambda: not _listens(port)), "the server goes on listening"
-        assert _within(30, lambda: not _of_session(process.pid)), "children are left"
+        assert within(30, lambda: not _listens(port)), "the server goes on listening"
+        assert within(30, lambda: not of_session(process.pid)), "children are left"
     finally:
-        for one in _of_session(process.pid):
+        for one in of_session(process.pid):
             os.kill(one, signal.SIGKILL)
         process.wait()
 
@@ -83,13 +62,13 @@ def test_a_server_that_ends_by_itself_is_an_error(project):
     words = [sys.executable, "-m", "hardbench", "ui", "--port", str(port)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        assert _within(120, lambda: _listens(port))
-        server = next(one for one in _of_session(process.pid) if b"mlflow\0server" in Path(f"/proc/{one}/cmdline").read_bytes())
+        assert within(120, lambda: _listens(port))
+        server = next(one for one in of_session(process.pid) if b"mlflow\0server" in Path(f"/proc/{one}/cmdline").read_bytes())
         os.kill(server, signal.SIGTERM)
         assert process.wait(60) == 5
         assert "hardbench: ui: the server ended by itself" in process.stderr.read()
-        assert _within(30, lambda: not _of_session(process.pid)), "children are left"
+        assert within(30, lambda: not of_session(process.pid)), "children are left"
     finally:
-        for one in _of_session(process.pid):
+        for one in of_session(process.pid):
             os.kill(one, signal.SIGKILL)
         process.wait()

@@ -17,7 +17,7 @@ from hardbench.settings import SourceSettings
 
 KNOWN: dict[str, None] = {"npz:PATH": None}
 NEEDED = ("x_train", "y_train", "x_test", "y_test")
-MOST_CLASSES = 10_000  # above it labels are identifiers, not classes
+MOST_CLASSES = 100_000  # above it labels are identifiers, not classes
 
 
 @DATASETS.add("npz", variants=True)

@@ -60,7 +60,7 @@ class Samples:
         return Samples(self.inputs.to(device), self.labels.to(device), self.index.to(device), self.clean.to(device))
 
 
-def told_apart(names: Sequence[str]) -> tuple[str, ...]:
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
     """The names of the classes, those of several classes with the class number behind them: `a (0)`, `a (3)`."""
     found = tuple(names)
     while len(count := Counter(found)) < len(found):
@@ -82,7 +82,7 @@ class Split:
     bayes_accuracy: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "class_names", told_apart(self.class_names))
+        object.__setattr__(self, "class_names", distinct(self.class_names))
 
     @property
     def num_classes(self) -> int:

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from hardbench import files
-from hardbench.archives import free_memory
 from hardbench.data.samples import Samples, Split
 from hardbench.errors import ConfigError, DataError
+from hardbench.ram import free_memory
 from hardbench.registry import DATASETS
 from hardbench.seeding import Seeds
 from hardbench.settings import SourceSettings
@@ -112,22 +112,24 @@ def _check_text(path: Path) -> None:
 def _read_with_torchvision(known: Known, root: Path, pixels: bool) -> Split:
     from torchvision import datasets
 
-    parts, names = [], known.names
+    found = []
     try:
         for file in known.files:
             files.regular(root / file)
             if file.endswith(".bz2"):
                 _check_text(root / file)
         for train in (True, False):
-            found = getattr(datasets, known.home)(root, train=train)
-            names = names or tuple(found.classes)
-            data = torch.from_numpy(found.data)
-            data = data.unsqueeze(1) if data.ndim == 3 else data.permute(0, 3, 1, 2).contiguous()
-            parts.append(Samples.of(data, torch.tensor(found.targets)))
+            one = getattr(datasets, known.home)(root, train=train)
+            found.append((torch.from_numpy(one.data), torch.tensor(one.targets), one))
+    except MemoryError:
+        raise DataError(f"{', '.join(known.files)} in {root}: does not fit into memory; more of it, or a smaller set") from None
     except Exception as error:  # whatever a damaged file does to torchvision's readers (it checks the sums of those that it unpickles)
         said = " ".join(str(error).split())
         raise DataError(f"{', '.join(known.files)} in {root}: damaged ({said}); delete them to download them again") from None
-    return Split(parts[0], parts[1], names or ())
+    parts = [
+        Samples.of(data.unsqueeze(1) if data.ndim == 3 else data.permute(0, 3, 1, 2).contiguous(), labels) for data, labels, _ in found
+    ]
+    return Split(parts[0], parts[1], known.names or tuple(found[0][2].classes))
 
 
 def _idx(home: str, train: int, test: int, stems: Sequence[str] = ("train", "t10k"), labels: str = "idx1-ubyte", **more: Any) -> Known:

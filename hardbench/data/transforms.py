@@ -13,6 +13,7 @@ from hardbench.errors import ConfigError, DataError
 from hardbench.settings import DataSettings
 
 PADDING = 4
+RESOLUTION = 4 * torch.finfo(torch.float32).eps  # 5e-7: the least share of a number that float32 tells apart, four times over
 
 
 @dataclass(frozen=True)
@@ -67,24 +68,28 @@ def standardise_for(settings: DataSettings, train: Samples) -> Standardise:
 def moments(inputs: Tensor, how: str) -> tuple[Tensor, Tensor]:
     """Mean and population standard deviation (1 for what never varies) in float64 sums, chunk by chunk; `how` as `normalize`.
 
-    A channel of vectors is a feature: a table's columns have units of their own, so sums are of differences from its first row.
+    A channel or pixel of vectors is a feature: a table's columns have units of their own, so sums are of differences from its first row,
+    and one varies if its deviation is more than what float32 can tell of its largest number.
     """
     shape = inputs.shape[1:]
-    features = how == "channel" and len(shape) == 1
+    features = how in ("channel", "pixel") and len(shape) == 1
     if how == "pixel" or features:
         dims: tuple[int, ...] = (0,)
     else:
         dims = (0, 2, 3) if how == "channel" and len(shape) == 3 else tuple(range(inputs.ndim))
     origin = inputs[:1].double() / unit_of(inputs) if features else torch.zeros((), dtype=torch.float64)
-    total, square = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    total, square, largest = torch.zeros(3, dtype=torch.float64)
     for part in inputs.split(4096):
         values = part.double() / unit_of(inputs) - origin
+        if features:
+            largest = torch.maximum(largest, part.double().abs().amax(0, keepdim=True) / unit_of(inputs))
         total = total + values.sum(dims, keepdim=True)
         square = square + values.square().sum(dims, keepdim=True)
     count = inputs.numel() / total.numel()
     mean = total / count
     variance = (square / count - mean.square()).clamp_min(0)
-    std = torch.where(variance > (0 if features else 1e-14), variance, torch.ones_like(variance)).sqrt()
+    varies = variance.sqrt() > RESOLUTION * largest if features else variance > 1e-14
+    std = torch.where(varies, variance, torch.ones_like(variance)).sqrt()
     return (mean + origin)[0].float(), std[0].float()
 
 

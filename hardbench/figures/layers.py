@@ -87,7 +87,7 @@ def _progression(run: StoredRun, phase: str, metrics: list[str], options: Figure
 def _heatmap(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
     """A metric by layer (rows, layer 0 at the bottom) and evaluation point (columns), mean over repeats."""
     table = mean_stderr(course(run, metrics[0], phase))[0].T[::-1]
-    low, high = style.inliers(table) if metrics[0] in ROBUST else (np.nanmin(table), np.nanmax(table))
+    low, high = style.inliers(table, table[:, -1]) if metrics[0] in ROBUST else (np.nanmin(table), np.nanmax(table))
     figure, axes = style.sheet(width=2.2 + min(0.5 * table.shape[1], 11), height=1.6 + 0.32 * len(table))
     layers, steps = [str(layer) for layer in range(len(table))][::-1], [str(step) for step in run.arrays["steps"]]
     texts, norm = np.vectorize(measures.with_error, otypes=[object])(table), Normalize(low, max(high, low + 1e-9))
@@ -210,7 +210,7 @@ def _train_val(run: StoredRun, phase: str, metrics: list[str], options: FigureOp
     left.set(xlabel="layer, at the end", ylabel=wording(metric)[2])
     right.axhline(0, color=style.GREY, linewidth=0.8)
     right.set(xlabel="optimiser step + 1", ylabel=f"{wording(metric)[1]}:\n{PHASES['train']} minus {PHASES[held]}")
-    measures.layer_lines(right, run.arrays["steps"] + 1, gaps, robust=metric in ROBUST)
+    measures.layer_lines(right, run.arrays["steps"] + 1, gaps, robust=metric in ROBUST, both=True)
     return figure
 
 

@@ -211,16 +211,18 @@ def profile(axis: Axes, values: Array, label: str | None = None, **more: Any) ->
     return line
 
 
-def layer_lines(axis: Axes, x: Array, values: Array, name: str = "layer {}", more: Sequence[Line2D] = (), robust: bool = False) -> None:
+def layer_lines(
+    axis: Axes, x: Array, values: Array, name: str = "layer {}", more: Sequence[Line2D] = (), robust: bool = False, both: bool = False
+) -> None:
     """Layers from values [R, T, L] as lines against the step, up to twelve of them named at their ends, as are `more` lines.
 
-    `robust` has outliers marked at the edge.
+    `robust` has outliers at the low end (`both`: at either) marked at the edge.
     """
     shades = style.ordered(values.shape[2])
     lines = [style.band(axis, x, values[:, :, i], name.format(i), color=shade, linewidth=1.2) for i, shade in enumerate(shades)]
     style.log_steps(axis, axis.get_xlabel())
     if robust:
-        style.robust_view(axis)
+        style.robust_view(axis, both=both)
     style.label_ends(axis, [lines[i] for i in np.unique(np.linspace(0, len(lines) - 1, 12).round().astype(int))] + list(more))
 
 

@@ -2,12 +2,12 @@
 
 A change between two layers is seen if its paired mean over repeats exceeds its standard error by Student's factor for 95 % (4.3 for three
 networks), never by less than 2. For one network the binomial error of the samples stands in for accuracies; its other metrics have no
-error, and no difference is seen in them. The figure says which applied.
+error, and nothing is decided by them. The figure says which applied.
 """
 
 import itertools
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -41,21 +41,27 @@ def factor(count: int) -> float:
     return max(2.0, float(stdtrit(count - 1, 0.975))) if count > 1 else 2.0
 
 
+def paired(values: Array) -> Array:
+    """The networks [r, L] of [R, L] that have numbers in the first and in the last layer that any has numbers in."""
+    known = np.flatnonzero(np.isfinite(values).any(axis=0))
+    return values[np.isfinite(values[:, known[[0, -1]]]).all(axis=1)] if len(known) else values[:0]
+
+
 def change(values: Array, samples: int = 0) -> Change | None:
-    """Paired change of [R, L] from the first to the last layer that has numbers; None if there are not two.
+    """Paired change of [R, L] from the first to the last layer that has numbers; None if there are not two, in one network.
 
     With `samples`, values are shares of so many samples, whose binomial error counts where there is one network.
     """
+    values = paired(values)
     known = np.flatnonzero(np.isfinite(values).any(axis=0))
     if len(known) < 2:
         return None
-    pairs = values[:, known[-1]] - values[:, known[0]]
-    mean, stderr = (float(part) for part in mean_stderr(pairs))
-    count = int(np.isfinite(pairs).sum())
-    if count == 1:
-        stderr = float(np.hypot(*(errors(values, samples)[layer] for layer in known[[0, -1]])))
-    seen = abs(mean) > factor(count) * stderr  # never for an error of nan
-    return Change(int(known[0]), int(known[-1]), mean, stderr, int(np.sign(mean)) if seen else 0)
+    first, last = int(known[0]), int(known[-1])
+    mean, stderr = (float(part) for part in mean_stderr(values[:, last] - values[:, first]))
+    if len(values) == 1:
+        stderr = float(np.hypot(*errors(values, samples)[[first, last]]))
+    seen = abs(mean) > factor(len(values)) * stderr  # never for an error of nan
+    return Change(first, last, mean, stderr, int(np.sign(mean)) if seen else 0)
 
 
 def errors(values: Array, samples: int = 0) -> Array:
@@ -75,19 +81,25 @@ def _by_one(values: Values, samples: int = 0) -> str:
     return "" if not alone else f"; one network, error of {samples} samples" if samples else "; one network, so its error is unknown"
 
 
+def _unseen(stderrs: Iterable[float]) -> str:
+    """What to say where no difference exceeds its error."""
+    return "Not decided" if np.isnan(list(stderrs)).all() else "No difference seen"
+
+
 def predictive(values: Values, samples: int = 0) -> str:
     """Whether probe accuracy (else anchor accuracy, else cross entropy) is better in the last layer than in the first."""
     metric = next(iter(values))
     shares = 0 if metric.startswith("cross_entropy") else samples
-    found, name = change(values[metric], shares), wording(metric)[0]
+    pairs, name = paired(values[metric]), wording(metric)[0]
+    found = change(pairs, shares)
     if found is None:
         return "One layer: there is no later one."
-    start, end = (_at(values[metric], layer, shares) for layer in (found.first, found.last))
+    start, end = (_at(pairs, layer, shares) for layer in (found.first, found.last))
     better = found.direction * (-1 if metric.startswith("cross_entropy") else 1)
     verb = {1: "rises", -1: "falls"}.get(found.direction)
     gap = f"{name} {verb} from {start} to {end}" if verb else f"{name} is {start} and {end}, {_gap(found)} apart"
-    head = {1: "Later layers are more predictive", 0: "No difference seen", -1: "Later layers are less predictive"}[better]
-    return f"{head}: {gap}{_by_one(values, shares)}."
+    head = {1: "Later layers are more predictive", 0: _unseen([found.stderr]), -1: "Later layers are less predictive"}[better]
+    return f"{head}: {gap}{_by_one({metric: pairs}, shares)}."
 
 
 def _gap(found: Change) -> str:
@@ -101,13 +113,14 @@ def compressing(values: Values, samples: int = 0) -> str:
         return "One layer: there is no later one."
     falls, rises = (any(each.direction == sign for each in found.values()) for sign in (-1, 1))
     heads = {(True, True): "compress by some measures, not by others", (True, False): "compress", (False, True): "do not compress"}
-    verbs = {1: "rises by {} {}", -1: "falls by {} {}", 0: "changes by {} {}, no difference seen"}
-    if not falls and not rises:
-        verbs[0] = "changes by {} {}"
-    parts = [f"{wording(m)[0]} {verbs[each.direction]}".format(_gap(each), wording(m)[1].partition(" / ")[2]) for m, each in found.items()]
+    parts = []
+    for metric, each in found.items():
+        text = f"{wording(metric)[0]} { {1: 'rises', -1: 'falls', 0: 'changes'}[each.direction] } by {_gap(each)}"
+        text += f" {wording(metric)[1].partition(' / ')[2]}"
+        parts.append(text + (f", {_unseen([each.stderr]).lower()}" if (falls or rises) and not each.direction else ""))
     span = f"from layer {min(each.first for each in found.values())} to {max(each.last for each in found.values())}"
-    head = f"Layers {heads[falls, rises]}" if falls or rises else "No difference seen"
-    return f"{head}: {span} {'; '.join(parts)}{_by_one(values)}."
+    head = f"Layers {heads[falls, rises]}" if falls or rises else _unseen(each.stderr for each in found.values())
+    return f"{head}: {span} {'; '.join(parts)}{_by_one({metric: paired(values[metric]) for metric in found})}."
 
 
 def different(values: Values, samples: int = 0) -> str:
@@ -123,11 +136,12 @@ def different(values: Values, samples: int = 0) -> str:
     if not layers:
         return "One layer: there is none before it but the input."
     mean = mean_stderr(cka)[0]
-    upper = mean + errors(cka) * [factor(count) for count in np.isfinite(cka).sum(axis=0)]
+    stderr = errors(cka)
+    upper = mean + stderr * [factor(count) for count in np.isfinite(cka).sum(axis=0)]
     alike = [str(layer) for layer in layers if not upper[layer] < SAME]
     head = "Each layer differs from the one before"
     if len(alike) == len(layers):
-        head = "No difference seen"
+        head = _unseen(stderr[layers])
     elif alike:
         head = f"No difference seen of layer{'s' * (len(alike) > 1)} {', '.join(alike)} from the one before, all others differ"
     low, high = min(layers, key=mean.__getitem__), max(layers, key=mean.__getitem__)
@@ -137,7 +151,8 @@ def different(values: Values, samples: int = 0) -> str:
     trend = {1: " and rises with depth", -1: " and falls with depth"}.get(way, "")
     if any(step is not None and step.direction == -way for step in steps):
         trend = ""
-    return f"{head}: linear CKA {span}{trend}, where {SAME} counts as the same{_by_one({'': cka})}."
+    same = "" if np.isnan(stderr[layers]).all() else f", where {SAME} counts as the same"
+    return f"{head}: linear CKA {span}{trend}{same}{_by_one({'': cka})}."
 
 
 def threshold(networks: int, samples: int) -> str:

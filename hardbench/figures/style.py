@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, ScalarFormatter
 from matplotlib.transforms import Bbox
 
-from hardbench.data.samples import told_apart
+from hardbench.data.samples import distinct
 from hardbench.errors import ConfigError
 from hardbench.metrics.hardness import mean_stderr
 
@@ -102,7 +102,7 @@ def run_labels(runs: Sequence[StoredRun]) -> list[str]:
 
 def class_names(run: StoredRun) -> list[str]:
     """The original names of the K classes, by class number, as they are drawn: distinct, on one line each."""
-    return list(told_apart([literal(str(name)) for name in run.arrays["class_names"]]))
+    return list(distinct([literal(str(name)) for name in run.arrays["class_names"]]))
 
 
 def literal(text: str) -> str:
@@ -268,16 +268,16 @@ def sampled(count: int, most: int = SAMPLED) -> Array:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
-def robust_view(*axes: Axes) -> None:
-    """Limit y, of all the axes alike, to all points of their lines but few outliers; these are marked at the edge, the farthest in numbers.
+def robust_view(*axes: Axes, both: bool = False) -> None:
+    """Set one y range for all axes that leaves out a few outliers; each is marked at the edge, the farthest with its value.
 
-    Outliers are up to a quarter of the points beyond a gap wider than the range of all the others. Without any nothing changes. Call it
-    when the lines are drawn.
+    Outliers: see `inliers`; the last point of a line is none. Without any nothing changes. Call it when the lines are drawn.
     """
     lines = [(axis, np.asarray(line.get_data(), dtype=float), line.get_color()) for axis in axes for line in axis.get_lines()]
+    lines = [(axis, data[:, np.isfinite(data[1])], colour) for axis, data, colour in lines]
     lines = [each for each in lines if each[1].shape[1] > 2]
     points = np.sort(np.concatenate([data[1] for _, data, _ in lines])) if lines else np.empty(0)
-    low, high = inliers(points)
+    low, high = inliers(points, np.array([data[1][-1] for _, data, _ in lines]), both)
     if not len(points) or (low, high) == (points[0], points[-1]):
         return
     margin = 0.08 * (high - low or 1)
@@ -293,14 +293,21 @@ def robust_view(*axes: Axes) -> None:
                 axis.annotate(f"{y[place]:.2g}", (x[place], edge), (3, 5 * up), textcoords="offset points", **text)
 
 
-def inliers(points: Array) -> tuple[float, float]:
-    """The range of numbers but for up to a quarter of them beyond a gap wider than the range of all the others; nan for none."""
-    points, far = np.sort(points[np.isfinite(points)]), np.empty(0, dtype=int)
-    for _ in range(2):  # at the low end, and upside down at the other
-        gaps = np.diff(points)[: len(points) // 4]
-        far = np.flatnonzero(gaps > points[-1] - points[1 : len(gaps) + 1]) if len(gaps) else far[:0]
-        points = -points[far[-1] + 1 if len(far) else 0 :][::-1]
-    return (float(points[0]), float(points[-1])) if len(points) else (np.nan, np.nan)
+def inliers(points: Array, kept: Array | Sequence[float] = (), both: bool = False) -> tuple[float, float]:
+    """The range of numbers but for outliers at its low end (`both`: at either), and of those that are `kept` anyway; nan for none.
+
+    Outliers are up to a quarter of all beyond a gap wider than the range of what is left.
+    """
+    points, kept = np.sort(points[np.isfinite(points)]), np.asarray(kept)[np.isfinite(kept)]
+    spare, before = len(points) // 4, -1
+    while len(points) and spare != before:  # without an outlier at one end another may stand out at the other
+        before = spare
+        for end in (True, both):  # the low one, and upside down the high one
+            gaps = np.diff(points)[: spare * end]
+            far = np.flatnonzero(gaps > points[-1] - points[1 : len(gaps) + 1])
+            cut = int(far[-1]) + 1 if len(far) else 0
+            points, spare = -points[cut:][::-1], spare - cut
+    return (float(min([points[0], *kept])), float(max([points[-1], *kept]))) if len(points) else (np.nan, np.nan)
 
 
 def family(

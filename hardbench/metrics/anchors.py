@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 from torch.nn import functional
 
-from hardbench.metrics.view import LayerView, member, moderate, per_network, remembered, undefined
+from hardbench.metrics.view import LayerView, member, per_network, remembered, scaled_down, undefined
 from hardbench.registry import LAYER_METRICS
 
 FLOOR = math.log(1e-12)  # probabilities are clamped at 1e-12
@@ -96,5 +96,5 @@ def _of_class(values: Tensor, labels: Tensor) -> Tensor:
 def _cosines(view: LayerView) -> list[Tensor]:
     """cos(h, e_c) [N, K] of every network."""
     assert view.anchors is not None
-    pairs = [(moderate(member(view.activations, r)), member(view.anchors, r)) for r in range(len(view.activations))]
+    pairs = [(scaled_down(member(view.activations, r)), member(view.anchors, r)) for r in range(len(view.activations))]
     return [functional.normalize(h) @ functional.normalize(e).T for h, e in pairs]

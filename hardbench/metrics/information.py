@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from hardbench.metrics.view import LayerView, alive, centred, moderate, per_network, remembered, variances
+from hardbench.metrics.view import LayerView, alive, centred, per_network, remembered, scaled_down, variances
 from hardbench.registry import LAYER_METRICS
 from hardbench.seeding import Seeds
 
@@ -77,7 +77,7 @@ def _binned(values: Tensor, bins: int) -> Tensor:
 @remembered
 def first_components(stack: Tensor) -> list[Tensor]:
     """Samples projected on their network's first principal direction, [N] each (none for a dead layer); the sign is arbitrary but fixed."""
-    return [_first_component(moderate(centred(stack, r))) if fine else stack.new_zeros(0) for r, fine in enumerate(alive(stack))]
+    return [_first_component(scaled_down(centred(stack, r))) if fine else stack.new_zeros(0) for r, fine in enumerate(alive(stack))]
 
 
 def _first_component(x: Tensor) -> Tensor:

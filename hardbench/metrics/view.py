@@ -21,10 +21,8 @@ from hardbench.seeding import Seeds
 
 T = TypeVar("T")
 S = TypeVar("S")
-LARGE, DOWN = (
-    2.0**15,
-    2.0**-40,
-)  # activations of more than LARGE may overflow in sums of fourth powers; times DOWN, whatever is finite does not
+LARGE = 2.0**15  # activations of more than this may overflow in sums of fourth powers
+SCALE = 2.0**-40  # times this, whatever is finite does not
 SLOW = frozenset({"participation_ratio", "ridge_r2"})  # what `fast` leaves out
 
 
@@ -110,16 +108,16 @@ def undefined(view: LayerView) -> Tensor:
     return torch.full((len(view.activations),), math.nan, dtype=torch.float64)
 
 
-def moderate(samples: Tensor) -> Tensor:
+def scaled_down(samples: Tensor) -> Tensor:
     """The samples, times a power of two where they are so large that the squares of their products leave float32."""
     low, high = samples.aminmax()
-    return samples * DOWN if max(-low, high) > LARGE else samples
+    return samples * SCALE if max(-low, high) > LARGE else samples
 
 
 def squared_overlap(x: Tensor, y: Tensor) -> float:
     """|X'Y|_F^2 = tr(XX' YY') of [N, D] and [N, D2]."""
     found = _squared_overlap(x, y)
-    return found if math.isfinite(found) else _squared_overlap(x * DOWN, x * DOWN if y is x else y * DOWN) / DOWN**4
+    return found if math.isfinite(found) else _squared_overlap(x * SCALE, x * SCALE if y is x else y * SCALE) / SCALE**4
 
 
 def _squared_overlap(x: Tensor, y: Tensor) -> float:

@@ -9,7 +9,6 @@ from hardbench.errors import ConfigError
 from hardbench.seeding import Seeds
 
 _WHOLE = {nn.Dropout: False, nn.Dropout1d: True, nn.Dropout2d: True, nn.Dropout3d: True}  # whether channels are dropped as a whole
-_GLOBAL = (nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 
 
 class Dropout(nn.Module):
@@ -54,16 +53,31 @@ class StackedDropout(nn.Module):
 
 
 def own_streams(network: nn.Module, seeds: Seeds) -> None:
-    """Put this dropout in the place of PyTorch's, and give each a stream; ConfigError for what can only draw from the global generator."""
-    for path, module in list(network.named_modules()):
-        for name, child in module.named_children():
-            if isinstance(child, _GLOBAL):
-                where = f"{path}.{name}".lstrip(".")
-                raise ConfigError(
-                    f"model: {where} is {type(child).__name__}, which draws from the global generator; Dropout draws from its own"
-                )
-            if type(child) in _WHOLE:
-                ours = Dropout(child.p, _WHOLE[type(child)])
-                setattr(module, name, ours.train(child.training))
+    """Put this dropout in the place of PyTorch's, and give each a stream."""
+    for path, child in list(network.named_modules(remove_duplicate=False)):  # one of ours for every place of one of PyTorch's
+        if type(child) in _WHOLE:
+            parent, _, name = path.rpartition(".")
+            setattr(network.get_submodule(parent), name, Dropout(child.p, _WHOLE[type(child)]).train(child.training))
     for i, module in enumerate(module for module in network.modules() if isinstance(module, Dropout)):
         module.seeds = seeds.child("dropout", i)
+
+
+def check_streams(network: nn.Module, shape: Sequence[int]) -> None:
+    """ConfigError if a network (a copy to spoil) draws from torch's global stream in training: two inputs are sent through it."""
+    before, drew = torch.get_rng_state(), []
+
+    def look(module: nn.Module, inputs: object, outputs: object) -> None:
+        if not torch.equal(before, torch.get_rng_state()):
+            drew.append(module)
+
+    paths = {module: path for path, module in network.named_modules()}
+    for module in paths:
+        module.register_forward_hook(look)
+    with torch.no_grad():
+        network.train()(torch.zeros(2, *shape))
+    if drew or not torch.equal(before, torch.get_rng_state()):
+        first = drew[0] if drew else network
+        raise ConfigError(
+            f"model: {paths[first] or 'it'} ({type(first).__name__}) draws from torch's global stream in training; "
+            "hardbench.models.dropout.Dropout has a stream of its own"
+        )

@@ -86,7 +86,7 @@ def restore(stored: StoredRun, trained: train.Config, split: Split, checkpoint: 
         standardise = Standardise(**state["standardise"])
         if standardise(split.test.inputs[:1], unit_of(split.test.inputs)).shape[1:] != split.test.shape:
             raise ValueError("constants of inputs of another shape")
-    networks.restore(state["networks"])
+        networks.restore(state["networks"])
     return learner(networks, trained, 1), standardise
 
 

@@ -27,9 +27,9 @@ from hardbench.metrics import stragglers
 from hardbench.metrics.inversion import PASSED, passed, shortest
 from hardbench.stored import StoredRun
 from hardbench.studies import train
-from hardbench.training import checkpoints, experiments, machine, observers
+from hardbench.training import checkpoints, experiments, machine, memory, observers
 from hardbench.training.experiments import Journey
-from hardbench.training.inversion import Data, Inversions, Search, find_inversions, fits
+from hardbench.training.inversion import Data, Inversions, Search, estimate, find_inversions
 from hardbench.training.loop import Observer
 
 RADII, STRAGGLERS, STABILITY, PRUNE = "radii.npz", "stragglers.npz", "stability.npz", "prune_curve.npz"
@@ -57,7 +57,7 @@ def set_up(config: Config) -> Course:
         raise ConfigError(f"subset_size: {config.subset_size}; enough for a sample of every class, and class {missing} has none")
     if config.prune_curve and not len(split.test):
         raise ConfigError(f"prune_curve: true; samples to test on, and subset_size {config.subset_size} leaves none")
-    fits(config, split, config.precision, device, {"repeats": 1})
+    memory.check(estimate(config, split, config.precision), config, device, {"repeats": 1})
     return Course(config, split, Data(split.train.to(device), standardise.to(device), split.num_classes))
 
 

@@ -28,9 +28,9 @@ from hardbench.metrics.imbalance import TESTS, class_table, describe, independen
 from hardbench.settings import STRAGGLERS
 from hardbench.stored import ARRAYS, StoredRun
 from hardbench.studies import train
-from hardbench.training import checkpoints, machine, observers
+from hardbench.training import checkpoints, inversion, machine, memory, observers, slices
 from hardbench.training.identify import Hard, fresh_logits, gallery, identify, search, straggler_counts
-from hardbench.training.inversion import Data, Inversions, Search, find_inversions, fits, training_settings
+from hardbench.training.inversion import Data, Inversions, Search, find_inversions, training_settings
 from hardbench.training.loop import Moment, Observer, fit
 from hardbench.training.slices import Course
 
@@ -77,7 +77,9 @@ def set_up(config: Config) -> Study:
     empty = [name for c, name in enumerate(split.class_names) if not (split.train.labels == c).any()]
     if empty:
         raise ConfigError(f"subset_size: {config.subset_size}; samples of every class, and there is none of {', '.join(empty)}")
-    fits(config, split, config.precision, device, {"sets": 1, "repeats": len(config.train_ratios) * len(config.remaining_train_ratios)})
+    memory.check(inversion.estimate(config, split, config.precision), config, device, {"sets": 1})
+    cells = len(config.train_ratios) * len(config.remaining_train_ratios)
+    memory.check(slices.estimate(split, lambda one: training_settings(one, config.precision)), config, device, {"repeats": cells})
     return Study(config, split, standardise, device)
 
 

@@ -99,11 +99,13 @@ def _unlike(found: Any, wanted: Any, where: str) -> str:
 
 @contextmanager
 def restoring(where: object, steps: Any, total: int) -> Iterator[None]:
-    """Within the block a state is taken up: one that does not fit, or is at a step beyond the run's last, is a TrainingError."""
+    """Within the block a state is taken up: one that does not fit, or is beyond the run's last step, is a TrainingError that names it."""
     if not isinstance(steps, int) or not 0 <= steps <= total:
         raise TrainingError(f"checkpoint: {where}; it is at step {steps}, and the run has {total}")
     try:
         yield
+    except TrainingError as error:
+        raise TrainingError(f"checkpoint: {where}; {str(error).removeprefix('checkpoint: ')}") from None
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # what torch says of another's state
         told = " ".join(str(error).split())
         raise TrainingError(f"checkpoint: {where}; not of this run ({type(error).__name__}: {brief(told)})") from None

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from hardbench import seeding
-from hardbench.archives import free_memory
 from hardbench.config import options
 from hardbench.data.batches import Batches
 from hardbench.data.samples import Samples, Split, make_labels_wrong, prepare
 from hardbench.data.transforms import Standardise, check_fits, standardise_for, unit_of
-from hardbench.errors import ConfigError, DataError
+from hardbench.errors import ConfigError
 from hardbench.metrics.overlap import class_sums, overlap
 from hardbench.metrics.view import select
+from hardbench.models.dropout import check_streams
 from hardbench.models.gmlp import GreedyStack
 from hardbench.registry import MODELS
 from hardbench.settings import DataSettings, TrainingSettings
@@ -84,11 +84,13 @@ def set_up(config: TrainingSettings, *others: TrainingSettings, load: Prepare = 
     split = noisy[0]
     for member in members:
         check_fits(member, split.train)
-    estimate = memory.Estimate(split.train.shape, split.num_classes, len(split.train), lambda one: one)
+    rows = _evaluations(len(split.train), split.num_classes)
+    estimate = memory.Estimate(split.train.shape, split.num_classes, len(split.train), lambda one: one, rows=rows)
     memory.check(estimate, config, device, {"repeats": 1}, sum(other.repeats for other in others))
     standardise = standardise_for(config, split.train)
     streams = [seeds for each in members for seeds in seeding.networks(each.seed, each.first_repeat, each.repeats)]
     networks = MODELS[config.model].call(split.train.shape, split.num_classes, config, streams).to(device)
+    check_streams(networks.member(0), split.train.shape)
     train = split.train.to(device)
     corruption_p = [each.corruption_p for each in members for _ in range(each.repeats)]
     labels = None
@@ -99,20 +101,21 @@ def set_up(config: TrainingSettings, *others: TrainingSettings, load: Prepare = 
     if alone and any(isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d) for module in networks.modules()):
         raise ConfigError(f"batch_size: {config.batch_size}; one that leaves no batch of a single sample, which batch norm cannot train on")
     total = config.epochs * batches.per_epoch
-    _check_room(config, split.num_classes, len(streams), total)
     metrics = select(config.layer_metrics, isinstance(networks, GreedyStack))
     if metrics and len(train) < 2:
         raise ConfigError(f"layer_metrics: {','.join(config.layer_metrics)}; none for a single training sample")
     return Course(config, split, standardise, learner(networks, config, total), batches, total, metrics, members, noisy)
 
 
-def _check_room(config: TrainingSettings, classes: int, networks: int, total: int) -> None:
-    """DataError where the confusions of all evaluations [R, T, K, K] do not fit into memory."""
-    points = len(evaluation_steps(config.eval_points, config.eval_steps, total))
-    needed, free = 8 * networks * points * classes**2, free_memory()
-    if needed > free:
-        asked = f"{classes} classes at {points} evaluation points of {networks} networks ask for {needed / 1e9:.1f} GB"
-        raise DataError(f"dataset: {config.dataset}; {asked}, and {free / 1e9:.1f} GB are free: fewer of these")
+def _evaluations(samples: int, classes: int) -> Callable[[TrainingSettings, int], int]:
+    """Bytes of what the evaluations of networks leave behind: three float64 arrays [R, T, K, K], and the rows they are made of."""
+
+    def count(one: TrainingSettings, networks: int) -> int:
+        batch = samples if one.batch_size == "full" else min(int(one.batch_size), samples)
+        points = len(evaluation_steps(one.eval_points, one.eval_steps, one.epochs * -(-samples // batch)))
+        return 2 * 3 * 8 * networks * points * classes**2
+
+    return count
 
 
 def _own_labels(load: Prepare, member: TrainingSettings) -> Split:

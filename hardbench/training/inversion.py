@@ -113,15 +113,14 @@ def training_settings(settings: InversionSettings, precision: str = "fp32") -> T
     return TrainingSettings(**course, **model)  # type: ignore[arg-type]
 
 
-def fits(settings: InversionSettings, split: Split, precision: str, device: torch.device, networks: Mapping[str, int]) -> None:
-    """ConfigError unless the networks fit the machine: of every setting that counts some, with those that one of it stands for."""
-    classes, copies = split.num_classes, lag(settings) + DETECT + 2
+def estimate(settings: InversionSettings, split: Split, precision: str) -> memory.Estimate:
+    """What a search takes of a machine."""
+    classes, copies = split.num_classes, min(lag(settings) + DETECT + 2, settings.epochs + 1)
 
-    def rows(config: Any) -> int:
-        return 4 * (config.epochs + 1) * getattr(config, next(iter(networks))) * (classes**2 + classes + 2)
+    def rows(config: Any, networks: int) -> int:
+        return 4 * (config.epochs + 1) * networks * (classes**2 + classes + 2)
 
-    estimate = memory.Estimate(split.train.shape, classes, len(split.train), lambda one: training_settings(one, precision), copies, rows)
-    memory.check(estimate, settings, device, networks)
+    return memory.Estimate(split.train.shape, classes, len(split.train), lambda one: training_settings(one, precision), copies, rows)
 
 
 class Watch:

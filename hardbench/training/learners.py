@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hardbench.errors import ConfigError, TrainingError
+from hardbench.errors import TrainingError
 from hardbench.models.gmlp import GreedyStack
 from hardbench.models.layers import Networks, StackedLinear
 from hardbench.products import row_means
@@ -29,7 +29,6 @@ class Learner:
         self.total_steps = total_steps
         self.steps = 0  # updates made
         self.resumed = False  # whether it goes on from a stored state
-        self._proved = False  # that an update leaves the global stream alone
         parameters = list(networks.parameters())
         self.device = parameters[0].device
         self.optimizer = OPTIMIZERS[settings.optimizer].call(parameters, settings)
@@ -59,23 +58,9 @@ class Learner:
             self.networks.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
-        if not self._proved:
-            before = self._global_stream()
-            scalars = self.move(inputs, labels)
-            if not torch.equal(before, self._global_stream()):
-                raise ConfigError(
-                    "model: it draws from torch's global stream in training; hardbench.models.dropout.Dropout has a stream of its own"
-                )
-            self._proved = True
-        else:
-            scalars = self.move(inputs, labels)
+        scalars = self.move(inputs, labels)
         self.steps += 1
         return scalars
-
-    def _global_stream(self) -> Tensor:
-        """Where torch's global generators stand, which no network may draw from."""
-        there = torch.get_rng_state()
-        return torch.cat([there, torch.cuda.get_rng_state(self.device)]) if self.device.type == "cuda" else there
 
     def move(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Gradients and the optimiser's step by them; the scalars of `backward`."""

@@ -1,47 +1,68 @@
 """Whether networks fit the machine: estimated before any is built, from one of torch's meta device, which has shapes and no memory."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from hardbench.errors import ConfigError
+from hardbench.errors import ConfigError, DataError, brief
 from hardbench.models.layers import Looped
+from hardbench.ram import free_memory
 from hardbench.registry import MODELS
 from hardbench.seeding import networks as streams
 from hardbench.settings import ModelSettings, TrainingSettings
 
 DEEP = 32  # layers that are built for an estimate; further ones are like the last
 FLOAT, MODULE, NETWORK = 4, 2500, 9000  # bytes of a number, of a module's Python objects, of a network's streams
-USUAL = {"epochs": 1000, "batch_size": 128, "depth": 4, "width": 256, "widths": 256}  # beside these a setting is large
+USUAL = {"epochs": 1000, "batch_size": 128, "depth": 4, "width": 256, "widths": 256, "eval_points": 10, "eval_steps": 10}  # else large
 Plain = Callable[[Any], TrainingSettings]
+Count = Callable[[Any, int], int]  # of a study's settings and its networks
+CPU = torch.device("cpu")
 
 
 class Estimate:
     """Bytes that training takes at least: weights, gradients, optimiser's state, activations of a batch, Python objects.
 
-    `plain` turns a study's settings into those of its training; `copies` sets of weights and `more` bytes are kept beside.
+    `plain` turns a study's settings into those of its training. `copies` sets of weights are kept beside, and `rows` bytes of results in
+    the machine's memory; activations are held of `at_once` networks x samples at most (None: of all networks on a batch).
     """
 
     def __init__(
-        self, shape: Sequence[int], classes: int, samples: int, plain: Plain, copies: int = 0, more: Callable[[Any], int] | None = None
+        self,
+        shape: Sequence[int],
+        classes: int,
+        samples: int,
+        plain: Plain,
+        copies: int = 0,
+        rows: Count | None = None,
+        at_once: Count | None = None,
     ):
         self.shape, self.classes, self.samples = tuple(shape), classes, samples
-        self.plain, self.copies, self.more = plain, copies, more or (lambda config: 0)
+        self.plain, self.copies, self.rows, self.at_once = plain, copies, rows, at_once
         self._known: dict[tuple[Any, ...], tuple[int, int, int, bool]] = {}
 
     def __call__(self, config: Any, networks: int) -> int:
         """Of that many networks together."""
+        return self.training(config, networks) + self.results(config, networks)
+
+    def training(self, config: Any, networks: int) -> int:
+        """What lies where networks are trained."""
         settings = self.plain(config)
         weights, modules, activations, looped = self.network(settings)
         slots = bool(settings.momentum) if settings.optimizer == "sgd" else 2
         full = settings.batch_size == "full"
         batch = self.samples if full else min(int(settings.batch_size), self.samples)
-        seen = FLOAT * batch * (activations * (1 if looped else networks) + prod(self.shape) * (1 if full else networks))
-        return networks * (weights * FLOAT * (2 + slots + self.copies) + modules * MODULE + NETWORK) + seen + self.more(config)
+        held = batch * (1 if looped else networks)
+        held = held if self.at_once is None else min(held, self.at_once(config, networks))
+        seen = FLOAT * (held * activations + batch * prod(self.shape) * (1 if full else networks))
+        return networks * (weights * FLOAT * (2 + slots + self.copies) + modules * MODULE + NETWORK) + seen
+
+    def results(self, config: Any, networks: int) -> int:
+        """What is kept in the machine's memory."""
+        return self.rows(config, networks) if self.rows else 0
 
     def network(self, settings: TrainingSettings) -> tuple[int, int, int, bool]:
         """Parameters, modules and activations of one network, and whether it is looped; zeros of one that the meta device cannot build."""
@@ -74,47 +95,64 @@ def _cut(settings: Any, layers: int) -> Any:
 def check(estimate: Estimate, config: Any, device: torch.device, networks: Mapping[str, int], others: int = 0) -> None:
     """ConfigError that names the setting to blame, and what of it would fit, if training does not fit the machine.
 
-    `networks` are settings that count networks, each with the networks it stands for one by one; `others` train beside them.
+    DataError where no setting helps. `networks` are settings that count networks, each with the networks it stands for one by one;
+    `others` train beside them.
     """
-    room = available(device)
+    parts = {device: estimate.training, CPU: estimate.results} if device.type == "cuda" else {device: estimate}
     for name, each in networks.items():
+        for place, part in parts.items():
 
-        def need(settings: Any, name: str = name, each: int = each) -> int:
-            return estimate(settings, getattr(settings, name) * each + others)
+            def need(settings: Any, name: str = name, each: int = each, part: Count = part) -> int:
+                return part(settings, getattr(settings, name) * each + others)
 
-        needed = need(config)
-        if needed <= room:
-            continue
-        usual = {name: 5} | USUAL
-        large = {one: _value(config, one) for one in usual if one != "epochs" or estimate.more(config)}
-        ranked = sorted((one for one in large if large[one] > 1), key=lambda one: large[one] / usual[one], reverse=True)
-        fitting = {one: most for one in ranked if (most := _largest(need, config, one, large[one], room))}
-        blamed = next(iter(fitting), ranked[0] if ranked else name)
-        allowed = f"at most about {fitting[blamed]}" if blamed in fitting else "less"
-        came = str(getattr(config, blamed)).strip("()").replace(" ", "")
-        raise ConfigError(f"{blamed}: {came}; {allowed}, as this takes {_size(needed)} and {_size(room)} are free ({device.type})")
+            if need(config) > (room := available(place)):
+                raise _refusal(estimate, config, name, need, room, place)
+
+
+def _refusal(
+    estimate: Estimate, config: Any, name: str, need: Callable[[Any], int], room: int, device: torch.device
+) -> ConfigError | DataError:
+    """What to say of settings that need more room than there is."""
+    usual = {name: 5} | USUAL
+    large = {one: _value(config, one) for one in usual if one != "epochs" or estimate.rows}
+    ranked = sorted((one for one in large if large[one] > 1), key=lambda one: large[one] / usual[one], reverse=True)
+    fitting = {one: most for one in ranked if (most := _largest(need, config, one, large[one], room))}
+    takes = f"{_size(need(config))} and {_size(room)} are free ({device.type})"
+    if not fitting and need(functools.reduce(lambda one, name: _less(one, name, 1), ranked, config)) > room:
+        inputs = "x".join(map(str, estimate.shape))
+        return DataError(
+            f"dataset: {config.dataset}; fewer than {estimate.classes} classes, or inputs smaller than {inputs}: it takes {takes}"
+        )
+    blamed = next(iter(fitting), ranked[0] if ranked else name)
+    allowed = f"at most about {fitting[blamed]}" if blamed in fitting else "less"
+    came = brief(str(getattr(config, blamed)).strip("()").replace(" ", ""))
+    return ConfigError(f"{blamed}: {came}; {allowed}{' of them' * (blamed == 'eval_steps')}, as this takes {takes}")
 
 
 def _value(config: Any, name: str) -> int:
     value = getattr(config, name, None)
-    value = max(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        value = len(value) if name == "eval_steps" else max(value)
     return value if isinstance(value, int) else 0
+
+
+def _less(config: Any, name: str, count: Any) -> Any:
+    """The settings with at most that much of one; as they are where another setting does not allow it."""
+    old, new = getattr(config, name), count
+    if isinstance(old, tuple):
+        new = old[:count] if name == "eval_steps" else tuple(min(one, count) for one in old)
+    try:
+        return replace(config, **{name: new})
+    except ConfigError:
+        return config
 
 
 def _largest(need: Callable[[Any], int], config: Any, name: str, value: int, room: int) -> int:
     """The largest value of a setting that fits, below its own; 0 if none does."""
-
-    def fits(count: int) -> bool:
-        old = getattr(config, name)
-        try:
-            return need(replace(config, **{name: tuple(min(one, count) for one in old) if isinstance(old, tuple) else count})) <= room
-        except ConfigError:  # too small for another setting
-            return False
-
     low, high = 0, value
     while high - low > max(1, low // 50):
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        low, high = (middle, high) if need(_less(config, name, middle)) <= room else (low, middle)
     return low
 
 
@@ -123,32 +161,7 @@ def _size(count: float) -> str:
 
 
 def available(device: torch.device) -> int:
-    """Bytes that can still be had: of a GPU; of the machine within its control groups."""
+    """Bytes that can still be had: of a GPU; of the machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return min(_machine(), *_groups())
-
-
-def _machine() -> int:
-    with Path("/proc/meminfo").open() as file:
-        found = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in file}
-    return found["MemAvailable"] + found.get("SwapFree", 0)
-
-
-def _groups() -> Iterator[int]:
-    """What is left to the control groups this process is in, of either version; a lot where there are none."""
-    yield 1 << 62
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, kind, path = line.split(":", 2)
-        top = Path("/sys/fs/cgroup") / kind
-        names = {"": ("memory.max", "memory.current"), "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes")}.get(kind)
-        for folder in [top / path.strip("/"), *(top / path.strip("/")).parents] if names else []:
-            limit, used = (folder / name for name in names or ())
-            if limit.is_file() and used.is_file() and (most := limit.read_text().strip()).isdecimal():
-                yield int(most) - int(used.read_text()) + _cached(folder / "memory.stat")
-
-
-def _cached(stat: Path) -> int:
-    """Bytes of files that a group gives back when it needs them."""
-    words = dict(line.split()[:2] for line in stat.read_text().splitlines()) if stat.is_file() else {}
-    return int(words.get("total_inactive_file", words.get("inactive_file", 0)))
+    return free_memory()

@@ -11,6 +11,7 @@ import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,13 @@ from torch.nn import functional
 
 from hardbench.data.batches import Batches
 from hardbench.data.imbalance import Cut
-from hardbench.data.samples import Samples
+from hardbench.data.samples import Samples, Split
 from hardbench.data.transforms import Standardise
 from hardbench.models.layers import Stacked
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.settings import TrainingSettings
+from hardbench.training import memory
 from hardbench.training.fullbatch import FullBatch, predictions
 
 GROUPS = ("full", "hard", "easy")
@@ -72,6 +74,15 @@ def window(stack: Stacked, first: int, last: int) -> Stacked:
     part = copy.deepcopy(stack, memory)
     part.repeats = last - first
     return part
+
+
+def estimate(split: Split, plain: memory.Plain) -> memory.Estimate:
+    """What networks on slices of a split take of a machine: no activations but those of a piece."""
+
+    def at_once(config: Any, networks: int) -> int:
+        return max(LARGEST, networks)
+
+    return memory.Estimate(split.train.shape, split.num_classes, len(split.train), plain, at_once=at_once)
 
 
 class Sliced(FullBatch):
