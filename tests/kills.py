@@ -27,6 +27,9 @@ HERE = Path(__file__).parent
 VICTIM = str(HERE / "victim.py")
 DATABASE = ("sql", "commit", "connect", "send")
 UNKNOWN = 5  # exit code: there is no such run
+TWICE = 3  # after every so many kills the command that goes on is killed, too
+NEAR = 20  # events that it has more than were left: what it finds and opens
+DRAWN = 10  # after every so many kills figures are drawn; else their files are blank, which is half as much work
 Event = tuple[str, str]
 
 
@@ -40,6 +43,8 @@ class Case:
     remote: bool = False
     worker: bool = False  # not the command but a worker of it is killed: the command itself goes on
     steps: bool = False  # steps of the optimizer are events, too
+    often: str = ""  # module:NAME of the seconds between two of something, which are none here
+    known: tuple[Event, ...] = ()  # moments, by kind and part of what, at which something was once lost: these always come first
     among: Callable[[Sequence[Event]], Sequence[int]] = field(default=lambda events: range(1, len(events) + 1))
 
 
@@ -53,16 +58,22 @@ NETWORK = "--subset-size 300 --threads 1 --width 16"
 TRAIN = f"{NETWORK} --epochs 2 --repeats 2 --eval-points 3 --log-every 2 --layer-metrics probe_accuracy"
 SEARCH = "--dataset digits --subset-size 300 --threads 1 --repeats 2"
 CASES = {
-    "train": Case(f"train {TRAIN} --checkpoint-every 0"),
+    "train": Case(f"train {TRAIN} --checkpoint-every 0", known=(("opened", "figures/"),)),
     "train, default checkpoints": Case(
-        f"train {NETWORK} --epochs 12 --batch-size 16 --repeats 2 --log-every 1 --layer-metrics none", steps=True, among=between_checkpoints
+        f"train {NETWORK} --epochs 12 --batch-size 16 --repeats 2 --log-every 4 --layer-metrics none",
+        steps=True,
+        often="hardbench.written:SECONDS",
+        known=(("step", ""),),  # the newest checkpoint is step 0's
+        among=between_checkpoints,
     ),
     "train in an empty folder": Case(f"train {TRAIN}", before=()),
-    "train --record-dynamics": Case(f"train {TRAIN} --record-dynamics --checkpoint-every 0"),
-    "train --log-model": Case(f"train {TRAIN} --log-model"),
+    "train --record-dynamics": Case(
+        f"train {TRAIN} --record-dynamics --checkpoint-every 0", known=(("rmdir", "dynamics"), ("remove", "dynamics/"))
+    ),
+    "train --log-model": Case(f"train {TRAIN} --log-model", known=(("opened", "figures/"), ("sql", "UPDATE logged_models"))),
     "train --keep-checkpoints false": Case(f"train {TRAIN} --keep-checkpoints false --checkpoint-every 0"),
     "train on a server": Case(f"train {TRAIN} --checkpoint-every 0", before=(), remote=True),
-    "simulate": Case(f"simulate {TRAIN}"),
+    "simulate": Case(f"simulate {TRAIN}", known=(("opened", "test_results.json"),)),
     "eval": Case("eval last --threads 1 --corruption-p 0,0.2", before=(f"train {TRAIN}",), resumes=False),
     "plot": Case("plot last", before=(f"train {TRAIN}",), resumes=False),
     "sweep train": Case(f"sweep train {NETWORK} --corruption-p 0,0.3 --epochs 1 --repeats 2 --workers 1", resumes=False),
@@ -71,11 +82,17 @@ CASES = {
     "mask-mi": Case(
         "mask-mi last --threads 1 --n-subsets 6 --images 60 --pairs 2",
         before=("train --model cnn --width 4 --subset-size 300 --epochs 1 --repeats 2 --threads 1",),
+        often="hardbench.studies.mask_mi:SAVE_SECONDS",
+        known=(("open", "partial.npz"),),
     ),
     "invert": Case(
-        f"invert {SEARCH} --epochs 30 --lr 0.4 --stability --retrain-without-stragglers --prune-curve --prune-points 2 --checkpoint-every 0"
+        f"invert {SEARCH} --epochs 30 --lr 0.4 --stability --retrain-without-stragglers --prune-curve --prune-points 2"
+        " --checkpoint-every 0",
+        known=(("opened", "prune_curve"),),
     ),
-    "invert --log-model": Case(f"invert {SEARCH} --epochs 12 --lr 0.4 --log-model --prune-curve --prune-points 2"),
+    "invert --log-model": Case(
+        f"invert {SEARCH} --epochs 12 --lr 0.4 --log-model --prune-curve --prune-points 2", known=(("opened", "prune_curve"),)
+    ),
     "stragglers": Case(
         f"stragglers {SEARCH} --epochs 20 --lr 0.5 --train-ratios 0.8 --remaining-train-ratios 0.5,1 --strategy stragglers,loss"
     ),
@@ -94,6 +111,16 @@ def spread(events: Sequence[Event], among: Sequence[int], count: int, seed: int 
         edges = [round(place * len(group) / max(1, number)) for place in range(number + 1)]
         chosen += [rng.choice(group[start:stop]) for start, stop in pairwise(edges)]
     return sorted(chosen)
+
+
+def moments(events: Sequence[Event], case: Case, count: int, seed: int = 0) -> dict[int, Event | None]:
+    """`count` events of a case to be killed at: the first of each that it knows, then a spread of the rest in a random order."""
+    among = case.among(events)
+    found = [next(n for n in among if events[n - 1][0] == kind and part in events[n - 1][1]) for kind, part in case.known[:count]]
+    rest = [n for n in among if n not in found]
+    others = spread(events, rest, min(len(rest), count - len(found)), seed)
+    random.Random(seed).shuffle(others)  # a campaign that is stopped early has been everywhere
+    return dict(zip(found, case.known, strict=False)) | dict.fromkeys(others)
 
 
 class Warm:
@@ -144,7 +171,8 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         for part in ("ready", "tmp"):
             (folder / part).mkdir(parents=True)
-        self.project, self.log, self.cpu = folder / "project", folder / "log", 0.0
+        self.project, self.log, self.cpu, self.blank = folder / "project", folder / "log", 0.0, False
+        self.second = ""  # event at which the command that went on was killed, too
         self.env = {"TMPDIR": str(folder / "tmp")}
         self.server = self._serve() if self.case.remote else None
         self.whole, self.events = self._undisturbed()
@@ -190,6 +218,7 @@ class Bench:
 
     def run(self, words: str, journal: Path | None = None, at: int = 0, **more: Any) -> int:
         """The exit status of a command line; with a journal its events are counted, and number `at` is its last."""
+        more = {"blank": self.blank} | more
         if journal is not None:
             journal.unlink(missing_ok=True)
             watching = {"journal": str(journal), "at": at, "watch": [str(self.project), str(self.folder / "tmp")]}
@@ -197,7 +226,7 @@ class Bench:
                 more["env"] = self.env | {"VICTIM_WORKER": json.dumps(watching)}
             else:
                 more |= {**watching, "steps": self.case.steps}
-        return self._do("command", words=words.split(), **more)
+        return self._do("command", words=words.split(), often=self.case.often, **more)
 
     def look(self, clean: bool = False, **more: Any) -> Ledger:
         """All that is in the project."""
@@ -217,6 +246,7 @@ class Bench:
         assert self.run(self.case.words, journal, first=True) == 0, self.log.read_text()[-3000:]
         events = [tuple(line.split("\t", 1)) for line in journal.read_text().splitlines()]
         self.run("compare", first=True)
+        assert self.run("resume last", first=True) == UNKNOWN, self.log.read_text()[-3000:]  # it is finished; and its imports are made
         whole = self.look(first=True)
         assert not whole["left"] and whole["runs"], whole["left"]
         return whole, events  # type: ignore[return-value]
@@ -229,12 +259,13 @@ class Bench:
         (self.folder / "tmp").mkdir()
         shutil.copytree(self.folder / "ready", self.project)
 
-    def kill(self, n: int) -> dict[str, Any]:
-        """What became of a command killed at its n-th event, and of its user's next command: a line of the campaign."""
-        began, journal, self.cpu = time.monotonic(), self.folder / "event.txt", 0.0
+    def kill(self, n: int, moment: Event | None = None) -> dict[str, Any]:
+        """What became of a command killed at its n-th event (at the moment near it), and of its user's next command: a campaign's line."""
+        began, journal, self.cpu, self.blank = time.monotonic(), self.folder / "event.txt", 0.0, bool(n % DRAWN)
         self._put_back()
         self.log.unlink(missing_ok=True)
-        status = self.run(self.case.words, journal, n)
+        self.second = ""
+        status = self.run(self.case.words, journal, n, moment=moment)
         written = journal.read_text().rstrip("\n") if journal.exists() else ""
         kind, _, what = written.partition("\t")
         where = what.replace(f"{self.project}/", "")
@@ -250,7 +281,7 @@ class Bench:
         problems += [f"temporary folder: {name} left" for name in sorted(self._temporary() - temporary)]
         problems += lost(found, self.whole, again=self.case.words.startswith("eval"))
         line = {"case": self.name, "n": n, "of": len(self.events), "kind": kind, "where": where, "how": how, "problems": problems[:12]}
-        line |= {"seconds": round(time.monotonic() - began, 2), "cpu": round(self.cpu, 2)}
+        line |= {"second": self.second, "seconds": round(time.monotonic() - began, 2), "cpu": round(self.cpu, 2)}
         return line | {"log": self._said()[-3000:] if problems else ""}
 
     def _said(self) -> str:
@@ -270,7 +301,7 @@ class Bench:
             stuck = [one["study"] for one in self.look()["left"] if one["status"] == "RUNNING"]
             problems += [f"a run of {study} is RUNNING after the next command" for study in stuck]
         if self.case.resumes:
-            code = self.run("resume last")
+            code = self._again("resume last", n)
             if code == 0:
                 return "resumed", self.look(), problems
             if code != UNKNOWN:
@@ -278,5 +309,20 @@ class Bench:
             found = self.look()
             if found["runs"].keys() == self.whole["runs"].keys():
                 return "was finished", found, problems
-        problems += [f"the same command again: exit {code}" for code in [self.run(self.case.words)] if code]
+        problems += [f"the same command again: exit {code}" for code in [self._again(self.case.words, n)] if code]
         return "same command again", self.look(), problems
+
+    def _again(self, words: str, n: int) -> int:
+        """The exit status of a command that goes on, after every third kill not before it was killed, too."""
+        if n % TWICE == 0:
+            journal = self.folder / "second.txt"
+            status = self.run(words, journal, random.Random(n).randrange(1, max(2, len(self.events) - n + NEAR)))
+            if status != -9:
+                return status
+            self.second = journal.read_text().rstrip("\n").replace(f"{self.project}/", "")
+            if self.case.resumes:
+                code = self.run("resume last")
+                if code != UNKNOWN or self.look()["runs"].keys() == self.whole["runs"].keys():
+                    return 0 if code == UNKNOWN else code  # it was finished when it was killed
+                words = self.case.words
+        return self.run(words)

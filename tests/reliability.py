@@ -12,12 +12,12 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kills import CASES, Bench, Warm, spread
+from kills import CASES, DRAWN, TWICE, Bench, Warm, moments
 
 LINES = "kills.jsonl"
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
@@ -30,18 +30,19 @@ def read(folder: Path) -> list[Line]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def campaign(folder: Path, names: Iterable[str], kills: int, seed: int = 0) -> None:
-    """Kill each of the cases so often, but for the kills that are there already."""
+def campaign(folder: Path, wanted: Mapping[str, int], seed: int = 0) -> None:
+    """Kill each of the cases as often as wanted, but for the kills that are there already."""
     folder.mkdir(parents=True, exist_ok=True)
+    about = versions()
     with tempfile.TemporaryDirectory(prefix="hardbench-kills-") as scratch, Warm(Path(scratch) / "warm") as warm:
-        for name in names:
+        for name, kills in wanted.items():
             done = {line["n"] for line in read(folder) if line["case"] == name}
             if len(done) >= kills:
                 continue
             with Bench(name, Path(scratch) / "bench", warm) as bench:
-                for n in spread(bench.events, bench.case.among(bench.events), kills, seed):
+                for n, moment in moments(bench.events, bench.case, kills, seed).items():
                     if n not in done:
-                        line = bench.kill(n) | {"date": time.strftime("%Y-%m-%d"), "versions": versions()}
+                        line = bench.kill(n, moment) | {"date": time.strftime("%Y-%m-%d"), "versions": about}
                         with (folder / LINES).open("a") as file:
                             fcntl.flock(file, fcntl.LOCK_EX)
                             file.write(json.dumps(line) + "\n")
@@ -54,13 +55,15 @@ def versions() -> str:
     return ", ".join([*found, f"Python {platform.python_version()}", f"revision {asked.stdout.strip() or 'unknown'}"])
 
 
-ABOUT = """\
+ABOUT = f"""\
 Each is a SIGKILL at one event of a command: just before or just after a file is opened for writing, before a rename, a removal, a folder
 made or removed, an fsync, an SQL statement that writes, a commit, a request to a server or (where said) a step of the optimizer. Then came
 `hardbench resume last`, or the same command again where there was nothing to resume; every second time `hardbench compare` came first,
 after which no run may be RUNNING. All that is in the project was then held against an undisturbed run's: arrays and checkpoints bit for
 bit, tables and JSON, the names of all other files, params, tags, inputs, states, every point of every metric once (of samples_per_second
 only that it is there). *Lost* is a kill after which any of that differed; of a run that had nothing yet only its KILLED entry may stay.
+After one kill in {TWICE} the command that went on was killed at a random event, too (unless it ended first), and went on again.
+Figures are compared by name: after one kill in {DRAWN} they were drawn, else blank files were written in their place.
 """.splitlines()
 
 
@@ -78,7 +81,7 @@ def page(lines: list[Line]) -> str:
         "",
         *ABOUT,
         "",
-        f"**{len(bad)} of {len(lines)} lost something.**",
+        f"**{len(bad)} of {len(lines)} lost something;** {sum(1 for line in lines if line.get('second'))} of them were killed twice.",
         "",
         "| case | command | events | kills | resumed | again | was finished | lost | seconds a kill |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -120,7 +123,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.do == "run":
         first, _, of = given.part.partition("/")
-        campaign(given.folder, list(given.case or CASES)[int(first) - 1 :: int(of)], given.kills)
+        campaign(given.folder, dict.fromkeys(list(given.case or CASES)[int(first) - 1 :: int(of)], given.kills))
     else:
         PAGE.parent.mkdir(exist_ok=True)
         PAGE.write_text(page(read(given.folder)))

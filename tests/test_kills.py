@@ -1,7 +1,8 @@
 """A command that was killed at any of its events goes on to what an undisturbed one leaves: every run, point, array and file, once.
 
-The plain run kills every study three times. `-m slow` kills every case of kills.CASES HARDBENCH_KILLS times (200); with
-HARDBENCH_KILLS_FOLDER set it adds to the kills of that folder (see reliability.py) and can so be done in parts.
+The plain run kills every study three times, first at moments at which something was once lost. `-m slow` kills every case of kills.CASES
+HARDBENCH_KILLS times (200); with HARDBENCH_KILLS_FOLDER set it adds to the kills of that folder (see reliability.py) and can so be done
+in parts.
 """
 
 import copy
@@ -12,20 +13,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kills import CASES, DATABASE, Bench, Warm, between_checkpoints, spread
+from kills import CASES, DATABASE, Bench, Case, Warm, between_checkpoints, moments, spread
 from ledger import lost
 from reliability import campaign, page, read
 
-SHORT = (("train", "eval", "sweep train"), ("simulate", "mask-mi", "invert", "stragglers"))  # two processes at once
+SHORT: tuple[dict[str, int], ...] = (  # for two processes at once
+    {"train": 3, "train, default checkpoints": 1, "train --record-dynamics": 1, "mask-mi": 3, "sweep train": 3},
+    {"simulate": 3, "invert": 3, "stragglers": 3, "eval": 3, "train --log-model": 1},
+)
 KILLS = int(os.environ.get("HARDBENCH_KILLS", "200"))
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    """Three kills of every study."""
+    """Three kills of every study, and one at each further moment that is known."""
     folder = tmp_path_factory.mktemp("kills")
     with ThreadPoolExecutor(len(SHORT)) as both:
-        list(both.map(lambda names: campaign(folder, names, 3), SHORT))
+        list(both.map(lambda wanted: campaign(folder, wanted), SHORT))
     return read(folder)
 
 
@@ -38,10 +42,12 @@ def told(lines):
     ]
 
 
-@pytest.mark.parametrize("name", [name for names in SHORT for name in names])
-def test_three_kills(few, name):
+@pytest.mark.parametrize(("name", "count"), [item for wanted in SHORT for item in wanted.items()])
+def test_few_kills(few, name, count):
     own = [line for line in few if line["case"] == name]
-    assert len(own) == 3
+    assert len(own) == count
+    for (kind, part), line in zip(CASES[name].known, own, strict=False):
+        assert (line["kind"], part in line["where"], line["how"] != "undisturbed") == (kind, True, True)
     assert not told(own), "\n".join(told(own))
 
 
@@ -49,7 +55,7 @@ def test_three_kills(few, name):
 @pytest.mark.parametrize("name", CASES)
 def test_many_kills(tmp_path, name):
     folder = Path(os.environ.get("HARDBENCH_KILLS_FOLDER", tmp_path))
-    campaign(folder, [name], KILLS)
+    campaign(folder, {name: KILLS})
     own = [line for line in read(folder) if line["case"] == name]
     assert len(own) >= min(KILLS, own[0]["of"]) if CASES[name].among is not between_checkpoints else own
     assert not told(own), "\n".join(told(own))
@@ -100,6 +106,9 @@ def test_events_are_spread():
         assert max(np.diff([0, *own, 300])) <= 20
     assert spread(events, range(1, 301), 300) == list(range(1, 301))
     assert spread(events, range(1, 301), 60) == chosen != spread(events, range(1, 301), 60, seed=1)
+    case = Case("train", known=(("commit", ""), ("open", "x")))
+    assert moments([*events, ("open", "x")], case, 2) == {3: ("commit", ""), 301: ("open", "x")}
+    assert sorted(moments([*events, ("open", "x")], case, 400)) == list(range(1, 302))
     marks = [("rename", "a/.last.pt.part"), ("sql", ""), ("fsync", ""), ("rename", "a/.last.pt.part"), ("sql", "")]
     assert list(between_checkpoints(marks)) == [2, 3]
 
@@ -163,10 +172,20 @@ def test_contents_are_compared_by_every_bit(tmp_path):
 
 
 def test_the_page_counts(tmp_path):
-    line = {"case": "train", "n": 1, "of": 9, "kind": "sql", "where": "INSERT", "how": "resumed", "problems": [], "seconds": 2.0}
+    line = {
+        "case": "train",
+        "n": 1,
+        "of": 9,
+        "kind": "sql",
+        "where": "INSERT",
+        "how": "resumed",
+        "problems": [],
+        "seconds": 2.0,
+        "second": "",
+    }
     line |= {"date": "2026-01-02", "versions": "torch 1", "log": ""}
-    text = page([line, line | {"n": 2, "kind": "open", "where": "a", "problems": ["file a missing"]}])
-    assert "**1 of 2 lost something.**" in text
+    text = page([line, line | {"n": 2, "second": "sql\tINSERT", "kind": "open", "where": "a", "problems": ["file a missing"]}])
+    assert "**1 of 2 lost something;** 1 of them were killed twice." in text
     assert "Not tried in this campaign: train, default checkpoints, " in text
     assert "- train, event 2 (open a): file a missing" in text
     assert "| train | `train " in text and "| 9 | 2 | 2 | 0 | 0 | 1 | 2.0 |" in text

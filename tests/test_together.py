@@ -37,7 +37,7 @@ STUDIES = {
     "train": LONG,
     "dynamics": [*LONG, "--record-dynamics"],
     "simulate": ["simulate", *LONG[1:]],
-    "mask-mi": [*MASK, "--images", "300", "--n-subsets", "40"],
+    "mask-mi": [*MASK, "--images", "100", "--n-subsets", "60"],
     "invert": [*INVERT, *words("--epochs 300 --checkpoint-every 0.1 --stability --prune-curve --prune-points 2")],
     "stragglers": [*STRAGGLERS, *words("--epochs 200 --checkpoint-every 0.1 --sets 3")],
     "sweep": [*SWEEP, *words("--epochs 6 --width 8,16,24 --workers 2")],
@@ -129,6 +129,7 @@ def _same_sweep(tmp_path: Path, tries: Sequence[object], apart: bool = False) ->
         attempts(f"one sweep started twice{' from two PID namespaces' if apart else ''}", tries, once)
 
 
+@pytest.mark.slow
 def test_one_sweep_started_twice(tmp_path):
     _same_sweep(tmp_path, ["once"])
 
@@ -186,6 +187,7 @@ TWO = {
 }
 
 
+@pytest.mark.slow
 def test_two_evaluations_of_one_run(finished):
     _both_right(finished, TWO["eval"], ["once"])
 
@@ -259,6 +261,7 @@ def _looked_at(folder: Path, run: str, apart: bool) -> None:
         assert line[0] == "compare" or check_told(ended, [5])
 
 
+@pytest.mark.slow
 @mounting
 def test_a_live_run_is_left_alone_from_another_namespace(tmp_path):
     """A process number that is free there (or another's) is no death."""
@@ -307,6 +310,7 @@ def _created(folder: Path, processes: int, line: Sequence[str]) -> None:
     assert len({run.folder.parent.parent for run in runs}) == 1, "more than one experiment"
 
 
+@pytest.mark.slow
 def test_two_commands_make_the_store_at_once(tmp_path):
     _created(tmp_path, 2, TRAIN)
 

@@ -8,6 +8,8 @@ os.rename, os.remove, os.mkdir, os.rmdir, os.fsync, an SQL statement that writes
 a step of the optimizer. Between two of them nothing changes that a kill could leave behind, but for the content of a file being written.
 """
 
+import atexit
+import functools
 import gc
 import importlib
 import json
@@ -15,6 +17,7 @@ import os
 import select
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,25 +26,36 @@ from typing import Any
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 VERBS = ("INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "DROP")
 FILES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "sqlite3.connect")
+NEAR = 20  # events
 WORKER = "VICTIM_WORKER"  # environment variable: the worker processes of a sweep count, and the first to come so far dies
 
 
 class Counter:
-    """Counts events below a folder into a journal; at event number `at` the process is killed (0: never, all are written down)."""
+    """Counts events below a folder into a journal; at event number `at` the process is killed (0: never, all are written down).
 
-    def __init__(self, journal: str, at: int, folders: list[str]):
+    With a `moment` it is killed at the first event of that kind and place from a little before `at` on: clocks shift the numbers a little.
+    """
+
+    def __init__(self, journal: str, at: int, folders: list[str], moment: tuple[str, str] | None = None):
+        self.moment = moment
         self.journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.at, self.folders, self.count, self.pid, self.busy = at, tuple(folders), 0, os.getpid(), False
 
     def __call__(self, kind: str, what: str) -> None:
         """One event."""
-        if self.pid != os.getpid():
+        if self.pid != os.getpid() or threading.current_thread().name.endswith("(beat)"):  # signs of life come by the clock
             return
         self.count += 1
-        if self.at in (0, self.count):
+        now = self._now(kind, what)
+        if now or not self.at:
             os.write(self.journal, f"{kind}\t{what}\n".encode())
-        if self.count == self.at:
+        if now:
             os.kill(self.pid, signal.SIGKILL)
+
+    def _now(self, kind: str, what: str) -> bool:
+        if self.moment is None:
+            return self.count == self.at
+        return self.count >= self.at - NEAR and kind == self.moment[0] and self.moment[1] in what
 
     def hook(self, event: str, args: tuple[Any, ...]) -> None:
         """For sys.addaudithook."""
@@ -60,7 +74,10 @@ class Counter:
             self(event.rpartition(".")[2], path)
         elif args[2] & WRITING:
             self("open", path)
-            if self.count + 1 == self.at:  # a file that is there and empty: nothing tells us when a call has been made
+            self.count += 1
+            next_one = self._now("opened", path)
+            self.count -= 1
+            if next_one:  # a file that is there and empty: nothing tells us when a call has been made
                 self.busy = True
                 with suppress(OSError):
                     os.close(os.open(path, args[2]))
@@ -112,9 +129,21 @@ def command(job: dict[str, Any]) -> int:
     from hardbench.cli import main
 
     print("$", *job["words"], "; killed at", job.get("at", 0), flush=True)
+    if job.get("often"):
+        module, _, name = job["often"].partition(":")
+        setattr(importlib.import_module(module), name, 0.0)
+    if job.get("blank"):
+        _draw_nothing()
     if "journal" in job:
-        Counter(job["journal"], job["at"], job["watch"]).install(job["steps"])
+        Counter(job["journal"], job["at"], job["watch"], job.get("moment")).install(job["steps"])
     return main(job["words"])
+
+
+def _draw_nothing() -> None:
+    """Figures are made as ever, and written where they belong, but for what is in them."""
+    from matplotlib.figure import Figure
+
+    Figure.savefig = lambda figure, file, **more: file.write(b"a figure") and None
 
 
 def look(job: dict[str, Any]) -> int:
@@ -125,14 +154,35 @@ def look(job: dict[str, Any]) -> int:
     return 0
 
 
+@functools.cache
+def _migrations() -> None:
+    """Every store that is opened reads all migrations of MLflow's database: read them once."""
+    import mlflow
+    from alembic.util import pyfiles
+
+    real, there = pyfiles.load_module_py, (Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions").glob("*.py")
+    known = {path: real(path.stem, path) for path in there}
+    pyfiles.load_module_py = lambda name, path: known.get(Path(path)) or real(name, path)
+
+
 def warm(job: dict[str, Any]) -> None:
     """In this process: import what a command took."""
+    _migrations()
     for name in json.loads(Path(job["modules"]).read_text()):
         if name.partition(".")[0] not in ("__main__", "__mp_main__", "ray", "IPython"):
             with suppress(Exception):  # some modules of libraries exist for their libraries alone
                 importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what is shared with the forks stays shared
+
+
+def _leave(code: int) -> None:
+    """The end of a process, without taking all modules apart: that costs more than most commands."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _fork(work: Callable[[dict[str, Any]], int], job: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +193,7 @@ def _fork(work: Callable[[dict[str, Any]], int], job: dict[str, Any]) -> dict[st
         code = work(job)
         if "modules" in job:
             Path(job["modules"]).write_text(json.dumps(sorted(sys.modules)))
-        sys.exit(code)
+        _leave(code)
     handle = os.pidfd_open(pid)
     if not select.select([handle], [], [], job.get("seconds", 300))[0]:
         os.killpg(pid, signal.SIGKILL)
@@ -154,7 +204,6 @@ def _fork(work: Callable[[dict[str, Any]], int], job: dict[str, Any]) -> dict[st
 
 def serve() -> None:
     """Jobs from stdin until there are no more."""
-    sys.dont_write_bytecode = True
     for line in sys.stdin:
         job, answer = json.loads(line), {"status": 0, "cpu": 0.0}
         if job["do"] == "warm":
