@@ -324,10 +324,7 @@ class Config:
         return {name: getattr(self, name) for name, option in options(type(self)).items() if option.declared.headline}
 
     def params(self) -> dict[str, Any]:
-        """The MLflow params: headline settings, and every other that is not the default of the model, optimiser and other choices made.
-
-        Without those in ASIDE, and in a sweep without the settings of its study, which the sweep's own headline lists.
-        """
+        """The MLflow params: headline settings, and others that are no default of the choices made; none of ASIDE or of a sweep's study."""
         known = options(type(self))
         chosen = [name for name, option in known.items() if isinstance(option.declared.choices, Registry) and option.kind is not tuple]
         fixed = [name for name in chosen if not known[name].declared.varies]

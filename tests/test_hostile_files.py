@@ -15,7 +15,7 @@ import torch
 from makers import archive, cycle, idx_bytes, idx_set, load, usps_set
 from projects import all_runs, client, new_project, with_one_run
 
-from hardbench import archives
+from hardbench import archives, shapes
 from hardbench.cli import main
 from hardbench.errors import DataError, TrainingError
 from hardbench.stored import StoredRun
@@ -218,6 +218,27 @@ def test_a_usps_label_that_no_tensor_holds(tmp_path):
         load("usps", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "where, error, told, kind",
+    [
+        ("torchvision.datasets.USPS.__init__", MemoryError(), r"^dataset: usps; .* does not fit into memory", DataError),
+        ("torchvision.datasets.USPS.__init__", KeyError("x"), r"^dataset: usps; .*damaged", DataError),
+        ("hardbench.data.samples.Samples.of", KeyError("ours"), "ours", KeyError),
+    ],
+)
+def test_what_goes_wrong_with_a_set_is_told_for_what_it_is(tmp_path, monkeypatch, where, error, told, kind):
+    """Too little memory is no damage, nor is a bug of our own: nobody is told to delete files for it."""
+
+    def fails(*words, **more):
+        raise error
+
+    usps_set(tmp_path)
+    monkeypatch.setattr(where, fails)
+    with pytest.raises(kind, match=told) as caught:
+        load("usps", tmp_path)
+    assert ("delete" in str(caught.value)) == ("damaged" in told)
+
+
 # what a run has stored
 
 
@@ -309,6 +330,12 @@ ARRAYS = {
 def test_arrays_that_are_not_the_runs(run, capfd, changes):
     change(home(run) / "metrics.npz", **changes)
     refused(5, "metrics.npz", capfd, "plot", run.id)
+
+
+def test_an_empty_axis_is_told_as_such():
+    arrays = {"logits": np.zeros((0, 2, 3, 4)), "steps": np.arange(2)} | dict.fromkeys(("labels", "index", "fingerprint"), np.arange(3))
+    with pytest.raises(ValueError, match=r"^logits has shape \(0, 2, 3, 4\); no axis of length 0$"):
+        shapes.check(arrays, "dynamics.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"words", b"PK\x03\x04" + bytes(99), None])

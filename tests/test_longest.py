@@ -23,7 +23,7 @@ def test_the_longest_settings_are_read_again():
     """Every list of a training as long as it may be, of the longest items that may stand in it, in letters that YAML escapes."""
     numbers = [f"{n:05d}" for n in range(SEVERAL)]
     config = Config(
-        class_map={n: n + 10**8 for n in range(SEVERAL)},
+        class_map={n + 10**15 - SEVERAL: n for n in range(SEVERAL)},
         gaussian_shape=(10**15,) * SEVERAL,
         dataset="gaussian",
         mean=(-1.2345678901e-100,) * SEVERAL,
