@@ -62,8 +62,8 @@ made or removed, an fsync, an SQL statement that writes, a commit, a request to 
 after which no run may be RUNNING. All that is in the project was then held against an undisturbed run's: arrays and checkpoints bit for
 bit, tables and JSON, the names of all other files, params, tags, inputs, states, every point of every metric once (of samples_per_second
 only that it is there). *Lost* is a kill after which any of that differed; of a run that had nothing yet only its KILLED entry may stay.
-After one kill in {TWICE} the command that went on was killed at a random event, too (unless it ended first), and went on again.
-Figures are compared by name: after one kill in {DRAWN} they were drawn, else blank files were written in their place.
+Up to one in {TWICE} of the commands that went on were killed at a random event, too, and went on again; how many, says the next line.
+Figures are compared by name: after one kill in {DRAWN} at least they were drawn, else blank files were written in their place.
 """.splitlines()
 
 
