@@ -15,12 +15,12 @@ from hardbench.training import checkpoints
 Step = Callable[[tracking.Run], None]
 
 
-def complete(opening: AbstractContextManager[tracking.Run], compute: Step, report: Step, close: Step) -> StoredRun:
+def complete(opening: AbstractContextManager[tracking.Run], compute: Step, report: Step, close: Step, last: Step) -> StoredRun:
     """Do a study's steps within a run, which is FINISHED when all of them are done, and not before; the stored run.
 
-    What a kill leaves undone a resumed run does: every step may be done again. `close` removes what only resuming needs and copies the
-    rest to `--out`: the last thing before FINISHED. A TrainingError whose study has `measured` all it could is raised after report and
-    close; after any other error nothing is removed.
+    What a kill leaves undone a resumed run does: every step may be done again. `close` removes what only resuming needs: the last thing
+    before FINISHED. `last` comes after it: a copy that finds no room undoes no run. A TrainingError whose study has `measured` all it could
+    is raised after all of them; after any other error nothing is removed.
     """
     with opening as run:
         try:
@@ -29,9 +29,11 @@ def complete(opening: AbstractContextManager[tracking.Run], compute: Step, repor
             if error.measured:
                 report(run)
                 close(run)
+                last(run)
             raise
         report(run)
         close(run)
+    last(run)
     return so_far(run)
 
 

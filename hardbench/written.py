@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import isfinite
 from pathlib import Path
@@ -48,6 +48,7 @@ class Run:
         self._tags: dict[str, str] = {}
         self._unpublished: list[str] = []
         self._flushed = time.monotonic()
+        self._asked_again = 0.0  # when a store that was away is asked next
         self._model = bool(run.outputs and run.outputs.model_outputs)
         self.copy: Run | None = None  # a run that gets the same metrics
         local = local_path(run.info.artifact_uri)
@@ -108,11 +109,21 @@ class Run:
 
     def close(self) -> None:
         """Send what is buffered. What the store does not take now waits, and is kept beside the run meanwhile."""
-        try:
-            self._send()
-        except StoreAway:
+        self._try(self._send)
+        if self._buffer or self._tags or self._unpublished:
             self._keep()
         self._flushed = time.monotonic()
+
+    def _try(self, send: Callable[[], None]) -> bool:
+        """Whether the store took something; one that was away just now is not asked, as every call waits for its answer."""
+        if time.monotonic() < self._asked_again:
+            return False
+        try:
+            send()
+        except StoreAway:
+            self._asked_again = time.monotonic() + SECONDS
+            return False
+        return True
 
     def deliver(self, later: str = "resume") -> None:
         """Send what is buffered, for a minute if need be; TrackingError that names the command that delivers it `later`."""
@@ -184,12 +195,9 @@ class Run:
     def publish(self, name: str) -> Path:
         """Make an artifact of a file in `folder` (nothing to do where the store keeps files in folders); its path."""
         path = self.folder / name
-        if self._remote:
-            try:
-                self._upload(name)
-            except StoreAway:
-                self._unpublished = [*(one for one in self._unpublished if one != name), name]
-                self._keep()
+        if self._remote and not self._try(lambda: self._upload(name)):
+            self._unpublished = [*(one for one in self._unpublished if one != name), name]
+            self._keep()
         return path
 
     def _upload(self, name: str) -> None:

@@ -107,9 +107,8 @@ def _complete(
         for end in ends if config.keep_checkpoints else ():
             _save(run, course, end)
         run.remove(*(f"checkpoints/{name}" for name in [*checkpoints.spare(config.keep_checkpoints), *_weights(config.keep_checkpoints)]))
-        train.finish(run, out)
 
-    return lifecycle.complete(opening, compute, report, close)
+    return lifecycle.complete(opening, compute, report, close, lambda run: train.finish(run, out))
 
 
 def _weights(keep: bool) -> list[str]:

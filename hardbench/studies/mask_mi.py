@@ -129,9 +129,8 @@ def _complete(
 
     def close(run: tracking.Run) -> None:
         run.remove(STATE, f".{STATE}.part")
-        train.finish(run, out)
 
-    lifecycle.complete(opening, compute, report, close)
+    lifecycle.complete(opening, compute, report, close, lambda run: train.finish(run, out))
 
 
 def _digest(subjects: Sequence[Subject]) -> str:

@@ -116,9 +116,8 @@ def _complete(opening: AbstractContextManager[tracking.Run], study: Study, out: 
         spare = set(checkpoints.spare(study.config.keep_checkpoints)) | {checkpoints.LAST}
         spare |= {f".{name}.part" for name in study.parts} | set(() if study.config.keep_checkpoints else study.parts)
         run.remove(*(f"{FOLDER}/{name}" for name in sorted(spare)))
-        train.finish(run, out)
 
-    return lifecycle.complete(opening, compute, report, close)
+    return lifecycle.complete(opening, compute, report, close, lambda run: train.finish(run, out))
 
 
 def _conduct(run: tracking.Run, study: Study) -> None:

@@ -122,9 +122,8 @@ def _complete(
     def close(run: tracking.Run) -> None:
         run.remove(*(f"{dynamics.FOLDER}/{name}" for name in dynamics.recorded(run.folder / dynamics.FOLDER)))
         run.remove(*(f"checkpoints/{name}" for name in checkpoints.spare(config.keep_checkpoints)))
-        finish(run, out)
 
-    return lifecycle.complete(opening, compute, report, close)
+    return lifecycle.complete(opening, compute, report, close, lambda run: finish(run, out))
 
 
 def out_folder(out: str | None) -> Path | None:
