@@ -59,7 +59,7 @@ def start(
                 if stored is not None:
                     _go_on(client, stored, study)
                 run = Run(client, fresh)
-                run.describe(config, study, title, note, own)
+                run.describe(config, study, str(fresh.info.run_name) if cell else title, note, own)  # a cell has its name
                 stack.enter_context(_delivered(run, study))
         yield run
 

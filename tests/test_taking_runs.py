@@ -171,6 +171,17 @@ def test_cells_live_as_long_as_their_campaign(project):
     assert client().get_run(cell.id).info.status == "KILLED"
 
 
+def test_a_cell_keeps_its_name_when_its_study_takes_it(project, monkeypatch):
+    """It is FINISHED by the study, in a worker: a sweep that is killed then must not have to name it yet."""
+    with tracking.start("sweep", train.Config(), "title", "note", "sweep", home="train") as parent:
+        cell = tracking.open_cell(parent, "train", train.Config(), "lr0.5", "note\n", {}, [])
+        monkeypatch.setenv("MLFLOW_RUN_ID", cell.id)
+        with tracking.start("train", train.Config(), "mlp digits s0", "note"):
+            pass
+    found = client().get_run(cell.id)
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "lr0.5")
+
+
 def test_without_a_lock_signs_of_life_count(project):
     """Of another host, or of a container that sees other folders: late signs mean death, recent ones life."""
     home = client().create_experiment("hardbench/train")

@@ -164,7 +164,6 @@ class Campaign:
         run_id = self._opened[index]
         tracking.end_cell(self.parent, run_id, None if error is None else error.partition("\n")[0])
         if error is None:
-            self.parent.client.set_tag(run_id, "mlflow.runName", self.plan.cells[index].label)
             self._finished(index, run_id)
         else:
             self._replaced(index, run_id)
