@@ -23,8 +23,9 @@ from hardbench.cli import main
 from hardbench.stored import StoredRun
 from hardbench.studies import train
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell has put the tests in the background: Ctrl-C would reach nothing they start
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:  # a shell has put the tests in the background: it would reach nothing they start
+        signal.signal(_number, _handler)
 FORK = multiprocessing.get_context("forkserver")  # one process imports everything, and is forked before it has computed anything
 FORK.set_forkserver_preload(["hardbench.studies.train", "hardbench.figures.train"])
 

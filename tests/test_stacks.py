@@ -238,9 +238,11 @@ def test_a_set_up_draws_from_no_stream():
     torch.manual_seed(3)
     before = torch.get_rng_state()
     images = {"gaussian_shape": (3, 32, 32), "gaussian_train": 5, "gaussian_test": 5}
-    ready = course(**TINY | {"dataset": "gaussian"} | images, model="vgg11", width=4, dropout=0.5)
+    ready = course(**TINY | {"dataset": "gaussian", "batch_size": 20} | images, model="vgg11", repeats=1, dropout=0.5)
     assert torch.equal(before, torch.get_rng_state())
-    fresh = MODELS["vgg11"].call(ready.split.train.shape, 10, ready.config, seeding.networks(0, 0, ready.config.repeats))
+    fresh = MODELS["vgg11"].call(
+        ready.split.train.shape, ready.split.num_classes, ready.config, seeding.networks(0, 0, ready.config.repeats)
+    )
     assert all(map(torch.equal, ready.learner.networks.streams(), fresh.streams()))
     assert all(map(equal_weights, ready.learner.networks.states(), fresh.states()))
 
