@@ -72,12 +72,16 @@ def page(lines: list[Line]) -> str:
     lines = [line for line in lines if line["how"] != "undisturbed"]  # had fewer events than the first time
     bad = [line for line in lines if line["problems"]]
     dates = sorted({line["date"] for line in lines})
+    revisions: dict[str, list[str]] = {}
+    for about, _, revision in (line["versions"].partition(", revision ") for line in lines):
+        revisions.setdefault(about, []).append(revision)
+    ran = [f"{about}, revisions {', '.join(dict.fromkeys(filter(None, own)))}" for about, own in revisions.items()]
     text = [
         "# Reliability",
         "",
         "Written by `python tests/reliability.py report FOLDER` from the kills of its last campaign; not by hand.",
         "",
-        f"{len(lines)} kills, {dates[0]} to {dates[-1]} ({'; '.join(sorted({line['versions'] for line in lines}))}).",
+        f"{len(lines)} kills, {' to '.join(dict.fromkeys((dates[0], dates[-1])))} ({'; '.join(ran)}).",
         "",
         *ABOUT,
         "",
