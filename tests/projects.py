@@ -103,7 +103,7 @@ def wait_for_step(folder: Path, step: int, process: BaseProcess) -> None:
 
 def with_one_run(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> tuple[StoredRun, Path]:
     """A new project with one finished training, and a copy of the files it left."""
-    kept = new_project(monkeypatch, folder).with_name("kept")
+    kept = new_project(monkeypatch, folder).with_name(f"{folder.name}-kept")
     assert main(["train", *words]) == 0
     (run,) = all_runs()
     shutil.copytree(run.file("."), kept)

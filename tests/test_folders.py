@@ -21,6 +21,8 @@ from surroundings import (
     tree,
 )
 
+pytestmark = pytest.mark.reliability
+
 NAMES = (
     "proj#2",
     "a?b",

@@ -32,6 +32,8 @@ from hardbench.studies import eval as evaluation
 from hardbench.studies import sweep, train
 from hardbench.training import checkpoints
 
+pytestmark = pytest.mark.reliability
+
 CODES = {2: "ConfigError", 3: "DataError", 4: "TrainingError", 5: "TrackingError"}
 LINE = re.compile(r"hardbench: [^\n]{1,3000}\n")
 NUMBERS = [

@@ -6,6 +6,8 @@ import sys
 import pytest
 from projects import all_runs, new_project
 
+pytestmark = pytest.mark.reliability
+
 TRAIN = "train --threads 1 --epochs 1 --subset-size 100 --eval-points 2 --width 8 --depth 1"
 
 

@@ -17,6 +17,8 @@ from kills import CASES, DATABASE, Bench, Case, Warm, between_checkpoints, momen
 from ledger import lost
 from reliability import campaign, page, read
 
+pytestmark = pytest.mark.reliability
+
 SHORT: tuple[dict[str, int], ...] = (  # for two processes at once
     {"train": 3, "train, default checkpoints": 1, "train --record-dynamics": 1, "mask-mi": 3, "sweep train": 3},
     {"simulate": 3, "invert": 3, "stragglers": 3, "eval": 3, "train --log-model": 1},

@@ -78,7 +78,7 @@ def test_what_params_hold_makes_the_same_configuration():
     """Nothing but ASIDE is missing from them."""
     words = "--model gmlp --noise-ratio .1 --tau .3 --normalize scalar --mean 0.5 --std 2 --warmup .2"
     config = given(*words.split())
-    again = train.Config(**config.params())
+    again = train.Config(**config.params(), data_dir=config.data_dir)
     assert again == config
 
 

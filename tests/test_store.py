@@ -22,6 +22,8 @@ from hardbench.errors import TrackingError
 from hardbench.stored import StoredRun, local_path
 from hardbench.studies import train
 
+pytestmark = pytest.mark.reliability
+
 SMALL = ("train", "--dataset", "gaussian", "--model", "mlp", "--width", "8", "--threads", "1", "--layer-metrics", "none", "--epochs", "1")
 ODD = ("proj#2", "a%20b", 'it\'s "a":b\\\t\n? ü')
 MORE = ("a?b", "%ce", "a\tb", "a\nb", "it's", 'so "called"', "'\"", "a:b", "back\\slash", " ümlaut ", "-x", "100%")

@@ -44,6 +44,8 @@ from surroundings import (
     words,
 )
 
+pytestmark = pytest.mark.reliability
+
 EVAL, PLOT = ["eval", "last", "--threads", "1"], ["plot", "last"]
 DYNAMICS = [*TRAIN, "--record-dynamics"]
 ON_A_RUN = {"eval": EVAL, "plot": PLOT, "mask-mi": MASK}  # these need a finished training

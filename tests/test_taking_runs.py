@@ -17,6 +17,8 @@ from hardbench.errors import Killed, TrackingError
 from hardbench.stored import StoredRun
 from hardbench.studies import train
 
+pytestmark = pytest.mark.reliability
+
 WORDS = ("train", "--dataset", "gaussian", "--model", "mlp", "--width", "8", "--threads", "1", "--layer-metrics", "none", "--repeats", "1")
 
 

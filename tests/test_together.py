@@ -33,6 +33,8 @@ from surroundings import (
     words,
 )
 
+pytestmark = pytest.mark.reliability
+
 STUDIES = {
     "train": LONG,
     "dynamics": [*LONG, "--record-dynamics"],
