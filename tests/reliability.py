@@ -19,14 +19,14 @@ from typing import Any
 
 from kills import CASES, DRAWN, TWICE, Bench, Warm, moments
 
-LINES = "kills.jsonl"
+LINES, BESIDE = "kills.jsonl", "surroundings.jsonl"
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 Line = dict[str, Any]
 
 
-def read(folder: Path) -> list[Line]:
-    """All kills so far."""
-    path = folder / LINES
+def read(folder: Path, name: str = LINES) -> list[Line]:
+    """All lines of a file of the folder so far, those of the kills or others."""
+    path = folder / name
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -114,6 +114,18 @@ def page(lines: list[Line]) -> str:
     return "\n".join([*text, ""])
 
 
+def surroundings(lines: list[Line]) -> str:
+    """The page's part on hostile surroundings: tries by case, and the last outcome of each kind of try."""
+    last = {(line["case"], line["detail"]): line["outcome"] for line in lines}
+    text = ["", "## Surroundings", "", "Full disks, closed folders, locked stores, closed terminals, several processes on one run:"]
+    text += ["`HARDBENCH_RELIABILITY=FOLDER/surroundings.jsonl pytest -m slow tests/test_surroundings.py tests/test_together.py`.", ""]
+    text += ["| case | tries | kinds of try | held at the last try |", "|---|---|---|---|"]
+    for case, tries in Counter(line["case"] for line in lines).items():
+        own = [outcome for (name, _), outcome in last.items() if name == case]
+        text.append(f"| {case} | {tries} | {len(own)} | {sum(outcome in ('held', 'exit 0', 'exit 5') for outcome in own)} |")
+    return "\n".join([*text, ""])
+
+
 KINDS = ("open", "opened", "rename", "remove", "mkdir", "rmdir", "fsync", "connect", "sql", "commit", "send", "step")
 
 
@@ -130,7 +142,7 @@ def main() -> None:
         campaign(given.folder, dict.fromkeys(list(given.case or CASES)[int(first) - 1 :: int(of)], given.kills))
     else:
         PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(page(read(given.folder)))
+        PAGE.write_text(page(read(given.folder)) + (surroundings(beside) if (beside := read(given.folder, BESIDE)) else ""))
 
 
 if __name__ == "__main__":
