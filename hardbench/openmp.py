@@ -1,11 +1,15 @@
 """How threads of OpenMP wait for each other: what the command line sets, never over what the user has set."""
 
 import os
+import time
+from pathlib import Path
 
-WAITING = {"GOMP_SPINCOUNT": "10000"}
-"""They spin for half a millisecond at most, then sleep. By default they spin much longer, and take the CPU time of the threads they wait
-for where other programs run; with OMP_WAIT_POLICY=passive they sleep at once, and a step takes 50 % longer on an idle machine.
-`python -m benchmarks --only waiting` measures both."""
+BRIEFLY = {"GOMP_SPINCOUNT": "20000"}
+"""They spin for a millisecond at most, then sleep: as fast as OpenMP's own way, which spins much longer and takes the CPU time of the
+threads that are waited for where other programs run."""
+ASLEEP = {"OMP_WAIT_POLICY": "passive"}
+"""They sleep at once: the fastest beside other programs, but a step takes 50 % longer on an idle machine. Numbers are the same however
+threads wait. `python -m benchmarks --only waiting` measures both."""
 PREFIXES = ("OMP_", "GOMP_", "KMP_")
 OTHERS = ("KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK")  # set by libraries when they are imported, and inherited from their processes
 
@@ -18,4 +22,21 @@ def variables() -> dict[str, str]:
 def wait_briefly() -> None:
     """Set the policy here and for every child; it counts where OpenMP's library has not been loaded. Nothing where the user has set any."""
     if not variables():
-        os.environ.update(WAITING)
+        os.environ.update(ASLEEP if machine_is_full() else BRIEFLY)
+
+
+def machine_is_full(looks: int = 5) -> bool:
+    """Whether other threads than this one want all cores, at each of some looks a millisecond apart; False where Linux cannot be asked."""
+    for _ in range(looks):
+        if runnable() <= (os.cpu_count() or 1):
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def runnable() -> int:
+    """How many threads of the machine run or want to, with this one; 0 where Linux cannot be asked."""
+    try:
+        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+    except OSError:
+        return 0

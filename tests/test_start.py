@@ -4,14 +4,16 @@ import os
 import resource
 import subprocess
 import sys
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from words import given
 
+from hardbench import openmp
 from hardbench.cli import commands
 from hardbench.errors import ConfigError
-from hardbench.openmp import WAITING
 from hardbench.registry import DATASETS, DETECTORS, LAYER_METRICS, MODELS, OPTIMIZERS, SCHEDULERS, SCORES, TASKS
 
 HEAVY = {"torch", "mlflow", "numpy", "pandas", "matplotlib", "sklearn", "scipy", "torchvision", "rich"}
@@ -136,32 +138,47 @@ def test_interrupted_while_it_imports(tmp_path, module):
 
 # how OpenMP's threads wait
 
+POLICIES = ("GOMP_SPINCOUNT=20000", "OMP_WAIT_POLICY=passive")
 SHOWN = """
 import os, subprocess, sys
 from hardbench import openmp
 before = "torch" in sys.modules
+openmp.runnable = lambda: 1 + BESIDE
 openmp.wait_briefly()
 from hardbench.training import machine
-child = subprocess.run([sys.executable, "-c", "import os; print(os.environ.get('GOMP_SPINCOUNT'))"], capture_output=True, text=True)
+code = "import os; print(*(os.environ.get(n) for n in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')))"
+child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 print(before, machine.waiting(), child.stdout.strip(), sep=";")
 """
 
 
 @pytest.mark.parametrize(
-    ("own", "expected"),
+    ("own", "beside", "expected"),
     [
-        ({}, "False;GOMP_SPINCOUNT=10000;10000"),
-        ({"OMP_WAIT_POLICY": "active"}, "False;OMP_WAIT_POLICY=active;None"),
-        ({"GOMP_SPINCOUNT": "7"}, "False;GOMP_SPINCOUNT=7;7"),
-        ({"KMP_INIT_AT_FORK": "FALSE"}, "False;GOMP_SPINCOUNT=10000;10000"),  # scikit-learn's doing
-        ({"KMP_BLOCKTIME": "1"}, "False;KMP_BLOCKTIME=1;None"),
+        ({}, 0, "False;GOMP_SPINCOUNT=20000;20000 None"),
+        ({}, 10**6, "False;OMP_WAIT_POLICY=passive;None passive"),
+        ({"OMP_WAIT_POLICY": "active"}, 10**6, "False;OMP_WAIT_POLICY=active;None active"),
+        ({"GOMP_SPINCOUNT": "7"}, 10**6, "False;GOMP_SPINCOUNT=7;7 None"),
+        ({"KMP_INIT_AT_FORK": "FALSE"}, 0, "False;GOMP_SPINCOUNT=20000;20000 None"),  # scikit-learn's doing
+        ({"KMP_BLOCKTIME": "1"}, 0, "False;KMP_BLOCKTIME=1;None None"),
     ],
 )
-def test_the_policy_is_set_unless_the_user_has_one(own, expected):
+def test_the_policy_is_set_unless_the_user_has_one(own, beside, expected):
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
-    done = subprocess.run([sys.executable, "-c", SHOWN], capture_output=True, text=True, env=clean | own, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SHOWN.replace("BESIDE", str(beside))], capture_output=True, text=True, env=clean | own, check=True
+    )
     assert done.stdout.strip() == expected
-    assert WAITING == {"GOMP_SPINCOUNT": "10000"}
+
+
+@pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="only Linux can be asked")
+def test_a_full_machine_is_seen():
+    """As many busy processes as there are cores, seen within a moment."""
+    with ExitStack() as stack:
+        for _ in range(os.cpu_count() or 1):
+            other = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+            stack.callback(other.kill)
+        assert any(openmp.machine_is_full() or time.sleep(0.05) for _ in range(600))  # until they run
 
 
 def test_importing_hardbench_sets_no_policy():
@@ -174,10 +191,10 @@ def test_a_run_says_how_its_threads_waited(tmp_path):
     words = ["train", *["--epochs", "1", "--width", "8", "--depth", "1", "--threads", "1", "--eval-points", "2", "--layer-metrics", "none"]]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_", "MLFLOW_", "HARDBENCH_"))}
     done = subprocess.run([sys.executable, "-m", "hardbench", *words], capture_output=True, text=True, cwd=tmp_path, env=clean, check=True)
-    assert "threads 1, OpenMP's waiting: GOMP_SPINCOUNT=10000" in done.stdout.splitlines()
+    (policy,) = (one for one in POLICIES if f"threads 1, OpenMP's waiting: {one}" in done.stdout.splitlines())
     from mlflow import MlflowClient
 
     store = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (run,) = store.search_runs([found.experiment_id for found in store.search_experiments()])
-    assert run.data.tags["hardbench.omp"] == "GOMP_SPINCOUNT=10000"
+    assert run.data.tags["hardbench.omp"] == policy
     assert run.data.tags["hardbench.threads"] == "1"
