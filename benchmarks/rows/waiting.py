@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 from benchmarks import mnist
 from benchmarks.row import WALL, DifferentError, Goal, Piece, Row
@@ -59,7 +60,8 @@ def trained(briefly: bool, busy: int, quick: bool) -> Piece:
 
     def close() -> None:
         tell(signal.SIGKILL)
-        for process in (server, *others):
+        processes: list[subprocess.Popen[Any]] = [server, *others]
+        for process in processes:
             with process:  # waits for its end, which for the server is the end of its input
                 pass
 
