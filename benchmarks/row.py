@@ -21,7 +21,7 @@ class DifferentError(Exception):
 
 @dataclass(frozen=True)
 class Clock:
-    """What a row is timed with: seconds since some moment."""
+    """What a row is timed with: seconds since some state."""
 
     name: str
     read: Callable[[], float]

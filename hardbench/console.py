@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hardbench.errors import printable
-from hardbench.training.loop import Moment, Observer
+from hardbench.training.loop import Callback, TrainState
 
 PLAIN_SECONDS = 10.0
 WIDE = 1000  # columns of a table that goes into a file or pipe
@@ -82,16 +82,16 @@ def _plain(title: str, total: int) -> Callable[[int, str], None]:
     return show
 
 
-def training_progress(show: Callable[[int, str], None]) -> Observer:
-    """An observer that shows loss and accuracy of the step just made, five times a second at most."""
+def training_progress(show: Callable[[int, str], None]) -> Callback:
+    """An callback that shows loss and accuracy of the step just made, five times a second at most."""
     shown = 0.0
 
-    def look(moment: Moment) -> None:
+    def look(state: TrainState) -> None:
         nonlocal shown
         now = time.monotonic()
-        if moment.scalars and (now - shown > 0.2 or moment.last):
+        if state.scalars and (now - shown > 0.2 or state.last):
             shown = now
-            loss, accuracy = (moment.scalars[name].nanmean().item() for name in ("loss", "accuracy"))
-            show(moment.step, f"loss {loss:.4f} accuracy {accuracy:.4f}")
+            loss, accuracy = (state.scalars[name].nanmean().item() for name in ("loss", "accuracy"))
+            show(state.step, f"loss {loss:.4f} accuracy {accuracy:.4f}")
 
     return look

@@ -15,7 +15,7 @@ from hardbench.errors import TrackingError
 def whole(path: Path, mark: str = "") -> Iterator[BinaryIO]:
     """A file to write to, which becomes `path` when the block ends: written aside, synced, renamed into place; removed if the block fails.
 
-    Folders on the way are made. A kill at any moment leaves the former file or the new one, never a part (perhaps `.NAME.part` beside it).
+    Folders on the way are made. A kill at any state leaves the former file or the new one, never a part (perhaps `.NAME.part` beside it).
     TrackingError where the disk is full or the folder is closed. Writers that no lock keeps apart have a `mark` of their own.
     """
     aside = path.with_name(f".{path.name}{mark}.part")

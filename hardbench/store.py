@@ -26,10 +26,9 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from hardbench import files, locks
+from hardbench import files, locks, machine
 from hardbench.errors import TrackingError
 from hardbench.stored import SETTINGS, STUDY, StoredRun, local_path
-from hardbench.training import machine
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
 KIND, SWEEP, PARENT = "hardbench.kind", "hardbench.sweep", "mlflow.parentRunId"
@@ -197,7 +196,7 @@ def experiment(client: Any, name: str) -> str:
 
 
 def create(client: Any, place: str, study: str, tags: dict[str, str], title: str) -> MlflowRun:
-    """A new run in the experiment `place`, which says from its first moment whose it is; it is later than all others by any clock."""
+    """A new run in the experiment `place`, which says from its first state whose it is; it is later than all others by any clock."""
     with locked():
         everywhere = [found.experiment_id for found in client.search_experiments()]
         newest = client.search_runs(everywhere, max_results=1, order_by=NEWEST)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from hardbench.studies import train
-from hardbench.training import observers
-from hardbench.training.course import watch
+from hardbench.training import callbacks
 from hardbench.training.loop import fit
+from hardbench.training.setup import watch
 
 TRAIN, TEST, SHAPE, CLASSES = 83, 41, (7, 9), 3
 
@@ -40,7 +40,7 @@ class Trained:
 
     course: train.Course
     arrays: dict[str, np.ndarray]
-    best: observers.Best
+    best: callbacks.Best
 
     @property
     def weights(self) -> list[dict[str, Tensor]]:
@@ -51,13 +51,13 @@ class Trained:
         return self.course.learner.stopped
 
 
-def eye_of(ready: train.Course) -> observers.Eye:
-    return observers.Eye(ready.split.test, ready.split.val, ready.standardise, ready.split.num_classes)
+def eye_of(ready: train.Course) -> callbacks.Evaluator:
+    return callbacks.Evaluator(ready.split.test, ready.split.val, ready.standardise, ready.split.num_classes)
 
 
 def run(ready: train.Course, state: Mapping[str, object] | None = None, until: int | None = None) -> tuple[Trained, dict[str, object]]:
     """Train, from a state on and up to a step if asked: what came out, and the state there."""
-    records, best = observers.Records(), observers.Best(ready.config.repeats)
+    records, best = callbacks.Records(), callbacks.Best(ready.config.repeats)
     if state is not None:
         ready.learner.load(state["learner"])
         ready.batches.load(state["batches"])
@@ -66,7 +66,7 @@ def run(ready: train.Course, state: Mapping[str, object] | None = None, until: i
     watching = watch(ready, records, best, lambda values, step: None)
     taken: dict[str, object] = {}
 
-    def take(moment: object) -> None:
+    def take(state: object) -> None:
         if ready.learner.steps == until:
             parts = {"learner": ready.learner, "batches": ready.batches, "records": records, "best": best}
             taken.update(copied({name: part.state() for name, part in parts.items()}))

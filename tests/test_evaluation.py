@@ -6,9 +6,9 @@ import torch
 from courses import course, eye_of, images_in_classes, run, trained
 
 from hardbench.data.samples import Samples
-from hardbench.training.course import static_overlaps
 from hardbench.training.evaluation import evaluate
 from hardbench.training.loop import fit
+from hardbench.training.setup import static_overlaps
 
 
 @pytest.fixture(scope="module")
@@ -156,11 +156,11 @@ def test_best_is_the_first_of_the_best_on_validation(images):
     """Looked for at every evaluation point and at the end of every epoch."""
     ready = course(**images | {"epochs": 6}, model="mlp", width=12, val_size=0.4, eval_steps=(0, 2), repeats=2, lr=1e-2)
     looks = {}
-    eye = eye_of(ready)
+    evaluator = eye_of(ready)
 
-    def look(moment):
-        if moment.step in (0, 2, moment.total) or moment.epoch_ends:
-            looks[moment.step] = eye.look(moment, eye.val)["accuracy"].tolist(), moment.learner.networks.states()
+    def look(state):
+        if state.step in (0, 2, state.total) or state.epoch_ends:
+            looks[state.step] = evaluator.measure(state, evaluator.val)["accuracy"].tolist(), state.learner.networks.states()
 
     fit(ready.learner, ready.batches, ready.total, [look])
     best = run(course(**images | {"epochs": 6}, model="mlp", width=12, val_size=0.4, eval_steps=(0, 2), repeats=2, lr=1e-2))[0].best

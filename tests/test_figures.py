@@ -202,7 +202,7 @@ def test_labels_are_spread_by_the_gap_and_as_little_as_possible():
 
 
 def test_lines_of_a_family_are_told_apart():
-    assert len({tuple(style.look(index).items()) for index in range(28)}) == 28
+    assert len({tuple(style.line_style(index).items()) for index in range(28)}) == 28
     assert style.run_labels([make_run(2, 1, name="a"), make_run(2, 1, 1, "b")]) == ["a", "b"]
 
 

@@ -8,10 +8,10 @@ from hardbench import seeding
 from hardbench.data.batches import Batches
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise
+from hardbench.inversion.fullbatch import FullBatch, predictions
+from hardbench.inversion.search import Data, Search, training_settings
 from hardbench.models.mlp import build
 from hardbench.settings import InversionSettings
-from hardbench.training.fullbatch import FullBatch, predictions
-from hardbench.training.inversion import Data, Search, training_settings
 from hardbench.training.loop import fit
 
 COUNT, FEATURES, CLASSES = 90, 13, 3
@@ -60,7 +60,7 @@ def test_what_a_step_saw_are_the_weights_before_it():
         for found, expected in zip(student.seen.activations, layers, strict=True):
             torch.testing.assert_close(found[r].t(), expected)
         torch.testing.assert_close(student.seen.logits[r].t(), member(batches.train.inputs))
-    now = student.survey(batches.draw()[0])
+    now = student.forward_all(batches.draw()[0])
     torch.testing.assert_close(now.logits[0].t(), student.networks.member(0)(batches.train.inputs))
     assert not torch.allclose(now.logits, student.seen.logits)
 
@@ -69,7 +69,7 @@ def test_looking_before_the_first_update_leaves_training_as_it_is():
     """What looking keeps for later passes can be trained on."""
     (looked, batches), (other, _) = ready(), ready()
     inputs, labels = batches.draw()
-    looked.survey(inputs)
+    looked.forward_all(inputs)
     for student in (looked, other):
         student.update(inputs, labels)
     for name, value in looked.networks.state_dict().items():

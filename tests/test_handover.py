@@ -10,12 +10,13 @@ import torch
 from courses import TEST, TRAIN, images_in_classes
 from projects import empty_store, last, new_project, started, wait_for_step
 
-from hardbench import handover, tracking
+from hardbench import tracking
 from hardbench.cli import main
 from hardbench.data.samples import Samples
 from hardbench.errors import DataError
+from hardbench.hard_samples import sample_hardness
+from hardbench.hard_samples.dynamics import Dynamics
 from hardbench.registry import SCORES
-from hardbench.scores.dynamics import Dynamics
 from hardbench.studies import sweep, train
 
 SMALL = ["--batch-size", "13", "--width", "20", "--depth", "1", "--threads", "1", "--layer-metrics", "none"]
@@ -104,7 +105,7 @@ def test_train_splits_its_metrics(recorded):
     run = last()
     assert run.tags["hardbench.source_run"] == recorded.id
     assert run.config["hardness"] == f"{recorded.id}:loss"
-    known = handover.read(recorded, "loss")
+    known = sample_hardness.read(recorded, "loss")
     hard, easy = known.hard.sum(), (~known.hard).sum()
     counts = {group: run.arrays[f"confusion_train_{group}"][0, 0].sum() for group in ("hard", "easy")}
     assert counts == {"hard": hard, "easy": easy}
@@ -133,7 +134,7 @@ def test_metrics_are_split_on_a_subset_by_original_index(recorded):
     """Another subset, without validation: the samples that both know are split, each as the recording has it."""
     line = ["train", "--dataset", recorded.config["dataset"], *SMALL, "--epochs", "1", "--subset-size", "40", "--seed", "3"]
     assert main([*line, "--hardness", recorded.id]) == 0
-    known = handover.read(recorded)
+    known = sample_hardness.read(recorded)
     here = train.set_up(train.Config.read({}, last().config)).split.train.index.numpy()
     hard = set(known.index[known.hard]) & set(here)
     easy = set(known.index[~known.hard]) & set(here)
@@ -168,7 +169,7 @@ def test_what_cannot_be_split_is_one_line(recorded, capsys, tmp_path):
 def test_test_samples_count_after_train_samples():
     samples = Samples.of(torch.arange(12).view(6, 2).float(), torch.zeros(6))
     prints = samples.fingerprints.numpy()
-    known = handover.Hardness("run", np.array([7, 2, 3]), np.array([True, False, True]), np.zeros(3), prints[[3, 2, 3]])
+    known = sample_hardness.Hardness("run", np.array([7, 2, 3]), np.array([True, False, True]), np.zeros(3), prints[[3, 2, 3]])
     rows, hard = known.match(samples, 4)
     assert (rows.tolist(), hard.tolist()) == ([3], [True])
     rows, hard = known.match(samples.pick(torch.tensor([3, 0, 2])))

@@ -11,13 +11,13 @@ from courses import copied
 from projects import all_runs, history, last, new_project, started, wait_for_step
 
 from hardbench.cli import main
-from hardbench.data.pool import prepare_pool
 from hardbench.errors import ConfigError, DataError
-from hardbench.metrics.inversion import class_means, distances, inversion_epochs, published, published_parity, radii, shortest, smooth
-from hardbench.metrics.stragglers import class_shares, hardest, overlap_z, share
+from hardbench.inversion.agreement import class_shares, hardest, overlap_z, share
+from hardbench.inversion.experiments import Journey, looks
+from hardbench.inversion.pool import prepare_pool
+from hardbench.inversion.radii import class_means, distances, inversion_epochs, published, published_parity, radii, shortest, smooth
+from hardbench.inversion.search import Data, Search, find_inversions, judging_epochs
 from hardbench.settings import InversionSettings
-from hardbench.training.experiments import Journey, looks
-from hardbench.training.inversion import Data, Search, find_inversions, judging_epochs
 
 EPOCHS = np.arange(301)
 
@@ -331,8 +331,8 @@ def test_an_interrupted_search_goes_on_bit_for_bit():
     taken = {}
     first = search(epochs=60, detector="published", lr=0.4, looks=(3, 50))
 
-    def stop(moment):
-        if moment.step == 37:
+    def stop(state):
+        if state.step == 37:
             taken["state"] = first.state()
             raise KeyboardInterrupt
 
@@ -352,8 +352,8 @@ def test_searches_in_a_row_go_on_in_the_one_that_was_interrupted(name):
     data = Data(split.train, standardise, split.num_classes)
     written = []
 
-    def stop(moment):
-        if moment.step == 5:
+    def stop(state):
+        if state.step == 5:
             raise KeyboardInterrupt
 
     def go(state, until=None):

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from hardbench.config import environment
-from hardbench.data.pool import prepare_pool
+from hardbench.inversion.pool import prepare_pool
+from hardbench.inversion.search import Data, Search
 from hardbench.settings import InversionSettings
-from hardbench.training.inversion import Data, Search
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from hardbench.models.anchors import similarity_scores
 from hardbench.registry import OPTIMIZERS
 from hardbench.settings import TrainingSettings
-from hardbench.training.ace import ACE, local_losses
+from hardbench.training.greedy import ACE, local_losses
 from hardbench.training.loop import fit
 
 VARIANTS = ("ce_i_next", "ce_next_i", "js", "sym_kl")
@@ -274,7 +274,7 @@ def test_states_go_out_and_come_in(images, model):
 def test_observers_see_every_step_once(images):
     ready = course(**images, model="mlp", width=4)
     seen = []
-    assert fit(ready.learner, ready.batches, ready.total, [lambda moment: seen.append((moment.step, moment.epoch_ends, moment.last))]) == 14
+    assert fit(ready.learner, ready.batches, ready.total, [lambda state: seen.append((state.step, state.epoch_ends, state.last))]) == 14
     assert [step for step, _, _ in seen] == list(range(15))
     assert [step for step, ends, _ in seen if ends] == [7, 14]
     assert [step for step, _, last in seen if last] == [14]

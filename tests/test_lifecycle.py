@@ -8,8 +8,8 @@ import torch
 from courses import course, different_arrays, equal_weights, images_in_classes, run
 
 from hardbench.errors import TrainingError
-from hardbench.training.dynamics import Tape, whole
-from hardbench.training.observers import Records
+from hardbench.hard_samples.recorder import LogitRecorder, whole
+from hardbench.training.callbacks import Records
 
 SETTINGS = {"repeats": 2, "epochs": 2, "batch_size": 13, "width": 12, "layer_metrics": ("probe_accuracy",), "log_every": 2}
 
@@ -67,7 +67,7 @@ def test_what_is_measured_at_the_end_has_no_steps():
 
 def test_a_point_counts_as_recorded_when_its_file_is_whole(tmp_path):
     ready = course(dataset=images_in_classes(tmp_path / "images.npz"), **SETTINGS)
-    tape = Tape(ready.batches.train, ready.standardise, tmp_path / "dynamics", lambda name: None)
+    tape = LogitRecorder(ready.batches.train, ready.standardise, tmp_path / "dynamics", lambda name: None)
     tape(SimpleNamespace(step=0, learner=ready.learner))
     assert [path.name for path in tape.folder.iterdir()] == ["000000000.npy"]
     with pytest.raises(TrainingError, match=r"record_dynamics: .*000000007\.npy;"):

@@ -13,7 +13,7 @@ from sklearn.metrics import mutual_info_score
 from hardbench import tracking
 from hardbench.cli import main
 from hardbench.errors import Killed
-from hardbench.metrics.mutual import ESTIMATORS
+from hardbench.masking.information import ESTIMATORS
 from hardbench.studies import mask_mi, train
 
 MASK = ["mask-mi", "--threads", "1", "--n-subsets", "12", "--images", "150", "--batch-size", "60"]
@@ -207,8 +207,8 @@ def test_a_model_is_found_among_the_cells_of_a_sweep_but_not_without_weights(pro
         train._train(run, course, None)
     cell = last()
     train_one(model="cnn", width=8, subset_size=200, keep_checkpoints=False)
-    assert mask_mi.sources(mask_mi.Config(model="cnn"))[0].id == cell.id
-    assert mask_mi.sources(mask_mi.Config())[0].id == of("train").id != cell.id
+    assert mask_mi.named_sources(mask_mi.Config(model="cnn"))[0].id == cell.id
+    assert mask_mi.named_sources(mask_mi.Config())[0].id == of("train").id != cell.id
 
 
 def test_networks_that_are_no_sequence_are_told(monkeypatch, tmp_path, capsys):

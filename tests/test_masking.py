@@ -12,15 +12,15 @@ from torch.nn import functional
 from hardbench import seeding
 from hardbench.data.digits import load
 from hardbench.errors import ConfigError
+from hardbench.masking import masks as masking
+from hardbench.masking.convolutions import Bilinear, Direct, pool
+from hardbench.masking.masks import ConfusionCounts, Masker, count, masked_layers, steps, subsets
 from hardbench.metrics.classification import confusion_counts
 from hardbench.models.layers import ACTIVATIONS, Chain
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.settings import MODES
 from hardbench.studies import train
-from hardbench.training import masking
-from hardbench.training.convolutions import Bilinear, Direct, pool
-from hardbench.training.masking import Masker, Tally, count, masked_layers, steps, subsets
 
 SIDE = 16
 
@@ -198,7 +198,7 @@ def test_each_batch_of_images_goes_through_once(trained, monkeypatch):
     seen.clear()
     first = [step.map for step in masker.steps].index(next(s.map for s in masker.steps if isinstance(s.map, Direct)))
     assert first == 0 and sum(isinstance(step.map, Direct) for step in masker.steps) == 1
-    list(count(masker, lambda a, b: inputs[a:b], labels, Tally(masks, 10), 20))
+    list(count(masker, lambda a, b: inputs[a:b], labels, ConfusionCounts(masks, 10), 20))
     assert seen == [20, 20, 10]
 
 
@@ -207,29 +207,29 @@ def test_confusions_are_those_of_the_predictions_also_in_parts(trained):
     masks = masks_of(trained, inputs.shape[1:], 4)
     found = engine(trained, inputs, masks, "conv_weight")
     hard = torch.rand(50, generator=generator()) < 0.3
-    tally = Tally(masks, 10, parts=2)
+    counts = ConfusionCounts(masks, 10, parts=2)
     masker = Masker(trained, inputs.shape[1:], masks)
     masker.fix("conv_weight", lambda: iter(()))
-    list(count(masker, lambda a, b: inputs[a:b], labels, tally, 20, hard.long()))
+    list(count(masker, lambda a, b: inputs[a:b], labels, counts, 20, hard.long()))
     for layer, logits in found.items():
         for part, rows in enumerate((~hard, hard)):
-            assert torch.equal(tally.counts[layer][part], confusion_counts(labels[rows], logits.argmax(-1)[:, rows], 10))
+            assert torch.equal(counts.counts[layer][part], confusion_counts(labels[rows], logits.argmax(-1)[:, rows], 10))
 
 
 def test_a_count_goes_on_at_the_next_unfinished_layer(trained):
     inputs, labels = digits(50)
     masks = masks_of(trained, inputs.shape[1:], 4)
 
-    def counted(tally, stop):
+    def counted(counts, stop):
         masker = Masker(trained, inputs.shape[1:], masks)
         masker.fix("activation_mean", lambda: iter([inputs]))
-        return list(itertools.islice(count(masker, lambda a, b: inputs[a:b], labels, tally, 20), stop))
+        return list(itertools.islice(count(masker, lambda a, b: inputs[a:b], labels, counts, 20), stop))
 
-    whole = Tally(masks, 10)
+    whole = ConfusionCounts(masks, 10)
     assert counted(whole, None) == [0, 1, 2, 3, 4, -1] * 3
-    broken = Tally(masks, 10)
+    broken = ConfusionCounts(masks, 10)
     counted(broken, 9)  # the second batch, after its third layer
-    again = Tally(masks, 10)
+    again = ConfusionCounts(masks, 10)
     again.load(broken.state())
     assert counted(again, None) == [3, 4, -1, 0, 1, 2, 3, 4, -1]
     for layer, counts in whole.counts.items():

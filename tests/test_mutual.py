@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hardbench.metrics.mutual import bootstrap_mean, class_information, contributions, entropy, grassberger, plugin, synergies
+from hardbench.masking.information import bootstrap_mean, class_information, contributions, entropy, grassberger, plugin, synergies
 
 
 def generator(seed=0):

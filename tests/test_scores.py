@@ -6,11 +6,12 @@ import torch
 from scipy.stats import hypergeom, spearmanr
 from sklearn.metrics import average_precision_score, jaccard_score
 
-from hardbench.data.imbalance import Order
-from hardbench.metrics import agreement, detection
+from hardbench.hard_samples import detection
+from hardbench.hard_samples.cuts import Order
+from hardbench.hard_samples.dynamics import Dynamics
+from hardbench.hard_samples.selection import hardest, select
+from hardbench.inversion import agreement
 from hardbench.registry import SCORES
-from hardbench.scores.dynamics import Dynamics
-from hardbench.scores.selection import hardest, select
 from hardbench.seeding import Seeds
 
 LOGITS = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, -1.0], [3.0, 3.0, 3.0], [-5.0, -5.0, -4.0]])

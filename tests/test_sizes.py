@@ -14,7 +14,7 @@ from projects import all_runs, new_project
 from hardbench import seeding
 from hardbench.cli import main
 from hardbench.errors import ConfigError
-from hardbench.models.layers import Chain, Looped, grow
+from hardbench.models.layers import Chain, Looped, init_members
 from hardbench.registry import MODELS
 from hardbench.settings import TrainingSettings
 from hardbench.training import memory
@@ -127,8 +127,10 @@ import sys
 from pathlib import Path
 from hardbench.configs import invert as of_invert, stragglers as of_stragglers
 from hardbench.studies import invert, stragglers
-from hardbench.training import inversion, memory, slices
-from hardbench.training.inversion import training_settings
+from hardbench.training import memory
+from hardbench.inversion import search as inversion
+from hardbench.hard_samples import slices
+from hardbench.inversion.search import training_settings
 name, settings, module, words = sys.argv[1], of_invert, invert, dict(dataset="digits", threads=1, epochs=25, width=1000, depth=2)
 if name == "invert":
     words |= dict(repeats=4)
@@ -136,9 +138,9 @@ else:
     settings, module, words = of_stragglers, stragglers, words | dict(train_ratios=(0.9, 0.5), remaining_train_ratios=(0, 0.25, 1))
 config = settings.Config(**words)
 import torch
-from hardbench.training import machine
+from hardbench import machine
 machine.take(config)
-from hardbench.data.pool import prepare_pool
+from hardbench.inversion.pool import prepare_pool
 split, standardise = prepare_pool(config, 0)
 data = inversion.Data(split.train, standardise, split.num_classes)
 def taken(which):
@@ -153,7 +155,7 @@ if name != "stragglers":
     found = inversion.estimate(config, split, "fp32")(config, count)
 else:
     from hardbench import seeding
-    from hardbench.data.imbalance import Order
+    from hardbench.hard_samples.cuts import Order
     from hardbench.training.loop import fit
     order = Order.of(torch.arange(len(split.train)) % 5 == 0, seeding.Seeds(0))
     cuts = [order.cut(p, q, False) for p in config.train_ratios for q in config.remaining_train_ratios]
@@ -189,7 +191,7 @@ def test_a_model_that_looks_at_numbers_is_built_all_the_same(monkeypatch):
                 layer = torch.nn.Linear(64, 4)
             return Chain([torch.nn.Sequential(torch.nn.Flatten(), layer)], torch.nn.Linear(4, num_classes))
 
-        return Looped(grow(make, streams, settings.init), input_shape)
+        return Looped(init_members(make, streams, settings.init), input_shape)
 
     monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))
     MODELS.add("picky")(build)

@@ -14,7 +14,7 @@ from hardbench import seeding
 from hardbench.cli import main
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.models.dropout import Dropout
-from hardbench.models.layers import ACTIVATIONS, Chain, Looped, Stacked, grow, stack_or_loop
+from hardbench.models.layers import ACTIVATIONS, Chain, Looped, Stacked, init_members, stack_or_loop
 from hardbench.registry import MODELS
 from hardbench.training.evaluation import evaluate
 
@@ -84,7 +84,7 @@ def model(monkeypatch):
                     ]
                 return Chain(blocks, nn.Linear(11, num_classes))
 
-            return stack_or_loop(grow(make, streams, settings.init), input_shape)
+            return stack_or_loop(init_members(make, streams, settings.init), input_shape)
 
         monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))
         MODELS.add("strange")(build)
@@ -103,8 +103,8 @@ def own_number(found):
     ready = found.course
     again = course(**{name: getattr(ready.config, name) for name in ready.config.as_dict() if getattr(ready.config, name) is not None})
     again.learner.networks.restore(found.weights)
-    eye = eye_of(again)
-    arrays = evaluate(again.learner, eye.test, eye.standardise, eye.num_classes).arrays()
+    evaluator = eye_of(again)
+    arrays = evaluate(again.learner, evaluator.test, evaluator.standardise, evaluator.num_classes).arrays()
     return {name: arrays[name].numpy() for name in ("loss", "accuracy", "loss_per_class")}
 
 
@@ -151,7 +151,7 @@ def test_a_layer_used_twice_is_looped():
         shared = nn.Linear(8, 8)
         return Chain([nn.Sequential(shared, nn.ReLU()), nn.Sequential(shared, nn.ReLU())], nn.Linear(8, 3))
 
-    members = grow(make, seeding.networks(0, 0, 2), None)
+    members = init_members(make, seeding.networks(0, 0, 2), None)
     networks = stack_or_loop(members, (8,))
     assert isinstance(networks, Looped)
     assert len(list(networks.parameters())) == 8
@@ -201,7 +201,7 @@ def test_dropout_behind_convolutions(model, images, inside):
 
 def test_dropout_does_what_torchs_does():
     """Shares, scale and, of channels, all or nothing; another stream for every network, none in eval mode."""
-    members = grow(
+    members = init_members(
         lambda: Chain([nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.25)), nn.Sequential(nn.Dropout2d(0.5))], nn.Linear(8, 2)),
         seeding.networks(0, 0, 2),
         None,
@@ -254,7 +254,7 @@ def test_one_dropout_in_two_places_becomes_two():
         one = nn.Dropout(0.5)
         return Chain([nn.Sequential(nn.Linear(8, 8), one, nn.ReLU(), one), nn.Sequential(one)], nn.Linear(8, 2))
 
-    (member,) = grow(make, seeding.networks(0, 0, 1), None)
+    (member,) = init_members(make, seeding.networks(0, 0, 1), None)
     ours = [module for module in member.modules() if isinstance(module, Dropout)]
     assert len(ours) == 3
     assert not any(isinstance(module, nn.Dropout) for module in member.modules())

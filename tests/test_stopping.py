@@ -107,7 +107,7 @@ def test_a_network_that_diverges_is_frozen_and_the_others_finish(images):
 
 
 def test_what_a_diverged_network_measured_afterwards_is_nan(images):
-    """Also between its step and the moment it was noticed: an accuracy of weights that are not numbers is none."""
+    """Also between its step and the state it was noticed: an accuracy of weights that are not numbers is none."""
     wild = run(_spoil(course(**images, **WILD)))[0]
     step = wild.stopped[1]
     for name, values in wild.arrays.items():

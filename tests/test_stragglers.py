@@ -12,22 +12,23 @@ import pytest
 import torch
 from projects import all_runs, empty_store, last, new_project, started
 
-from hardbench import handover, tracking
+from hardbench import tracking
 from hardbench.cli import main
 from hardbench.config import parse_yaml
 from hardbench.data.batches import Batches
-from hardbench.data.imbalance import Order
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise
+from hardbench.hard_samples import sample_hardness
+from hardbench.hard_samples.cuts import Order
+from hardbench.hard_samples.selection import hardest
+from hardbench.hard_samples.slices import Course, pieces
+from hardbench.inversion.fullbatch import FullBatch
+from hardbench.inversion.search import training_settings
 from hardbench.registry import MODELS
-from hardbench.scores.selection import hardest
 from hardbench.seeding import Seeds
 from hardbench.settings import InversionSettings
 from hardbench.studies import stragglers
-from hardbench.training.fullbatch import FullBatch
-from hardbench.training.inversion import training_settings
 from hardbench.training.loop import fit
-from hardbench.training.slices import Course, pieces
 
 TINY = ["--dataset", "digits", "--subset-size", "400", "--epochs", "40", "--lr", "0.5", "--threads", "1", "--repeats", "2"]
 TINY += ["--train-ratios", "0.8,0.5"]
@@ -152,7 +153,7 @@ def test_plot_draws_again_without_training(run, capsys):
 def test_hardness_goes_on_to_train_and_eval_sets(run):
     line = ["train", "--dataset", "digits", "--epochs", "1", "--width", "16", "--threads", "1", "--layer-metrics", "none"]
     assert main([*line, "--hardness", f"{run.id}:loss"]) == 0
-    known, split = handover.read(run, "loss"), last()
+    known, split = sample_hardness.read(run, "loss"), last()
     both = {phase: sum(split.arrays[f"confusion_{phase}_{group}"][0, 0].sum() for group in ("hard", "easy")) for phase in ("train", "test")}
     assert both == {"train": (known.index < 1437).sum(), "test": (known.index >= 1437).sum()}
     assert split.metrics["test/loss_hard"] > split.metrics["test/loss_easy"]
@@ -164,7 +165,7 @@ def test_mask_mi_measures_hard_images_apart(run):
     assert main(["mask-mi", last().id, "--n-subsets", "5", "--threads", "1", "--hardness", f"{run.id}:loss"]) == 0
     found = last()
     assert (found.study, found.config["hardness"]) == ("mask-mi", f"{run.id}:loss")
-    known = handover.read(run, "loss")
+    known = sample_hardness.read(run, "loss")
     here = known.hard[known.index >= 1437]
     rows = found.arrays
     assert rows["mi_hard_full"].shape == (1,) and rows["mi_easy_00"].shape == (1, 5)

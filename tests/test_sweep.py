@@ -14,7 +14,7 @@ from courses import images_in_classes
 from projects import all_runs, new_project, started
 
 from hardbench.cli import main
-from hardbench.training import course
+from hardbench.training import setup as course
 
 REAL = os.environ.get("HARDBENCH_DATA", "")  # tests start without it
 

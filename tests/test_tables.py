@@ -10,9 +10,9 @@ from projects import history, last, new_project
 
 from hardbench.cli import main
 from hardbench.data.samples import distinct
+from hardbench.inversion.experiments import class_rows, inversion_table
+from hardbench.inversion.radii import PASSED, passed
 from hardbench.metrics.hardness import mean_at_end
-from hardbench.metrics.inversion import PASSED, passed
-from hardbench.training.experiments import class_rows, inversion_table
 
 FAST = ["--threads", "1", "--epochs", "2", "--batch-size", "4", "--width", "8", "--depth", "1", "--layer-metrics", "none"]
 

@@ -1,7 +1,7 @@
 """Training on corrupted pixels: the perceptron 784-256-128-10 on MNIST at p = 0.5 for one epoch, per network of a campaign.
 
 The straightforward form corrupts sample by sample in `__getitem__` of a torchvision data set, behind a DataLoader. hardbench trains a stack
-of a campaign's size by its real course: draws, observers and all; evaluation is left out, as the straightforward form has none.
+of a campaign's size by its real course: draws, callbacks and all; evaluation is left out, as the straightforward form has none.
 """
 
 import functools
@@ -16,10 +16,10 @@ from benchmarks import mnist
 from benchmarks.row import DifferentError, Goal, Piece, Row
 from benchmarks.rows.training import BATCH, SIZES, flops, samples
 from hardbench.campaign.jobs import chunk
-from hardbench.training import observers
-from hardbench.training.course import Course, remembered, set_up
+from hardbench.training import callbacks
 from hardbench.training.evaluation import evaluate
 from hardbench.training.loop import every, fit
+from hardbench.training.setup import Course, remembered, set_up
 
 P = 0.5
 GOALS = {"fp32": 2.8, "bf16": 4.5}
@@ -81,8 +81,8 @@ def ours(precision: str, quick: bool) -> Piece:
 
     def call() -> Course:
         course = set_up(config, load=remembered)
-        curves = every(config.log_every, observers.curves(observers.Records(), lambda values, step: None))
-        fit(course.learner, course.batches, course.total, [observers.divergence(), curves])
+        curves = every(config.log_every, callbacks.curves(callbacks.Records(), lambda values, step: None))
+        fit(course.learner, course.batches, course.total, [callbacks.divergence(), curves])
         return course
 
     return Piece(call, repeats, flops(samples(quick)))

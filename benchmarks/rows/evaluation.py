@@ -20,7 +20,8 @@ from hardbench.data.samples import Samples, prepare
 from hardbench.data.transforms import Standardise, standardise_for, unit_of
 from hardbench.registry import MODELS
 from hardbench.training.evaluation import BATCH, evaluate
-from hardbench.training.learners import Learner, learner
+from hardbench.training.greedy import learner
+from hardbench.training.learners import Learner
 
 CLASSES, WIDTH = 10, 128
 TRAIN = 1_000  # training images, which nothing is made of: no network is trained here

@@ -21,8 +21,8 @@ from hardbench.data.batches import Batches
 from hardbench.data.samples import prepare
 from hardbench.data.transforms import standardise_for
 from hardbench.registry import MODELS
-from hardbench.training import observers
-from hardbench.training.learners import learner
+from hardbench.training import callbacks
+from hardbench.training.greedy import learner
 from hardbench.training.loop import every, fit
 
 DEPTH, WIDTH, BATCH, CLASSES = 4, 1024, 128, 10
@@ -108,7 +108,7 @@ def plain(quick: bool) -> Piece:
 
 
 def ours(precision: str, quick: bool) -> Piece:
-    """The same steps by `fit`, with the observers `train` has at every step."""
+    """The same steps by `fit`, with the callbacks `train` has at every step."""
     config = mnist.config(steps(quick) * BATCH, model="gmlp", depth=DEPTH, width=WIDTH, batch_size=BATCH, precision=precision)
     split = prepare(config, config.seed)
     streams = seeding.networks(config.seed, 0, 1)
@@ -117,9 +117,9 @@ def ours(precision: str, quick: bool) -> Piece:
     student = learner(networks, config, TOTAL)
 
     def call() -> dict[str, np.ndarray]:
-        records = observers.Records()
-        curves = every(config.log_every, observers.curves(records, lambda values, step: None))
-        watching = [observers.divergence(), curves, console.training_progress(lambda done, text: None)]
+        records = callbacks.Records()
+        curves = every(config.log_every, callbacks.curves(records, lambda values, step: None))
+        watching = [callbacks.divergence(), curves, console.training_progress(lambda done, text: None)]
         fit(student, batches, student.steps + steps(quick), watching)
         return records.arrays()
 

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks import mnist
 from benchmarks.row import WALL, DifferentError, Goal, Piece, Row
 from hardbench import console
-from hardbench.data.pool import prepare_pool
 from hardbench.data.transforms import unit_of
+from hardbench.inversion.pool import prepare_pool
+from hardbench.inversion.search import Data, Search
 from hardbench.settings import InversionSettings
-from hardbench.training.inversion import Data, Search
 from hardbench.training.loop import fit
 
 SIZES, COUNT, CLASSES = (784, 20, 20, 10), 20_000, 10

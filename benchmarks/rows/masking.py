@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.row import DifferentError, Goal, Piece, Row
 from hardbench import seeding
 from hardbench.data.transforms import Standardise
-from hardbench.metrics.mutual import plugin
+from hardbench.masking.information import plugin
+from hardbench.masking.masks import ConfusionCounts, Masker, count, masked_layers, steps, subsets
 from hardbench.models.layers import Chain
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.studies.train import Config
-from hardbench.training.masking import Masker, Tally, count, masked_layers, steps, subsets
 
 SHAPE, CLASSES, SETS, BATCH = (3, 32, 32), 10, 2, 128
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -124,10 +124,10 @@ def ours(model: str, precision: str, quick: bool) -> Piece:
     def call() -> Any:
         masker = Masker(chain, SHAPE, wanted, precision)
         masker.fix("conv_weight", lambda: iter(()))
-        tally = Tally(wanted, CLASSES)
-        for _ in count(masker, lambda first, stop: _standardised(raw[first:stop]), labels, tally, BATCH):
+        counts = ConfusionCounts(wanted, CLASSES)
+        for _ in count(masker, lambda first, stop: _standardised(raw[first:stop]), labels, counts, BATCH):
             pass
-        return np.concatenate([plugin(tally.counts[layer][0]).numpy() for layer in wanted])
+        return np.concatenate([plugin(counts.counts[layer][0]).numpy() for layer in wanted])
 
     return Piece(call, flops=len(labels) * FLOPS[model] * SETS * len(wanted))
 

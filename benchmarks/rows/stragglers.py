@@ -15,18 +15,18 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks import mnist
 from benchmarks.row import DifferentError, Goal, Piece, Row
 from hardbench import seeding
-from hardbench.data.imbalance import Cut, Order
-from hardbench.data.pool import prepare_pool
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise, unit_of
+from hardbench.hard_samples.cuts import Order, TrainSlice
+from hardbench.hard_samples.selection import hardest
+from hardbench.hard_samples.slices import Course
+from hardbench.inversion.pool import prepare_pool
+from hardbench.inversion.search import Data, Search, training_settings
 from hardbench.models.layers import Chain
 from hardbench.registry import MODELS
-from hardbench.scores.selection import hardest
 from hardbench.studies.stragglers import Config
-from hardbench.training import observers
-from hardbench.training.inversion import Data, Search, training_settings
-from hardbench.training.loop import Moment, fit
-from hardbench.training.slices import Course
+from hardbench.training import callbacks
+from hardbench.training.loop import TrainState, fit
 
 SIZES = (784, 20, 20, 10)
 HARD = 0.07  # share of the samples; which ones makes no difference to the time
@@ -40,7 +40,7 @@ def settings(quick: bool) -> Config:
     return Config(data_dir=str(mnist.folder()), epochs=EPOCHS, threads=1, **less)  # type: ignore[arg-type]
 
 
-def prepared(config: Config) -> tuple[Samples, Standardise, list[Cut]]:
+def prepared(config: Config) -> tuple[Samples, Standardise, list[TrainSlice]]:
     """The samples, hard ones before easy ones, the constants of standardisation, and the training sets."""
     split, standardise = prepare_pool(config, config.seed)
     count = len(split.train)
@@ -55,7 +55,7 @@ def streams(config: Config) -> list[seeding.Seeds]:
     return seeding.networks(config.seed, 0, config.repeats)
 
 
-def flops(config: Config, cuts: Sequence[Cut], count: int) -> float:
+def flops(config: Config, cuts: Sequence[TrainSlice], count: int) -> float:
     """FLOPs of an epoch's products: forward, weight gradients, and input gradients of all layers but the first."""
     layers = [a * b for a, b in itertools.pairwise(SIZES)]
     return 2.0 * (config.repeats * sum(map(len, cuts)) + count) * (2 * sum(layers) + sum(layers[1:]))
@@ -119,11 +119,11 @@ def ours(quick: bool) -> Piece:
         course = Course.of(samples, standardise, 10, cuts, streams(config), training)
         first: list[dict[str, Tensor]] = []
 
-        def keep(moment: Moment) -> None:
-            if moment.step == 1:
+        def keep(state: TrainState) -> None:
+            if state.step == 1:
                 first.extend(course.states())
 
-        fit(course.learner, course.batches, config.epochs, [observers.divergence(), keep])
+        fit(course.learner, course.batches, config.epochs, [callbacks.divergence(), keep])
         found = Search(Data(samples, standardise, 10), config, [0], config.seed).run()
         return [*first, {"radii": found.radii[0, 1]}]
 

@@ -1,7 +1,7 @@
 """Training the perceptron 784-256-128-10 on MNIST for one epoch, per network: one after the other, or R at once.
 
 The straightforward form has its mini-batches from a DataLoader and reads the loss at every step. hardbench makes its real `fit`, with the
-observers `train` has at every step; evaluation, checkpoints and tracking are left out, as the straightforward form has none.
+callbacks `train` has at every step; evaluation, checkpoints and tracking are left out, as the straightforward form has none.
 """
 
 import functools
@@ -19,9 +19,10 @@ from hardbench.data.batches import Batches
 from hardbench.data.samples import prepare
 from hardbench.data.transforms import standardise_for
 from hardbench.registry import MODELS
-from hardbench.training import observers
+from hardbench.training import callbacks
 from hardbench.training.evaluation import evaluate
-from hardbench.training.learners import Learner, learner
+from hardbench.training.greedy import learner
+from hardbench.training.learners import Learner
 from hardbench.training.loop import every, fit
 
 SIZES, BATCH = (784, 256, 128, 10), 128
@@ -78,9 +79,9 @@ def ours(repeats: int, precision: str, quick: bool) -> Piece:
         networks = MODELS[config.model].call(split.train.shape, split.num_classes, config, streams)
         batches = Batches(split.train, standardise, BATCH, streams, [0.0] * repeats)
         student = learner(networks, config, batches.per_epoch)
-        records = observers.Records()
-        curves = every(config.log_every, observers.curves(records, lambda values, step: None))
-        fit(student, batches, batches.per_epoch, [observers.divergence(), curves, console.training_progress(lambda done, text: None)])
+        records = callbacks.Records()
+        curves = every(config.log_every, callbacks.curves(records, lambda values, step: None))
+        fit(student, batches, batches.per_epoch, [callbacks.divergence(), curves, console.training_progress(lambda done, text: None)])
         return student, records.arrays()
 
     return Piece(call, repeats, flops(count))

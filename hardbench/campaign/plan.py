@@ -14,8 +14,8 @@ from hardbench.config import Config
 from hardbench.metrics.classification import nearest_mean_accuracy
 from hardbench.settings import DataSettings, TrainingSettings
 from hardbench.stored import StoredRun
-from hardbench.training.course import data_key, remembered, set_up
 from hardbench.training.loop import fit
+from hardbench.training.setup import data_key, remembered, set_up
 
 CELL, IN_FLIGHT = "hardbench.cell", "in_flight.txt"
 PROBE_SECONDS = 1.0
@@ -53,7 +53,7 @@ def make(study: str, version: int, configs: Sequence[Config], swept: Sequence[st
         baselines.append(found[1])
         cells.append(Cell(config, digest(study, version, numbers(config), found[0]), label(config, swept)))
     plan = Plan(study, cells, data, baselines)
-    look(plan, ())
+    refresh(plan, ())
     return plan
 
 
@@ -64,7 +64,7 @@ def _samples(config: TrainingSettings) -> tuple[str, float]:
     return split.digest, nearest_mean_accuracy(*sets, split.num_classes)
 
 
-def look(plan: Plan, in_flight: Sequence[str]) -> None:
+def refresh(plan: Plan, in_flight: Sequence[str]) -> None:
     """Ask the store for the runs of the cells; `in_flight` are hashes that a living sweep works on."""
     plan.runs = {}
     for stored in tracking.runs(cells=True):

@@ -12,10 +12,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from hardbench.errors import ConfigError
 from hardbench.figures import style
-from hardbench.figures.style import FigureOptions, StoredRun, class_names, look, measured, run_labels
+from hardbench.figures.style import FigureOptions, StoredRun, class_names, line_style, measured, run_labels
+from hardbench.inversion.agreement import share
+from hardbench.inversion.radii import PASSED, passed
 from hardbench.metrics.hardness import mean_stderr
-from hardbench.metrics.inversion import PASSED, passed
-from hardbench.metrics.stragglers import share
 
 Array = np.ndarray[Any, Any]
 APART = 7  # networks up to which each has a line of its own
@@ -64,9 +64,9 @@ def _radii(run: StoredRun, prefix: str) -> Figure:
 
 def _lines(axis: Axes, values: Array, epochs: Array, later: Array) -> None:
     for r, (curve, epoch) in enumerate(zip(values, epochs, strict=True)):
-        axis.plot(np.arange(len(curve)) + 1, curve, linewidth=1, **look(r))
+        axis.plot(np.arange(len(curve)) + 1, curve, linewidth=1, **line_style(r))
         if np.isfinite(epoch):
-            colour = look(r)["color"]
+            colour = line_style(r)["color"]
             face, edge = ("white", colour) if later[r] else (colour, "white")
             axis.plot(epoch + 1, curve[int(epoch)], marker="o", markersize=5, color=face, markeredgecolor=edge, markeredgewidth=0.9)
 
@@ -91,7 +91,7 @@ def _radius_handles(run: StoredRun, count: int) -> list[Any]:
         ticks = [Line2D([], [], **marks, label="inversions"), Line2D([], [], **marks | {"color": PASSED_BY}, label=beyond)]
         return [line, *ticks, Line2D([], [], **marks, linestyle="--", label="their median")]
     numbers = run.arrays["repeats"]
-    lines = [Line2D([], [], label=f"network {number}", **look(r)) for r, number in enumerate(numbers)]
+    lines = [Line2D([], [], label=f"network {number}", **line_style(r)) for r, number in enumerate(numbers)]
     mark: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 5, "markeredgecolor": style.INK}
     return [*lines, Line2D([], [], color=style.INK, label="inversion", **mark), Line2D([], [], color="white", label=beyond, **mark)]
 
@@ -107,8 +107,8 @@ def distance_error(runs: Sequence[StoredRun], options: FigureOptions) -> dict[st
         values, error = measured(run, "distances"), measured(run, "error")
         pairs = np.triu_indices(values.shape[-1], 1)
         x = run.arrays["epochs"]
-        line = style.band(axes[0, 0], x, values[:, :, *pairs].mean(axis=-1), **look(number))
-        style.band(axes[0, 1], x, error, **look(number))
+        line = style.band(axes[0, 0], x, values[:, :, *pairs].mean(axis=-1), **line_style(number))
+        style.band(axes[0, 1], x, error, **line_style(number))
         known = run.arrays["inversion_epoch"][np.isfinite(run.arrays["inversion_epoch"])]
         for axis in axes.flat if len(known) else ():
             low, middle, high = np.percentile(known, [25, 50, 75])
@@ -117,7 +117,7 @@ def distance_error(runs: Sequence[StoredRun], options: FigureOptions) -> dict[st
         names = f"{len(pairs[0])} pair{'s' * (len(pairs[0]) > 1)} of classes"
         head = f"{label}\n" if len(runs) > 1 else ""
         count = style.networks(len(values)).replace(", ", ",\n")
-        handles.append(Line2D([], [], label=f"{head}{names}\n{count}", **look(number)))
+        handles.append(Line2D([], [], label=f"{head}{names}\n{count}", **line_style(number)))
     axes[0, 0].set(xlabel="epoch", ylabel="distance of class centres")
     axes[0, 1].set(xlabel="epoch", ylabel="training error", yscale="log")
     axes[0, 1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -138,7 +138,7 @@ def stability(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Fi
     handles: list[Any] = []
     for number, (run, label) in enumerate(zip(runs, run_labels(runs), strict=True)):
         z, x = measured(run, "stability_z"), run.arrays["stability_epochs"] + 1
-        colour = look(number)["color"]
+        colour = line_style(number)["color"]
         for pair in z:
             axes[0, 0].plot(x, pair, color=colour, linewidth=0.5, alpha=0.3)
         axes[0, 0].plot(x, mean_stderr(z)[0], color=colour, linewidth=1.8)
@@ -174,10 +174,10 @@ def prune_curve(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, 
         figure, axes = style.sheet(1, 2, width=4.4)
         handles = []
         for s, strength in enumerate(run.arrays["test_noise"]):
-            line = style.band(axes[0, 0], x, errors[:, s], marker="o", markersize=3.5, **look(s))
+            line = style.band(axes[0, 0], x, errors[:, s], marker="o", markersize=3.5, **line_style(s))
             baseline = mean_stderr(run.arrays["prune_baseline"][:, s])[0]
             axes[0, 0].axhline(baseline, color=line.get_color(), linewidth=1, linestyle="--")
-            handles.append(Line2D([], [], label="clean test inputs" if not strength else f"test noise {strength:g}", **look(s)))
+            handles.append(Line2D([], [], label="clean test inputs" if not strength else f"test noise {strength:g}", **line_style(s)))
         style.band(axes[0, 1], x, run.arrays["prune_removed"], marker="o", markersize=3.5, color=style.INK)
         handles.append(Line2D([], [], color=style.INK, linewidth=1, linestyle="--", label="nothing removed"))
         handles.append(Line2D([], [], linestyle="", label=style.networks(len(errors)).replace(", ", ",\n")))

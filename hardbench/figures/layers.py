@@ -32,7 +32,7 @@ from hardbench.figures.measures import (
     single,
     wording,
 )
-from hardbench.figures.style import HIGH, LOW, SMALL, FigureOptions, StoredRun, is_measured, look, measured, run_labels
+from hardbench.figures.style import HIGH, LOW, SMALL, FigureOptions, StoredRun, is_measured, line_style, measured, run_labels
 from hardbench.metrics.hardness import correlation, mean_stderr
 
 PHASE_LOOKS = {"train": {"color": HIGH, "linestyle": "--"}, "val": {"color": LOW}, "test": {"color": style.COLOURS[2], "linestyle": "-."}}
@@ -235,13 +235,13 @@ def multi_run(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
         for index, axis in enumerate(axes):
             for number, (run, values) in enumerate(zip(runs, courses, strict=True)):
                 if index < values.shape[2]:
-                    style.band(axis, run.arrays["steps"] + 1, values[:, :, index], **look(number))
+                    style.band(axis, run.arrays["steps"] + 1, values[:, :, index], **line_style(number))
             style.log_steps(axis, axis.get_xlabel())
             axis.set_ylabel(wording(metric)[2] if index % 4 == 0 else "")
         if metric in ROBUST:
             style.robust_view(*axes)
         names = [measures.headline(run, label, PHASES[phase]) for (run, phase), label in zip(parts, run_labels(runs), strict=True)]
-        handles = [Line2D([], [], label=name.replace("; ", "\n"), **look(number)) for number, name in enumerate(names)]
+        handles = [Line2D([], [], label=name.replace("; ", "\n"), **line_style(number)) for number, name in enumerate(names)]
         style.legend(axes[min(3, count - 1)], handles)
         return figure
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from hardbench.errors import ConfigError
 from hardbench.figures import style
-from hardbench.figures.style import Array, FigureOptions, StoredRun, look
+from hardbench.figures.style import Array, FigureOptions, StoredRun, line_style
 
 BINS = 10  # of the kept share
 SHOWN = 10  # channels per layer
@@ -81,7 +81,7 @@ def mi_per_layer(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str,
     handles: list[Any] = []
     for number, part in enumerate(found):
         mean, spread = _over_sets(part, "mi")
-        colour = look(number)["color"]
+        colour = line_style(number)["color"]
         x = np.array(part.layers) + 0.12 * (number - (len(found) - 1) / 2)
         handles.append(
             axis.errorbar(
@@ -115,7 +115,7 @@ def delta_mi(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Fig
         bounds = np.array([part.of("ci95", layer) for layer in part.layers])
         error = np.clip(np.stack([lost - (full - bounds[:, 1]), (full - bounds[:, 0]) - lost]), 0, None)
         x = np.array(part.layers) + wide * (number - (len(found) - 1) / 2)
-        look_of = {"color": look(number)["color"], "ecolor": style.INK, "capsize": 2, "error_kw": {"linewidth": 0.8}}
+        look_of = {"color": line_style(number)["color"], "ecolor": style.INK, "capsize": 2, "error_kw": {"linewidth": 0.8}}
         handles.append(axis.bar(x, lost, wide * 0.9, yerr=error, label=part.label, **look_of))
     handles.append(Line2D([], [], linestyle="", label="bars: 95 % over sets\n" + _count(found).replace(", ", ",\n")))
     axis.axhline(0, color=style.INK, linewidth=0.8)

@@ -211,7 +211,7 @@ def _column(part: SubFigure, run: StoredRun, phase: str, rows: list[list[str]]) 
     axes: list[Axes] = list(part.subplots(len(rows), 1, squeeze=False, sharex=True).flat) if rows else []
     for axis, row in zip(axes, rows, strict=True):
         style.dress(axis)
-        lines = [measures.profile(axis, ends(run, m, phase), wording(m)[0], **style.look(number)) for number, m in enumerate(row)]
+        lines = [measures.profile(axis, ends(run, m, phase), wording(m)[0], **style.line_style(number)) for number, m in enumerate(row)]
         titles, view = [wording(metric)[2].replace("\n", "\n" if len(row) == 1 else " ") for metric in row], axis.get_ylim()
         if len(row) == 1 and (limits := measures.null_range(run, row[0], phase, end=True)) is not None:
             measures.grey_band(axis, np.arange(limits.shape[1]), *limits)

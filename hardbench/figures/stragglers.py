@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 
 from hardbench.errors import ConfigError
 from hardbench.figures import style
-from hardbench.figures.style import FigureOptions, StoredRun, class_names, look, measured, run_labels
+from hardbench.figures.style import FigureOptions, StoredRun, class_names, line_style, measured, run_labels
+from hardbench.hard_samples.tables import TESTS, class_error, independent
 from hardbench.metrics.hardness import correlation, mean_stderr
-from hardbench.metrics.imbalance import TESTS, class_error, independent
 
 Array = np.ndarray[Any, Any]
 SHOWN = 12  # images per strategy in a gallery
@@ -52,7 +52,7 @@ def _errorbars(axis: Axes, run: StoredRun, test: str, place: tuple[int, int], nu
     order = np.argsort(run.arrays["remaining"])
     values = independent(measured(run, f"accuracy_{test}")[place])[order]  # [Q, sets or repeats]
     mean, stderr = mean_stderr(values.T)
-    line = {**look(number), "marker": MARKERS[number % len(MARKERS)], "markersize": 4, "linewidth": 1.3, "capsize": 2}
+    line = {**line_style(number), "marker": MARKERS[number % len(MARKERS)], "markersize": 4, "linewidth": 1.3, "capsize": 2}
     drawn = axis.errorbar(100 * run.arrays["remaining"][order], 100 * mean, 100 * np.nan_to_num(stderr), **line)
     found: Line2D = drawn.lines[0]
     found.set_label(label)
@@ -116,7 +116,7 @@ def _hard_per_class(run: StoredRun) -> Figure:
         mean, stderr = mean_stderr(shares[m])
         error = 100 * class_error(run.arrays, m)
         place = np.arange(len(classes)) + (m - (len(names) - 1) / 2) * width
-        colour = look(m)["color"]
+        colour = line_style(m)["color"]
         bars.bar(place, mean, width, yerr=np.nan_to_num(stderr), color=colour, error_kw={"elinewidth": 0.8})
         scatter.plot(mean, error, linestyle="", marker=MARKERS[m % len(MARKERS)], markersize=4.5, color=colour)
         if len(names) == 1:

@@ -126,7 +126,7 @@ def ordered(count: int, shades: str = "viridis", low: float = 0.0, high: float =
     return [colormaps[shades](share) for share in np.linspace(low, high, count)]
 
 
-def look(index: int) -> dict[str, Any]:
+def line_style(index: int) -> dict[str, Any]:
     """Colour and stroke of the index-th line of a family: seven colours, then the same dashed, dotted, dash-dotted (28 in all)."""
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": STROKES[index // len(COLOURS) % len(STROKES)]}
 
@@ -315,7 +315,7 @@ def family(
 ) -> tuple[list[Line2D], list[LineCollection]]:
     """Draw M curves from values [R, T, M]; returns the lines that carry a name and, if there are too many, one for the rest.
 
-    Up to `all_up_to` each has its own look, from look(first) on, with its band. Beyond, all are grey but the three that end highest
+    Up to `all_up_to` each has its own look, from line_style(first) on, with its band. Beyond, all are grey but the three that end highest
     and the three that end lowest; of more than SAMPLED others as many are drawn, evenly chosen by where they end. Curves that are all nan
     are left out.
     """
@@ -323,7 +323,7 @@ def family(
     known = np.isfinite(mean)
     drawn = np.flatnonzero(known.any(axis=0)).tolist()
     if len(drawn) <= max(all_up_to, 6):
-        return [band(axis, x, values[:, :, i], names[i], **look(first + i)) for i in drawn], []
+        return [band(axis, x, values[:, :, i], names[i], **line_style(first + i)) for i in drawn], []
     last = mean[len(mean) - 1 - known[::-1].argmax(axis=0), np.arange(mean.shape[1])]
     ordered = sorted(drawn, key=last.__getitem__, reverse=True)
     others = ordered[3:-3]

@@ -106,7 +106,7 @@ def _bars(axis: Any, levels: Array, values: Array, label: str, number: int) -> A
     pooled = [mean_stderr(values[levels == level].ravel()) for level in x]
     mean, stderr = (np.array(column) for column in zip(*pooled, strict=True))
     bars = np.nan_to_num(stderr)
-    return axis.errorbar(x.astype(float), mean, yerr=bars, label=label, marker="o", markersize=3.5, capsize=2, **style.look(number))
+    return axis.errorbar(x.astype(float), mean, yerr=bars, label=label, marker="o", markersize=3.5, capsize=2, **style.line_style(number))
 
 
 def grid(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from hardbench.figures import layers, questions, style
-from hardbench.figures.style import FigureOptions, StoredRun, class_names, is_measured, look, measured, run_labels
+from hardbench.figures.style import FigureOptions, StoredRun, class_names, is_measured, line_style, measured, run_labels
 from hardbench.metrics.hardness import correlation, final, mean_stderr, row_shares
 
 Array = np.ndarray[Any, Any]
@@ -52,7 +52,7 @@ def basic_training_curves(runs: Sequence[StoredRun], options: FigureOptions) -> 
             wanted = [phase] if phase else [each for each in PHASES if each == "test" or is_measured(run, PHASES[each][0].format(name))]
             for each in wanted:
                 key, steps, stroke = PHASES[each]
-                line = {**look(number), "linestyle": stroke} if len(runs) > 1 else look(list(PHASES).index(each))
+                line = {**line_style(number), "linestyle": stroke} if len(runs) > 1 else line_style(list(PHASES).index(each))
                 line |= {"linewidth": 0.8, "alpha": 0.8} if each == "train" else {"marker": "o", "markersize": 3}
                 style.band(axis, run.arrays[steps], measured(run, key.format(name)), **line)
             phases.update(wanted)
@@ -67,11 +67,11 @@ def basic_training_curves(runs: Sequence[StoredRun], options: FigureOptions) -> 
 def _curve_handles(runs: Sequence[StoredRun], phases: Sequence[str]) -> list[Line2D]:
     counts = [_networks(len(run.arrays["accuracy"])).replace(", ", ",\n") for run in runs]
     if len(runs) == 1:
-        looks = [(each, look(list(PHASES).index(each)), "" if each == "train" else "o") for each in phases]
+        looks = [(each, line_style(list(PHASES).index(each)), "" if each == "train" else "o") for each in phases]
         lines = [Line2D([], [], label=each, marker=marker, markersize=3, **line) for each, line, marker in looks]
         return [*lines, Line2D([], [], linestyle="", label=counts[0])]
     named = zip(run_labels(runs), counts, strict=True)
-    lines = [Line2D([], [], label=f"{name}\n{count}", color=look(number)["color"]) for number, (name, count) in enumerate(named)]
+    lines = [Line2D([], [], label=f"{name}\n{count}", color=line_style(number)["color"]) for number, (name, count) in enumerate(named)]
     return lines + [Line2D([], [], label=each, color=style.INK, linestyle=PHASES[each][2]) for each in phases]
 
 
@@ -141,7 +141,7 @@ def overlap_scatter(runs: Sequence[StoredRun], options: FigureOptions) -> dict[s
         dynamic = final(run.arrays, "overlap_dynamic")[:, *ends]  # [R, M]
         static = np.broadcast_to(measured(run, "overlap_static")[ends], dynamic.shape)
         every.append((dynamic.ravel(), static.ravel()))
-        mean, colour = mean_stderr(dynamic)[0], look(number)["color"]
+        mean, colour = mean_stderr(dynamic)[0], line_style(number)["color"]
         drawn = np.arange(len(pairs))
         if len(class_names(run)) > style.CROWD:
             order = np.argsort(mean)[: np.isfinite(mean).sum()]

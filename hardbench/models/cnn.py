@@ -7,7 +7,7 @@ from math import log2
 from torch import nn
 
 from hardbench.errors import ConfigError
-from hardbench.models.layers import ACTIVATIONS, Chain, Looped, grow, image_side
+from hardbench.models.layers import ACTIVATIONS, Chain, Looped, image_side, init_members
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.settings import ModelSettings
@@ -37,7 +37,7 @@ def build_cnn(input_shape: Sequence[int], num_classes: int, settings: ModelSetti
         blocks[-1].append(nn.Flatten())
         return Chain(blocks, nn.Linear(width * _pooled(input_shape, depth), num_classes))
 
-    return Looped(grow(make, streams, settings.init), input_shape)
+    return Looped(init_members(make, streams, settings.init), input_shape)
 
 
 @MODELS.add("simple_cnn", reads=("activation", "init", "pooling"))
@@ -52,4 +52,4 @@ def build_simple(input_shape: Sequence[int], num_classes: int, settings: ModelSe
         first = _conv(channels, 32, settings.activation, settings.pooling)
         return Chain([first, _conv(32, 64, settings.activation, settings.pooling), flat], nn.Linear(128, num_classes))
 
-    return Looped(grow(make, streams, settings.init), input_shape)
+    return Looped(init_members(make, streams, settings.init), input_shape)

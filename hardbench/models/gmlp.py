@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hardbench.models.anchors import Anchors, StackedAnchors
-from hardbench.models.layers import Chain, Residual, Stacked, UnitScale, grow
+from hardbench.models.layers import Chain, Residual, Stacked, UnitScale, init_members
 from hardbench.models.mlp import hidden
 from hardbench.products import ALIGNED
 from hardbench.registry import MODELS
@@ -71,4 +71,4 @@ def build(input_shape: Sequence[int], num_classes: int, settings: ModelSettings,
             blocks[1:] = [Residual(block) for block in blocks[1:]]
         return Chain(blocks, Anchors(draw_anchors(num_classes, width), settings.similarity, settings.tau))
 
-    return GreedyStack(grow(make, streams, "default"), input_shape)
+    return GreedyStack(init_members(make, streams, "default"), input_shape)

@@ -380,7 +380,7 @@ def initialise(network: nn.Module, how: str | None) -> nn.Module:
     return network
 
 
-def grow(make: Callable[[], Chain], streams: Sequence[Seeds], init: str | None) -> list[Chain]:
+def init_members(make: Callable[[], Chain], streams: Sequence[Seeds], init: str | None) -> list[Chain]:
     """One freshly initialised chain per stream."""
     members = []
     for seeds in streams:

@@ -6,7 +6,7 @@ from math import prod
 
 from torch import nn
 
-from hardbench.models.layers import ACTIVATIONS, Chain, Stacked, grow
+from hardbench.models.layers import ACTIVATIONS, Chain, Stacked, init_members
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.settings import ModelSettings
@@ -28,4 +28,4 @@ def build(input_shape: Sequence[int], num_classes: int, settings: ModelSettings,
     def make() -> Chain:
         return Chain(hidden(input_shape, widths, settings.activation), nn.Linear(widths[-1], num_classes))
 
-    return Stacked(grow(make, streams, settings.init), input_shape)
+    return Stacked(init_members(make, streams, settings.init), input_shape)

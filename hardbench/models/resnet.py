@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from hardbench.models.layers import Chain, Looped, grow, image_side
+from hardbench.models.layers import Chain, Looped, image_side, init_members
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.settings import ModelSettings
@@ -33,4 +33,4 @@ def build(input_shape: Sequence[int], num_classes: int, settings: ModelSettings,
     """R residual networks; small_input takes a 3x3 stem with stride 1 and no max-pool (auto: images up to 64 pixels)."""
     channels, side = image_side(settings.model, input_shape)
     small = side <= SMALL_SIDE if settings.small_input == "auto" else bool(settings.small_input)
-    return Looped(grow(lambda: _chain(settings.model, channels, small, num_classes), streams, settings.init), input_shape)
+    return Looped(init_members(lambda: _chain(settings.model, channels, small, num_classes), streams, settings.init), input_shape)

@@ -6,7 +6,7 @@ from torch import nn
 
 from hardbench.errors import ConfigError
 from hardbench.models.dropout import Dropout
-from hardbench.models.layers import Chain, Looped, grow, image_side
+from hardbench.models.layers import Chain, Looped, image_side, init_members
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.settings import ModelSettings
@@ -64,4 +64,4 @@ def build(input_shape: Sequence[int], num_classes: int, settings: ModelSettings,
         head = [nn.Sequential(nn.Flatten(), *hidden(flat)), nn.Sequential(*hidden(HEAD))]
         return Chain([*_blocks(PLANS[settings.model], channels), *head], nn.Linear(HEAD, num_classes))
 
-    return Looped(grow(make, streams, settings.init), input_shape)
+    return Looped(init_members(make, streams, settings.init), input_shape)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hardbench import console, seeding, tracking
+from hardbench import console, machine, seeding, tracking
 from hardbench.configs.eval import STEPS, Config
 from hardbench.data.corruption import Corruption
 from hardbench.data.samples import Samples, Split, prepare
@@ -22,9 +22,10 @@ from hardbench.metrics.hardness import mean_stderr
 from hardbench.registry import MODELS
 from hardbench.stored import StoredRun
 from hardbench.studies import train
-from hardbench.training import checkpoints, machine
+from hardbench.training import checkpoints
 from hardbench.training.evaluation import Evaluation, evaluate, layer_accuracies
-from hardbench.training.learners import Learner, learner
+from hardbench.training.greedy import learner
+from hardbench.training.learners import Learner
 
 Level = tuple[Evaluation, torch.Tensor | None]
 """What one corruption level gave: the evaluation, and the accuracy of every layer [R, L] where layers predict."""

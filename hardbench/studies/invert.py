@@ -17,20 +17,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from hardbench import console, lifecycle, tracking
+from hardbench import console, lifecycle, machine, tracking
 from hardbench.configs.invert import Config
-from hardbench.data.pool import prepare_pool
 from hardbench.data.samples import Split
 from hardbench.data.transforms import unit_of
 from hardbench.errors import ConfigError, TrainingError
-from hardbench.metrics import stragglers
-from hardbench.metrics.inversion import PASSED, passed, shortest
+from hardbench.inversion import agreement as stragglers
+from hardbench.inversion import experiments
+from hardbench.inversion.experiments import Journey
+from hardbench.inversion.pool import prepare_pool
+from hardbench.inversion.radii import PASSED, passed, shortest
+from hardbench.inversion.search import Data, Inversions, Search, estimate, find_inversions
 from hardbench.stored import StoredRun
 from hardbench.studies import train
-from hardbench.training import checkpoints, experiments, machine, memory, observers
-from hardbench.training.experiments import Journey
-from hardbench.training.inversion import Data, Inversions, Search, estimate, find_inversions
-from hardbench.training.loop import Observer
+from hardbench.training import callbacks, checkpoints, memory
+from hardbench.training.loop import Callback
 
 RADII, STRAGGLERS, STABILITY, PRUNE = "radii.npz", "stragglers.npz", "stability.npz", "prune_curve.npz"
 WEIGHTS = "inversion.pt"  # checkpoint of the weights at every inversion
@@ -168,14 +169,14 @@ def _search(run: tracking.Run, course: Course, state: dict[str, Any] | None, end
 
 def _progress(run: tracking.Run) -> experiments.Progress:
     @contextmanager
-    def shown(name: str, epochs: int) -> Iterator[Sequence[Observer]]:
+    def shown(name: str, epochs: int) -> Iterator[Sequence[Callback]]:
         with console.progress(f"{run.id[:8]} {name}", epochs) as show:
             yield [console.training_progress(show)]
 
     return shown
 
 
-def _live(run: tracking.Run, config: Config, split: Split, prefix: str) -> observers.Sink:
+def _live(run: tracking.Run, config: Config, split: Split, prefix: str) -> callbacks.Sink:
     """Metrics of an epoch as it is measured, every few epochs."""
 
     def log(values: Mapping[str, np.ndarray], epoch: int) -> None:

@@ -22,16 +22,17 @@ from hardbench.configs.mask_mi import Config
 from hardbench.data.samples import Samples, load, prepare
 from hardbench.data.transforms import Standardise, unit_of
 from hardbench.errors import ConfigError, DataError, TrackingError
+from hardbench.masking import masks as masking
+from hardbench.masking.information import ESTIMATORS, PARTS, accuracy, apart, class_information, entropy, known, of_repeat, of_sets
+from hardbench.masking.masks import ConfusionCounts, Masker
 from hardbench.metrics.hardness import mean_stderr
-from hardbench.metrics.mutual import ESTIMATORS, PARTS, accuracy, apart, class_information, entropy, known, of_repeat, of_sets
 from hardbench.models.layers import Chain
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.stored import FILES, StoredRun
 from hardbench.studies import train
 from hardbench.studies.eval import restore
-from hardbench.training import checkpoints, masking
-from hardbench.training.masking import Masker, Tally
+from hardbench.training import checkpoints
 
 STUDY = "mask-mi"
 VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
@@ -52,7 +53,7 @@ class Layer:
 
 
 @dataclass
-class Subject:
+class TrainedRun:
     """One trained run under study: networks, the test images, layers and masks by the layer's position among the products."""
 
     stored: StoredRun
@@ -65,7 +66,7 @@ class Subject:
     masks: dict[int, Tensor]
     digest: str = ""  # of the data
     part: Tensor | None = None  # [N], which of PARTS each image is in, where they are counted apart
-    tallies: list[Tally] = field(default_factory=list)
+    counts: list[ConfusionCounts] = field(default_factory=list)
 
     def inputs(self, first: int, stop: int) -> Tensor:
         """Standardised images."""
@@ -84,13 +85,13 @@ def run(config: Config) -> None:
     """Measure the runs asked for, in a run of its own; the JSON goes to the trained runs, too."""
     target = train.out_folder(config.out)
     config = config if config.hardness is None else replace(config, hardness=train.named(config.hardness))
-    subjects = [set_up(config, stored) for stored in sources(config)]
-    models = ", ".join(subject.model for subject in subjects)
+    sources = [set_up(config, stored) for stored in named_sources(config)]
+    models = ", ".join(source.model for source in sources)
     note = f"{config.n_subsets} sets of channels per layer of {models}, {config.mask_mode}, {config.checkpoint} weights\n"
-    note += f"information of {len(subjects[0].test)} test images by {config.estimator}, runs {', '.join(s.stored.id[:8] for s in subjects)}"
-    tags = {**(config.tag or {}), "hardbench.source_run": ",".join(subject.stored.id for subject in subjects)}
+    note += f"information of {len(sources[0].test)} test images by {config.estimator}, runs {', '.join(s.stored.id[:8] for s in sources)}"
+    tags = {**(config.tag or {}), "hardbench.source_run": ",".join(source.stored.id for source in sources)}
     opening = tracking.start(STUDY, config, config.name or f"{models} {config.mask_mode}", note, tags=tags)
-    _complete(opening, config, subjects, lambda: None, target)
+    _complete(opening, config, sources, lambda: None, target)
 
 
 def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> None:
@@ -98,8 +99,8 @@ def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None
     target = train.out_folder(out)
     config = stored.settings(Config, changed)
     found = [tracking.find(word, ["train"]) for word in stored.tags["hardbench.source_run"].split(",")]
-    subjects = [set_up(config, one) for one in found]
-    lifecycle.check_data(stored, _digest(subjects))
+    sources = [set_up(config, one) for one in found]
+    lifecycle.check_data(stored, _digest(sources))
 
     def state() -> dict[str, np.ndarray] | None:
         if not stored.has(STATE):
@@ -107,22 +108,22 @@ def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None
             return None
         return stored.archive(STATE)
 
-    _complete(tracking.reopen(stored), config, subjects, state, target)
+    _complete(tracking.reopen(stored), config, sources, state, target)
 
 
 def _complete(
     opening: AbstractContextManager[tracking.Run],
     config: Config,
-    subjects: list[Subject],
+    sources: list[TrainedRun],
     state: Callable[[], Mapping[str, np.ndarray] | None],
     out: Path | None,
 ) -> None:
     """The counts from a stored `state` (None: none) on, and what follows from them."""
 
     def compute(run: tracking.Run) -> None:
-        one = subjects[0]
-        lifecycle.describe(run, one.test.labels.device, config.precision, str(one.stored.config["dataset"]), _digest(subjects))
-        _measure(run, config, subjects, state())
+        one = sources[0]
+        lifecycle.describe(run, one.test.labels.device, config.precision, str(one.stored.config["dataset"]), _digest(sources))
+        _measure(run, config, sources, state())
 
     def report(run: tracking.Run) -> None:
         _report(lifecycle.draw_into(run, None), config)
@@ -133,12 +134,12 @@ def _complete(
     lifecycle.complete(opening, compute, report, close, lambda run: train.finish(run, out))
 
 
-def _digest(subjects: Sequence[Subject]) -> str:
+def _digest(sources: Sequence[TrainedRun]) -> str:
     """Of the data that the runs are measured on."""
-    return ",".join(dict.fromkeys(subject.digest for subject in subjects))
+    return ",".join(dict.fromkeys(source.digest for source in sources))
 
 
-def sources(config: Config) -> list[StoredRun]:
+def named_sources(config: Config) -> list[StoredRun]:
     """The trained runs: the one named, or the newest finished one of a model (or of each VGG) that kept its weights, sweep cells too."""
     if config.model is None:
         return [tracking.find(config.run or "last", ["train"])]
@@ -154,7 +155,7 @@ def sources(config: Config) -> list[StoredRun]:
     return [newest[name] for name in wanted if name in newest]
 
 
-def set_up(config: Config, stored: StoredRun) -> Subject:
+def set_up(config: Config, stored: StoredRun) -> TrainedRun:
     """All that measuring a run needs; raises before a run exists if anything does not fit."""
     place = {"device": config.device, "threads": config.threads, "data_dir": config.data_dir, "config": None}
     trained = stored.settings(train.Config, place)
@@ -181,7 +182,7 @@ def set_up(config: Config, stored: StoredRun) -> Subject:
     device = learner.device
     part = None if config.hardness is None else _parts(config.hardness, trained, test).to(device)
     _warn_of_bias(config, split.num_classes, len(test), part)
-    return Subject(
+    return TrainedRun(
         stored, trained.model, members, test.to(device), standardise.to(device), split.class_names, layers, masks, split.digest, part
     )
 
@@ -203,79 +204,79 @@ def _warn_of_bias(config: Config, classes: int, images: int, part: Tensor | None
             console.warn(f"estimator: plugin; {told}")
 
 
-def _measure(run: tracking.Run, config: Config, subjects: list[Subject], state: Mapping[str, np.ndarray] | None) -> None:
+def _measure(run: tracking.Run, config: Config, sources: list[TrainedRun], state: Mapping[str, np.ndarray] | None) -> None:
     """Count the confusions of every network, layer and set; then store what follows from them."""
-    for subject in subjects:
-        subject.tallies = [
-            Tally(subject.masks, len(subject.class_names), 1 if subject.part is None else len(PARTS)) for _ in subject.members
+    for source in sources:
+        source.counts = [
+            ConfusionCounts(source.masks, len(source.class_names), 1 if source.part is None else len(PARTS)) for _ in source.members
         ]
-    every = [(m, r) for m, subject in enumerate(subjects) for r in range(len(subject.members))]
+    every = [(m, r) for m, source in enumerate(sources) for r in range(len(source.members))]
     if state is not None:
         with checkpoints.restoring(run.folder / STATE, 0, 0):
             for m, r in every:
                 start = f"{m}_{r}_"
-                subjects[m].tallies[r].load({name.removeprefix(start): found for name, found in state.items() if name.startswith(start)})
+                sources[m].counts[r].load({name.removeprefix(start): found for name, found in state.items() if name.startswith(start)})
     saved = time.monotonic()
-    for _ in _counted(run, config, subjects, every):
+    for _ in _counted(run, config, sources, every):
         if time.monotonic() - saved > SAVE_SECONDS:
-            done = {f"{m}_{r}_{name}": value for m, r in every for name, value in subjects[m].tallies[r].state().items()}
+            done = {f"{m}_{r}_{name}": value for m, r in every for name, value in sources[m].counts[r].state().items()}
             run.write_arrays(STATE, done)
             saved = time.monotonic()
-    _store(run, config, subjects)
+    _store(run, config, sources)
 
 
-def _counted(run: tracking.Run, config: Config, subjects: list[Subject], every: list[tuple[int, int]]) -> Iterator[None]:
-    """Fills the tallies, showing how far it is."""
-    weights = [{at: layer.work * len(subject.masks[at]) for at, layer in subject.layers.items()} for subject in subjects]
-    total = sum(sum(weights[m].values()) * len(subjects[m].test) for m, _ in every)
+def _counted(run: tracking.Run, config: Config, sources: list[TrainedRun], every: list[tuple[int, int]]) -> Iterator[None]:
+    """Fills the counts, showing how far it is."""
+    weights = [{at: layer.work * len(source.masks[at]) for at, layer in source.layers.items()} for source in sources]
+    total = sum(sum(weights[m].values()) * len(sources[m].test) for m, _ in every)
     done = 0
     with console.progress(run.id[:8], max(total >> 20, 1)) as show:
         for m, r in every:
-            subject = subjects[m]
-            tally = subject.tallies[r]
-            masker = subject.masker(config, r)
+            source = sources[m]
+            counted = source.counts[r]
+            masker = source.masker(config, r)
             size = masker.batch(config.batch_size)
-            for _ in masking.count(masker, subject.inputs, subject.test.labels, tally, size, subject.part):
-                begun = min(size, len(subject.test) - tally.images)
-                now = done + tally.images * sum(weights[m].values()) + begun * sum(weights[m][at] for at in tally.layers)
-                show(now >> 20, f"{subject.model} images {tally.images}/{len(subject.test)}")
+            for _ in masking.count(masker, source.inputs, source.test.labels, counted, size, source.part):
+                begun = min(size, len(source.test) - counted.images)
+                now = done + counted.images * sum(weights[m].values()) + begun * sum(weights[m][at] for at in counted.layers)
+                show(now >> 20, f"{source.model} images {counted.images}/{len(source.test)}")
                 yield
-            done += len(subject.test) * sum(weights[m].values())
+            done += len(source.test) * sum(weights[m].values())
 
 
-def arrays_of(config: Config, subject: Subject) -> dict[str, np.ndarray]:
+def arrays_of(config: Config, source: TrainedRun) -> dict[str, np.ndarray]:
     """Everything that follows from the confusions of one trained run, [R, S, ...]; names end in the layer's number."""
     estimate = ESTIMATORS[config.estimator]
-    labels = torch.bincount(subject.test.labels.cpu(), minlength=len(subject.class_names))
-    whole = torch.stack([tally.counts[-1].sum(0)[0] for tally in subject.tallies])  # [R, K, K]
+    labels = torch.bincount(source.test.labels.cpu(), minlength=len(source.class_names))
+    whole = torch.stack([counted.counts[-1].sum(0)[0] for counted in source.counts])  # [R, K, K]
     found = {
-        "layers": np.array([layer.number for layer in subject.layers.values()]),
-        "layer_names": np.array([layer.name for layer in subject.layers.values()]),
-        "n_channels": np.array([layer.channels for layer in subject.layers.values()]),
-        "class_names": np.array(subject.class_names),
+        "layers": np.array([layer.number for layer in source.layers.values()]),
+        "layer_names": np.array([layer.name for layer in source.layers.values()]),
+        "n_channels": np.array([layer.channels for layer in source.layers.values()]),
+        "class_names": np.array(source.class_names),
         "label_entropy": entropy(labels).numpy(),
         "confusion_full": whole.numpy(),
         "mi_full": estimate(whole).numpy(),
         "accuracy_full": accuracy(whole).numpy(),
         "class_information_full": class_information(whole).numpy(),
     }
-    for p, group in enumerate(PARTS) if subject.part is not None else ():
-        for at, suffix in ((-1, "full"), *((at, f"{layer.number:02d}") for at, layer in subject.layers.items())):
-            counts = torch.stack([tally.counts[at][p][0 if at == -1 else slice(None)] for tally in subject.tallies])
+    for p, group in enumerate(PARTS) if source.part is not None else ():
+        for at, suffix in ((-1, "full"), *((at, f"{layer.number:02d}") for at, layer in source.layers.items())):
+            counts = torch.stack([counted.counts[at][p][0 if at == -1 else slice(None)] for counted in source.counts])
             found |= {f"mi_{group}_{suffix}": estimate(counts).numpy(), f"accuracy_{group}_{suffix}": accuracy(counts).numpy()}
-        found[f"images_{group}"] = subject.tallies[0].counts[-1][p].sum().numpy()
-    for at, layer in subject.layers.items():
-        confusion = torch.stack([tally.counts[at].sum(0) for tally in subject.tallies])  # [R, S, K, K]
+        found[f"images_{group}"] = source.counts[0].counts[-1][p].sum().numpy()
+    for at, layer in source.layers.items():
+        confusion = torch.stack([counted.counts[at].sum(0) for counted in source.counts])  # [R, S, K, K]
         seeds = Seeds(config.seed).child("masks", layer.number, "bootstrap")
-        own = of_sets(confusion, subject.masks[at], config.estimator, config.pairs, seeds.generator)
+        own = of_sets(confusion, source.masks[at], config.estimator, config.pairs, seeds.generator)
         found |= {f"{name}_{layer.number:02d}": value for name, value in own.items()}
     return found
 
 
-def summary(config: Config, subject: Subject, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def summary(config: Config, source: TrainedRun, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """One model's part of the JSON: the published structure and what this study adds. Means over repeats; per_repeat has each."""
     layers, full = [], float(arrays["mi_full"].mean())
-    for layer in subject.layers.values():
+    for layer in source.layers.values():
         number = f"{layer.number:02d}"
         mi, sets = arrays[f"mi_{number}"], len(arrays[f"kept_{number}"])
         lost = (arrays["class_information_full"][:, None] - arrays[f"class_information_{number}"]).mean((0, 1))
@@ -301,41 +302,41 @@ def summary(config: Config, subject: Subject, arrays: Mapping[str, np.ndarray]) 
             }
         )
     return {
-        "model_name": subject.model,
-        "checkpoint_path": str(subject.stored.file(f"checkpoints/{config.checkpoint}.pt")),
-        "source_run": subject.stored.id,
+        "model_name": source.model,
+        "checkpoint_path": str(source.stored.file(f"checkpoints/{config.checkpoint}.pt")),
+        "source_run": source.stored.id,
         "n_subsets": config.n_subsets,
         "mask_mode": config.mask_mode,
         "estimator": config.estimator,
-        "n_images": len(subject.test),
+        "n_images": len(source.test),
         **{f"n_images_{group}": int(arrays[f"images_{group}"]) for group in PARTS[1:] if f"images_{group}" in arrays},
-        "n_repeats": len(subject.members),
+        "n_repeats": len(source.members),
         "i_full": full,
         **apart(arrays, "i_full", "full"),
         "label_entropy": float(arrays["label_entropy"]),
         "layers": layers,
-        "per_repeat": [of_repeat([layer.number for layer in subject.layers.values()], arrays, r) for r in range(len(subject.members))],
+        "per_repeat": [of_repeat([layer.number for layer in source.layers.values()], arrays, r) for r in range(len(source.members))],
     }
 
 
-def _store(run: tracking.Run, config: Config, subjects: list[Subject]) -> None:
+def _store(run: tracking.Run, config: Config, sources: list[TrainedRun]) -> None:
     """Arrays, JSON and metrics; the JSON of each trained run goes to that run, too."""
-    each = {subject.model: arrays_of(config, subject) for subject in subjects}
-    alone = len(subjects) == 1
+    each = {source.model: arrays_of(config, source) for source in sources}
+    alone = len(sources) == 1
     arrays = {name if alone else f"{model}/{name}": value for model, found in each.items() for name, value in found.items()}
     run.write_arrays(FILES[STUDY][0], arrays | {"models": np.array(list(each))})
-    results = {subject.model: summary(config, subject, each[subject.model]) for subject in subjects}
+    results = {source.model: summary(config, source, each[source.model]) for source in sources}
     run.write_text(_json(config), json.dumps(results, indent=1))
-    for subject in subjects:
-        found, end = each[subject.model], "" if alone else f"_{subject.model}"
+    for source in sources:
+        found, end = each[source.model], "" if alone else f"_{source.model}"
         metrics = {f"mask_mi_full{end}": found["mi_full"]}
-        for layer in subject.layers.values():
+        for layer in source.layers.values():
             mean = found[f"mi_{layer.number:02d}"].mean(1)
             metrics |= {f"mask_mi{end}/{layer.number:02d}": mean, f"delta_mi{end}/{layer.number:02d}": found["mi_full"] - mean}
         run.log(metrics)
-        with tracking.extend(subject.stored) as trained:
-            trained.write_text(_json(config), json.dumps({subject.model: results[subject.model]}, indent=1))
-    run.tag("hardbench.source_run", ",".join(subject.stored.id for subject in subjects))
+        with tracking.extend(source.stored) as trained:
+            trained.write_text(_json(config), json.dumps({source.model: results[source.model]}, indent=1))
+    run.tag("hardbench.source_run", ",".join(source.stored.id for source in sources))
 
 
 def _json(config: Config) -> str:

@@ -16,23 +16,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from hardbench import console, lifecycle, seeding, tracking
+from hardbench import console, lifecycle, machine, seeding, tracking
 from hardbench.configs.stragglers import Config
-from hardbench.data.imbalance import Cut, Order
-from hardbench.data.pool import prepare_pool
 from hardbench.data.samples import Samples, Split
 from hardbench.data.transforms import Standardise
 from hardbench.errors import ConfigError, TrainingError
-from hardbench.metrics.detection import detection
-from hardbench.metrics.imbalance import TESTS, class_table, describe, independent, network_table, printed, summary_table
+from hardbench.hard_samples import slices
+from hardbench.hard_samples.cuts import Order, TrainSlice
+from hardbench.hard_samples.detection import detection
+from hardbench.hard_samples.identify import Hard, fresh_logits, gallery, identify, search, straggler_counts
+from hardbench.hard_samples.slices import Course
+from hardbench.hard_samples.tables import TESTS, class_table, describe, independent, network_table, printed, summary_table
+from hardbench.inversion import search as inversion
+from hardbench.inversion.pool import prepare_pool
+from hardbench.inversion.search import Data, Inversions, Search, find_inversions, training_settings
 from hardbench.settings import STRAGGLERS
 from hardbench.stored import ARRAYS, StoredRun
 from hardbench.studies import train
-from hardbench.training import checkpoints, inversion, machine, memory, observers, slices
-from hardbench.training.identify import Hard, fresh_logits, gallery, identify, search, straggler_counts
-from hardbench.training.inversion import Data, Inversions, Search, find_inversions, training_settings
-from hardbench.training.loop import Moment, Observer, fit
-from hardbench.training.slices import Course
+from hardbench.training import callbacks, checkpoints, memory
+from hardbench.training.loop import Callback, TrainState, fit
 
 Array = np.ndarray[Any, Any]
 HARD_SAMPLES = "hard_samples.npz"
@@ -107,7 +109,7 @@ def _complete(opening: AbstractContextManager[tracking.Run], study: Study, out: 
 
     def compute(run: tracking.Run) -> None:
         lifecycle.describe(run, study.device, study.config.precision, study.config.dataset, study.split.digest)
-        _conduct(run, study)
+        _all_networks(run, study)
 
     def report(run: tracking.Run) -> None:
         _report(lifecycle.draw_into(run, None))
@@ -120,7 +122,7 @@ def _complete(opening: AbstractContextManager[tracking.Run], study: Study, out: 
     return lifecycle.complete(opening, compute, report, close, lambda run: train.finish(run, out))
 
 
-def _conduct(run: tracking.Run, study: Study) -> None:
+def _all_networks(run: tracking.Run, study: Study) -> None:
     """Search, scores, grid, results."""
     config = study.config
     run.fetch(FOLDER)
@@ -150,12 +152,12 @@ def _once(run: tracking.Run, study: Study, name: str, make: Callable[[], dict[st
     return state
 
 
-def _showing(show: Callable[[int, str], None], text: str, before: int = 0) -> Observer:
+def _showing(show: Callable[[int, str], None], text: str, before: int = 0) -> Callback:
     """Tells a progress bar how far a group is, at every tenth step."""
 
-    def look(moment: Moment) -> None:
-        if moment.step % 10 == 0 or moment.last:
-            show(before + moment.step, text)
+    def look(state: TrainState) -> None:
+        if state.step % 10 == 0 or state.last:
+            show(before + state.step, text)
 
     return look
 
@@ -256,9 +258,9 @@ def _group(
     study: Study,
     data: Data,
     order: Order,
-    cuts: Mapping[tuple[int, int], Cut],
+    cuts: Mapping[tuple[int, int], TrainSlice],
     place: tuple[int, int],
-    show: Observer,
+    show: Callback,
 ) -> None:
     """The networks of one set and strategy, trained together; cells that nothing is left to train on stay nan and are a fact."""
     config, (m, s) = study.config, place
@@ -289,20 +291,20 @@ def _group(
             study.arrays[f"accuracy_{key}"][m, p, q, s] = found[key][i * config.repeats : (i + 1) * config.repeats].cpu().numpy()
 
 
-def _train(run: tracking.Run, config: Config, course: Course, name: str, show: Observer) -> None:
+def _train(run: tracking.Run, config: Config, course: Course, name: str, show: Callback) -> None:
     """Train a group to its end, from its last checkpoint on if there is one."""
     folder = run.folder / FOLDER
-    state = checkpoints.newest(folder)[0] if folder.exists() else None
-    if state is not None and state.get("group") == name:
-        with checkpoints.restoring(folder / checkpoints.LAST, state.get("steps"), config.epochs):
-            course.learner.load(state)
-            course.batches.load(state["batches"])
+    saved = checkpoints.newest(folder)[0] if folder.exists() else None
+    if saved is not None and saved.get("group") == name:
+        with checkpoints.restoring(folder / checkpoints.LAST, saved.get("steps"), config.epochs):
+            course.learner.load(saved)
+            course.batches.load(saved["batches"])
 
-    def write(moment: Moment) -> None:
+    def write(state: TrainState) -> None:
         checkpoints.save(folder, checkpoints.LAST, {**course.learner.state(), "batches": course.batches.state(), "group": name})
         run.publish(f"{FOLDER}/{checkpoints.LAST}")
 
-    watching = [observers.divergence(), show, observers.checkpoint(config.checkpoint_every, write)]
+    watching = [callbacks.divergence(), show, callbacks.checkpoint(config.checkpoint_every, write)]
     fit(course.learner, course.batches, config.epochs, watching)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from hardbench import console, tracking
 from hardbench.campaign import grid, jobs, plan
-from hardbench.campaign.conduct import Campaign
+from hardbench.campaign.collect import Campaign
 from hardbench.campaign.executors import Executor, Local, Ray
 from hardbench.campaign.grid import Cell
 from hardbench.campaign.jobs import Job
@@ -54,7 +54,7 @@ def run(config: CampaignSettings) -> None:
     key = _key(config, swept)
     parent = tracking.parent_of(config.study, key)
     if parent is not None and parent.status == "RUNNING" and parent.has(plan.IN_FLIGHT):
-        plan.look(made, parent.file(plan.IN_FLIGHT).read_text().split())
+        plan.refresh(made, parent.file(plan.IN_FLIGHT).read_text().split())
     todo = made.todo(config.retry_failed, config.rerun)
     work = _jobs(config, made, todo)
     if config.dry_run:
@@ -66,14 +66,14 @@ def run(config: CampaignSettings) -> None:
     title = config.name or f"sweep {config.study} {' x '.join(swept) or 'of one cell'}"
     note = f"{len(made.cells)} cells, {sum(cell.networks for cell in made.cells)} networks\nswept: {', '.join(swept) or 'nothing'}"
     with tracking.sweep(config.study, key, config, title, note, config.tag or {}) as parent_run:
-        plan.look(made, ())  # anew, now that nobody else works on the campaign
+        plan.refresh(made, ())  # anew, now that nobody else works on the campaign
         todo = made.todo(config.retry_failed, config.rerun)
         work = _jobs(config, made, todo)
         campaign = Campaign(parent_run, made, swept, target, train.write_cell)
         parent_run.write_text("plan.txt", _lines(work))
         campaign.known(todo)
         try:
-            _conduct(campaign, executor, work, made)
+            _run_jobs(campaign, executor, work, made)
         finally:
             made_files = campaign.close()
         made_files += _draw(campaign, parent_run)
@@ -128,7 +128,7 @@ def _executor(config: CampaignSettings, work: Sequence[Job]) -> Executor:
     return Local(_workers(config), config.tries, torch.cuda.device_count() if _cuda(config) else 0)
 
 
-def _conduct(campaign: Campaign, executor: Executor, work: Sequence[Job], made: Plan) -> None:
+def _run_jobs(campaign: Campaign, executor: Executor, work: Sequence[Job], made: Plan) -> None:
     """Run the jobs and hand every result to the campaign, with the progress shown."""
     total = sum(job.networks for job in work)
     prepared = [campaign.prepare(job) for job in work]

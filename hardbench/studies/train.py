@@ -17,18 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from hardbench import console, handover, lifecycle, tracking
+from hardbench import console, lifecycle, machine, tracking
 from hardbench.configs.train import Config
 from hardbench.data.samples import load
 from hardbench.data.transforms import unit_of
 from hardbench.errors import ConfigError, TrackingError, TrainingError
+from hardbench.hard_samples import recorder, sample_hardness
 from hardbench.metrics.hardness import hardness_table, mean_at_end, mean_stderr, overlap_hardness_spearman
 from hardbench.settings import TrainingSettings
 from hardbench.stored import ARRAYS, StoredRun
-from hardbench.training import checkpoints, dynamics, machine, observers
-from hardbench.training.course import Course, Outcome, aims, outcome, watch
-from hardbench.training.course import set_up as build
-from hardbench.training.loop import Moment, at, evaluation_steps, fit
+from hardbench.training import callbacks, checkpoints
+from hardbench.training.loop import TrainState, at, evaluation_steps, fit
+from hardbench.training.setup import Course, Outcome, aims, outcome, watch
+from hardbench.training.setup import set_up as build
 
 NUMBERS = 4  # raised when the same settings give other numbers: finished cells of sweeps are then computed again
 
@@ -41,24 +42,28 @@ def set_up(config: Config) -> Course:
     return course
 
 
-def hardness(word: str) -> handover.Hardness:
+def hardness(word: str) -> sample_hardness.Hardness:
     """The hardness that RUN or RUN:STRATEGY hands on."""
-    run, strategy = handover.words(word)
-    return handover.read(_source(run), strategy)
+    run, strategy = sample_hardness.words(word)
+    return sample_hardness.read(_source(run), strategy)
 
 
 def _source(word: str) -> StoredRun:
     """The run of an id or a prefix of one; of `last` the newest finished one that has samples' hardness to hand on."""
     if word == "last":
         for stored in tracking.runs():
-            if stored.status == "FINISHED" and stored.study in handover.SOURCES and stored.has(handover.SOURCES[stored.study][0]):
+            if (
+                stored.status == "FINISHED"
+                and stored.study in sample_hardness.SOURCES
+                and stored.has(sample_hardness.SOURCES[stored.study][0])
+            ):
                 return stored
-    return tracking.find(word, list(handover.SOURCES))
+    return tracking.find(word, list(sample_hardness.SOURCES))
 
 
 def named(word: str) -> str:
     """RUN or RUN:STRATEGY with the run by its id, which goes on to mean the same run."""
-    run, strategy = handover.words(word)
+    run, strategy = sample_hardness.words(word)
     return ":".join(filter(None, (_source(run).id, strategy)))
 
 
@@ -120,7 +125,7 @@ def _complete(
             then(run)
 
     def close(run: tracking.Run) -> None:
-        run.remove(*(f"{dynamics.FOLDER}/{name}" for name in dynamics.recorded(run.folder / dynamics.FOLDER)))
+        run.remove(*(f"{recorder.FOLDER}/{name}" for name in recorder.recorded(run.folder / recorder.FOLDER)))
         run.remove(*(f"checkpoints/{name}" for name in checkpoints.spare(config.keep_checkpoints)))
 
     return lifecycle.complete(opening, compute, report, close, lambda run: finish(run, out))
@@ -139,24 +144,24 @@ def out_folder(out: str | None) -> Path | None:
     return Path(out)
 
 
-def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> None:
-    """The training itself: observers, loop, results. TrainingError at the end if a repeat diverged."""
+def _train(run: tracking.Run, course: Course, saved: dict[str, Any] | None) -> None:
+    """The training itself: callbacks, loop, results. TrainingError at the end if a repeat diverged."""
     config, split, student = course.config, course.split, course.learner
-    records, best = observers.Records(), observers.Best(config.repeats)
+    records, best = callbacks.Records(), callbacks.Best(config.repeats)
     spent = 0.0  # seconds of training before this process
-    if state is not None:
-        with checkpoints.restoring(run.folder / "checkpoints", state["steps"], course.total):
-            student.load(state)
+    if saved is not None:
+        with checkpoints.restoring(run.folder / "checkpoints", saved["steps"], course.total):
+            student.load(saved)
             for part, name in ((course.batches, "batches"), (records, "records"), (best, "best")):
-                part.load(state[name])
-            spent = float(state.get("seconds", 0))
+                part.load(saved[name])
+            spent = float(saved.get("seconds", 0))
 
     steps = evaluation_steps(config.eval_points, config.eval_steps, course.total)
-    tape = _tape(run, course, len(steps)) if config.record_dynamics else None
+    logits_of_training = _logit_recorder(run, course, len(steps)) if config.record_dynamics else None
 
     began = time.monotonic()
 
-    def write(moment: Moment) -> None:
+    def write(state: TrainState) -> None:
         run.close()  # what a checkpoint counts as measured must be in the store
         save(run.folder / "checkpoints", course, records, best, spent + time.monotonic() - began)
         for name in (checkpoints.LAST, checkpoints.BEST):
@@ -164,12 +169,12 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
 
     with console.progress(run.id[:8], course.total) as show:
         watching = watch(course, records, best, run.log)
-        watching += [at(steps, tape)] if tape else []
-        watching += [console.training_progress(show), observers.checkpoint(config.checkpoint_every, write)]
+        watching += [at(steps, logits_of_training)] if logits_of_training else []
+        watching += [console.training_progress(show), callbacks.checkpoint(config.checkpoint_every, write)]
         done = fit(student, course.batches, course.total, watching)
     run.log({"samples_per_second": done * course.batches.size * config.repeats / (spent + time.monotonic() - began)}, done)
-    if tape is not None and not dynamics.whole(run.folder / dynamics.ARTIFACT, records.arrays()["steps"]):
-        run.write_arrays(dynamics.ARTIFACT, tape.arrays(records.arrays()["steps"]), compressed=False)
+    if logits_of_training is not None and not recorder.whole(run.folder / recorder.ARTIFACT, records.arrays()["steps"]):
+        run.write_arrays(recorder.ARTIFACT, logits_of_training.arrays(records.arrays()["steps"]), compressed=False)
     found = outcome(course, records)
     _finish(run, config, found)
     if config.log_model:
@@ -178,16 +183,16 @@ def _train(run: tracking.Run, course: Course, state: dict[str, Any] | None) -> N
     _diverged(run, config, found)
 
 
-def _tape(run: tracking.Run, course: Course, points: int) -> dynamics.Tape:
+def _logit_recorder(run: tracking.Run, course: Course, points: int) -> recorder.LogitRecorder:
     """What records the logits of the training samples; a warning where that is a lot."""
     train = course.batches.train
-    needed = dynamics.size(course.config.repeats, points, len(train), course.split.num_classes)
-    if needed > dynamics.LARGE:
+    needed = recorder.size(course.config.repeats, points, len(train), course.split.num_classes)
+    if needed > recorder.LARGE:
         console.warn(f"record_dynamics: {needed / 1e9:.1f} GB for {points} points; fewer with eval_steps")
-    return dynamics.Tape(train, course.standardise.to(course.learner.device), run.fetch(dynamics.FOLDER), run.publish)
+    return recorder.LogitRecorder(train, course.standardise.to(course.learner.device), run.fetch(recorder.FOLDER), run.publish)
 
 
-def save(folder: Path, course: Course, records: observers.Records, best: observers.Best, seconds: float) -> None:
+def save(folder: Path, course: Course, records: callbacks.Records, best: callbacks.Best, seconds: float) -> None:
     """Write last.pt (all that resuming needs) and best.pt (weights per repeat with their step and validation accuracy).
 
     `seconds` is how long the training has taken so far.
@@ -212,7 +217,7 @@ def _finish(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None
     for name in ("loss", "accuracy"):
         points = found.arrays["log_steps"], found.arrays[f"train_{name}"]
         final[f"final/train_{name}_last_epoch"] = mean_at_end(*points, -(-found.about[1] // size))
-    for phase, group in itertools.product(("train", "val", "test"), (handover.HARD, handover.EASY)):
+    for phase, group in itertools.product(("train", "val", "test"), (sample_hardness.HARD, sample_hardness.EASY)):
         if f"accuracy_{phase}_{group}" in found.arrays:
             final[f"final/{phase}_accuracy_{group}"] = last_measured(found.arrays, f"accuracy_{phase}_{group}")
     final["final/overlap_hardness_spearman"] = overlap_hardness_spearman(found.arrays)
@@ -257,7 +262,7 @@ def note_of(config: TrainingSettings, classes: int, samples: int) -> str:
 
 def tags_of(config: TrainingSettings, device: str) -> dict[str, str]:
     """The run's own tags, and how it was computed."""
-    source = {} if config.hardness is None else {"hardbench.source_run": handover.words(config.hardness)[0]}
+    source = {} if config.hardness is None else {"hardbench.source_run": sample_hardness.words(config.hardness)[0]}
     return {**(config.tag or {}), **source, "hardbench.device": device, "hardbench.precision": config.precision}
 
 

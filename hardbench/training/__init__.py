@@ -1,1 +1,1 @@
-"""The training loop, its learners, observers, evaluation and checkpoints."""
+"""The training loop, its learners, callbacks, evaluation and checkpoints."""

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment: written aside, synced, renamed; the one before is kept as previous.pt."""
+"""Checkpoints that survive a kill at any state: written aside, synced, renamed; the one before is kept as previous.pt."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress

@@ -61,7 +61,7 @@ def batches(samples: Samples, standardise: Standardise) -> Iterator[tuple[Tensor
 
 
 def _part(learner: Learner, inputs: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    features, logits = learner.glance(inputs)
+    features, logits = learner.forward(inputs)
     repeats = len(logits)
     with torch.inference_mode():
         losses = cross_entropy(logits, labels.expand(repeats, -1)).double()
@@ -77,7 +77,7 @@ def layer_accuracies(learner: Learner, samples: Samples, standardise: Standardis
         return None
     right = torch.zeros((), dtype=torch.float64, device=learner.device)
     for inputs, labels in batches(samples, standardise):
-        activations = learner.look(inputs)
+        activations = learner.activations(inputs)
         with torch.inference_mode(), learner.arithmetic():
             each = [learner.networks.head(hidden) for hidden in activations]
         right = right + torch.stack([(layer.argmax(-1) == labels).sum(-1) for layer in each], -1)

@@ -1,23 +1,18 @@
-"""Learners: backpropagation and greedy layer-wise training behind two verbs, update and predict."""
+"""A learner: R networks in training by backpropagation, behind two verbs, update and predict (`training/greedy.py` has the other one)."""
 
-import functools
 from contextlib import AbstractContextManager
 from math import inf
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from hardbench.errors import TrainingError
-from hardbench.models.gmlp import GreedyStack
-from hardbench.models.layers import Networks, StackedLinear
+from hardbench.models.layers import Networks
 from hardbench.products import row_means
 from hardbench.registry import OPTIMIZERS, SCHEDULERS
 from hardbench.settings import TrainingSettings
-from hardbench.training.ace import local_losses, log_softmax
-from hardbench.training.local import Local
-from hardbench.training.optimizers import PromptAdam
 
 
 class Learner:
@@ -81,14 +76,14 @@ class Learner:
             loss[rows], accuracy[rows] = own.detach(), hits(logits, labels[rows])
         return {"loss": loss, "accuracy": accuracy}
 
-    def look(self, inputs: Tensor) -> list[Tensor]:
+    def activations(self, inputs: Tensor) -> list[Tensor]:
         """Activations of every hidden layer [R, B, D], in eval mode without gradients."""
         if self.networks.training:
             self.networks.eval()
         with torch.inference_mode(), self.arithmetic():
             return self.networks.activations(inputs)
 
-    def glance(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Activations of the last hidden layer [R, B, D] and logits [R, B, K], in eval mode without gradients."""
         if self.networks.training:
             self.networks.eval()
@@ -98,7 +93,7 @@ class Learner:
 
     def predict(self, inputs: Tensor) -> Tensor:
         """Logits [R, B, K] in eval mode."""
-        return self.glance(inputs)[1]
+        return self.forward(inputs)[1]
 
     def freeze(self, r: int, step: int) -> None:
         """Repeat r learns no more; its weights stay what they are now."""
@@ -152,66 +147,6 @@ class Learner:
                 if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
                     raise TrainingError(f"checkpoint: {name} {list(value.shape)} of the optimiser; {list(parameter.shape)}")
         self.resumed = True
-
-
-class Greedy(Learner):
-    """Greedy training of a chain of metric predictors: every layer descends its own loss.
-
-    One backward pass for all local losses is enough: each layer's input is detached, so that L_i reaches layer i alone. Adam works
-    element by element, so that one optimiser over all layers is one per layer. And one forward pass is enough: q_{i+1}, the next
-    layer BEFORE its update on the detached h_i, is what that layer computes in this very pass.
-    """
-
-    def __init__(self, networks: Networks, settings: TrainingSettings, total_steps: int):
-        super().__init__(networks, settings, total_steps)
-        self.layers = [module for module in networks.modules() if isinstance(module, StackedLinear)]
-        self.lambdas = torch.full((len(self.layers), 1), float(settings.lambda_ace), device=self.device)
-        self.lambdas[-1] = 0  # the last layer has no next one
-
-    @functools.cached_property
-    def local(self) -> Local:
-        """The layers in training (a learner that only looks has no buffers)."""
-        return Local(self.layers, torch.bfloat16 if self.settings.precision == "bf16" else torch.float32)
-
-    def move(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Every layer moves as soon as its gradient is there; SGD, whose step reads less, goes by `Optimizer.step`."""
-        if not isinstance(self.optimizer, PromptAdam):
-            return super().move(inputs, labels)
-        scalars = self.losses(inputs, labels)
-        for parameters, gradients in self.local.gradients():
-            self.optimizer.step_some(parameters, gradients)
-        return scalars
-
-    def backward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Gradients of the local losses into the parameters; the same scalars as `losses`."""
-        scalars = self.losses(inputs, labels)
-        for parameters, gradients in self.local.gradients():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient.clone()
-        return scalars
-
-    def losses(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The local losses, and their gradients at the layers' products.
-
-        Cross entropy and accuracy of the last layer [R], loss and accuracy of every layer [R, L].
-        """
-        networks = cast(GreedyStack, self.networks)
-        with self.local.recording():
-            activations = networks.detached_activations(inputs)
-            logits = networks.layer_logits(activations).float()  # [R, L, B, K]
-            with torch.no_grad():
-                log_q = log_softmax(logits.permute(0, 3, 1, 2))
-                log_after = torch.cat([log_q[:, :, 1:], log_q[:, :, -1:]], 2)  # of the last layer anything
-                each, slopes = local_losses(log_q, log_after, labels, self.lambdas, self.settings.ace_variant)
-                losses = row_means(each.flatten(0, 1)).view(each.shape[:-1])
-                accuracies = hits(logits.flatten(0, 1), labels.repeat_interleave(len(self.layers), 0)).view(losses.shape)
-            logits.backward(slopes.div_(labels.shape[1]).permute(0, 2, 3, 1))
-        return {"loss": losses[:, -1], "accuracy": accuracies[:, -1], "layer_loss": losses, "layer_accuracy": accuracies}
-
-
-def learner(networks: Networks, settings: TrainingSettings, total_steps: int) -> Learner:
-    """The learner of these networks."""
-    return (Greedy if isinstance(networks, GreedyStack) else Learner)(networks, settings, total_steps)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The one training loop. Studies differ in what they look at: observers are plain functions called after every step."""
+"""The one training loop. Studies differ in what they look at: callbacks are plain functions called after every step."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from hardbench.training.learners import Learner
 
 
 @dataclass
-class Moment:
-    """What an observer sees: the learner after `step` updates, and the scalars [R] of the last one (none at step 0)."""
+class TrainState:
+    """What an callback sees: the learner after `step` updates, and the scalars [R] of the last one (none at step 0)."""
 
     step: int
     total: int
@@ -36,47 +36,47 @@ class Moment:
         return self.step == self.total or not any(self.learner.active)
 
 
-Observer = Callable[[Moment], None]
+Callback = Callable[[TrainState], None]
 
 
-def fit(learner: Learner, batches: Batches, total: int, observers: Sequence[Observer] = ()) -> int:
+def fit(learner: Learner, batches: Batches, total: int, callbacks: Sequence[Callback] = ()) -> int:
     """Train from the learner's position to step `total`, or until every repeat is frozen; the step reached.
 
-    Observers run in order after every step, and at step 0 before the first; a learner that goes on from a stored state has shown
+    Callbacks run in order after every step, and at step 0 before the first; a learner that goes on from a stored state has shown
     them the step it was stored at.
     """
-    moment = Moment(learner.steps, total, learner, batches, {})
-    if moment.step == 0 and not learner.resumed:
-        _show(observers, moment)
-    while not moment.last:
-        moment.scalars = learner.update(*batches.draw())
-        moment.step = learner.steps
-        _show(observers, moment)
-    return moment.step
+    state = TrainState(learner.steps, total, learner, batches, {})
+    if state.step == 0 and not learner.resumed:
+        _show(callbacks, state)
+    while not state.last:
+        state.scalars = learner.update(*batches.draw())
+        state.step = learner.steps
+        _show(callbacks, state)
+    return state.step
 
 
-def _show(observers: Sequence[Observer], moment: Moment) -> None:
-    for observer in observers:
-        observer(moment)
+def _show(callbacks: Sequence[Callback], state: TrainState) -> None:
+    for callback in callbacks:
+        callback(state)
 
 
-def every(steps: int, observer: Observer) -> Observer:
-    """The observer, called at multiples of `steps` from the first on, and at the last step."""
+def every(steps: int, callback: Callback) -> Callback:
+    """The callback, called at multiples of `steps` from the first on, and at the last step."""
 
-    def at_multiples(moment: Moment) -> None:
-        if moment.step and (moment.step % steps == 0 or moment.last):
-            observer(moment)
+    def at_multiples(state: TrainState) -> None:
+        if state.step and (state.step % steps == 0 or state.last):
+            callback(state)
 
     return at_multiples
 
 
-def at(steps: Iterable[int], observer: Observer) -> Observer:
-    """The observer, called at the given steps, where a repeat reaches its target, and at the last step."""
+def at(steps: Iterable[int], callback: Callback) -> Callback:
+    """The callback, called at the given steps, where a repeat reaches its target, and at the last step."""
     chosen = frozenset(steps)
 
-    def at_chosen(moment: Moment) -> None:
-        if moment.step in chosen or moment.stops or moment.last:
-            observer(moment)
+    def at_chosen(state: TrainState) -> None:
+        if state.step in chosen or state.stops or state.last:
+            callback(state)
 
     return at_chosen
 

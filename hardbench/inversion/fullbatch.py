@@ -15,7 +15,7 @@ from hardbench.training.learners import Learner
 
 
 @dataclass(frozen=True)
-class Seen:
+class ForwardPass:
     """What one pass over the data computed, without gradients: activations of every hidden layer [R, D, N], logits [R, K, N]."""
 
     activations: list[Tensor]
@@ -34,7 +34,7 @@ class FullBatch(Learner):
         super().__init__(networks, settings, total_steps)
         self.stacked = networks
         self.weights = weights
-        self.seen: Seen | None = None
+        self.seen: ForwardPass | None = None
         self._share = None if weights is None else weights / weights.sum(1, keepdim=True)
         self._source: Tensor | None = None
         self._columns = torch.empty(0)
@@ -53,7 +53,7 @@ class FullBatch(Learner):
         logits = logits.float()
         own = self.losses(logits, labels)
         own.sum().backward()
-        self.seen = Seen([layer.detach() for layer in activations], logits.detach())
+        self.seen = ForwardPass([layer.detach() for layer in activations], logits.detach())
         return {"loss": own.detach(), "accuracy": self.accuracy(self.seen.logits, labels)}
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -66,12 +66,12 @@ class FullBatch(Learner):
         right = (logits.gather(1, labels.unsqueeze(1)).squeeze(1) >= logits.amax(1)).float()
         return right.mean(1) if self._share is None else (right * self._share).sum(1)
 
-    def survey(self, inputs: Tensor) -> Seen:
+    def forward_all(self, inputs: Tensor) -> ForwardPass:
         """What a pass with the weights of now computes; the learner's own `seen` stays."""
         columns = self.columns(inputs)  # kept for updates, so made outside inference mode
         with torch.inference_mode(), self.arithmetic():
             activations, logits = self.stacked.columns(columns)
-            return Seen(activations, logits.float())
+            return ForwardPass(activations, logits.float())
 
 
 def predictions(logits: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hardbench.metrics import agreement
+from hardbench.inversion import agreement
 from hardbench.metrics.hardness import correlation, mean_stderr
 
 if TYPE_CHECKING:

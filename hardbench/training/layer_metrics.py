@@ -56,7 +56,7 @@ class Probe:
 
     def _groups(self, learner: Learner) -> list[range]:
         repeats = learner.networks.repeats
-        widths = [h.shape[-1] for h in learner.look(self._inputs(self.fit, slice(0, 1)))]
+        widths = [h.shape[-1] for h in learner.activations(self._inputs(self.fit, slice(0, 1)))]
         each = 4 * sum(widths) * (len(self.fit) + len(self.phases["val"]))
         size = max(1, min(repeats, BYTES // each))
         return [range(start, min(start + size, repeats)) for start in range(0, repeats, size)]
@@ -68,7 +68,7 @@ class Probe:
         """Per layer [r, N, D] float32 of some repeats."""
         parts: list[list[Tensor]] = []
         for inputs, _ in batches(samples, self.standardise):
-            parts.append([hidden[repeats.start : repeats.stop].float() for hidden in learner.look(inputs)])
+            parts.append([hidden[repeats.start : repeats.stop].float() for hidden in learner.activations(inputs)])
         return [torch.cat(list(layer), 1) for layer in zip(*parts, strict=True)]
 
     def _measure(self, learner: Learner, phase: str, repeats: range) -> dict[str, Tensor]:

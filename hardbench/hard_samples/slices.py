@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hardbench.data.batches import Batches
-from hardbench.data.imbalance import Cut
 from hardbench.data.samples import Samples, Split
 from hardbench.data.transforms import Standardise
+from hardbench.hard_samples.cuts import TrainSlice
+from hardbench.inversion.fullbatch import FullBatch, predictions
 from hardbench.models.layers import Stacked
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.settings import TrainingSettings
 from hardbench.training import memory
-from hardbench.training.fullbatch import FullBatch, predictions
 
 GROUPS = ("full", "hard", "easy")
 LARGEST = 1 << 14  # networks x samples of a piece, so that what it computes stays near the processor
@@ -48,7 +48,7 @@ class Piece:
         return [Piece(start, end, self.first, self.last) for start, end in itertools.pairwise(ends)]
 
 
-def pieces(cuts: Sequence[Cut], largest: int) -> list[Piece]:
+def pieces(cuts: Sequence[TrainSlice], largest: int) -> list[Piece]:
     """The cuts' slices taken apart: every sample of every cut is in one piece, of about `largest` cuts x samples at most."""
     ends = sorted({end for cut in cuts for end in (cut.low, cut.high)})
     found: list[Piece] = []
@@ -91,7 +91,7 @@ class Sliced(FullBatch):
     Cuts of far ends come first, so that a piece's networks are neighbours.
     """
 
-    def __init__(self, networks: Stacked, settings: TrainingSettings, total_steps: int, cuts: Sequence[Cut]):
+    def __init__(self, networks: Stacked, settings: TrainingSettings, total_steps: int, cuts: Sequence[TrainSlice]):
         super().__init__(networks, settings, total_steps)
         self.cuts = list(cuts)
         self.size = networks.repeats // len(self.cuts)
@@ -165,7 +165,7 @@ class Course:
         samples: Samples,
         standardise: Standardise,
         num_classes: int,
-        cuts: Sequence[Cut],
+        cuts: Sequence[TrainSlice],
         streams: Sequence[Seeds],
         settings: TrainingSettings,
     ) -> "Course":

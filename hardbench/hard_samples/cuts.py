@@ -9,7 +9,7 @@ from hardbench.seeding import Seeds
 
 
 @dataclass(frozen=True)
-class Cut:
+class TrainSlice:
     """One training set and its tests as positions in an `Order`.
 
     Trained on are [low, high); hard test samples are [0, hard_end), easy ones [easy_start, N), and the full test is both.
@@ -43,8 +43,8 @@ class Order:
             groups.append(found[torch.randperm(len(found), generator=seeds.child(name).generator())])
         return cls(torch.cat([groups[0].flip(0), groups[1]]), len(groups[0]))
 
-    def cut(self, train_ratio: float, remaining: float, reduce_hard: bool = False) -> Cut:
+    def cut(self, train_ratio: float, remaining: float, reduce_hard: bool = False) -> TrainSlice:
         """The cut at int(n train_ratio) of either group, int(n remaining) of the reduced group's training samples being kept."""
         hard, easy = (int(n * train_ratio) for n in (self.hard, len(self.rows) - self.hard))
         kept = (int(hard * remaining), easy) if reduce_hard else (hard, int(easy * remaining))
-        return Cut(self.hard - kept[0], self.hard + kept[1], self.hard - hard, self.hard + easy)
+        return TrainSlice(self.hard - kept[0], self.hard + kept[1], self.hard - hard, self.hard + easy)

@@ -1,4 +1,4 @@
-"""Observers of the training loop: what is recorded, when a network stops, when a checkpoint is written."""
+"""Callbacks of the training loop: what is recorded, when a network stops, when a checkpoint is written."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +14,8 @@ from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise
 from hardbench.errors import TrainingError
 from hardbench.training.evaluation import evaluate, reaches
-from hardbench.training.layers import Probe, defined
-from hardbench.training.loop import Moment, Observer
+from hardbench.training.layer_metrics import Probe, defined
+from hardbench.training.loop import Callback, TrainState
 
 Sink = Callable[[Mapping[str, np.ndarray], int], None]
 """Takes metrics by name, each [R] (or one number for all networks), and their step, as they are measured."""
@@ -28,22 +28,22 @@ class Records:
         self._steps: dict[str, list[int]] = {"steps": [], "log_steps": []}
         self._rows: dict[str, tuple[str, list[Tensor]]] = {}
 
-    def add(self, axis: str, moment: Moment, values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    def add(self, axis: str, state: TrainState, values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         """Append one point of every array, each [R, ...]; repeats without numbers at this step become nan. What was appended.
 
         Several calls at one step fill the same point; along `end` an array has one point and no step axis. ValueError for a step that
         is not after the last one, and for an array that has this point or lacks an earlier one: a row never stands without its step.
         """
         steps = [] if axis == "end" else self._steps[axis]
-        if steps and moment.step < steps[-1]:
-            raise ValueError(f"{axis}: step {moment.step} after step {steps[-1]}")
-        if moment.step not in steps[-1:]:
-            steps.append(moment.step)
+        if steps and state.step < steps[-1]:
+            raise ValueError(f"{axis}: step {state.step} after step {steps[-1]}")
+        if state.step not in steps[-1:]:
+            steps.append(state.step)
         shown = {}
         for name, value in values.items():
             row = value.detach().to("cpu", torch.float64)
-            for r in moment.learner.stopped:
-                if moment.step > moment.learner.measured_until(r):
+            for r in state.learner.stopped:
+                if state.step > state.learner.measured_until(r):
                     row[r] = torch.nan
             rows = self._rows.setdefault(name, (axis, []))[1]
             if len(rows) != len(steps) - 1:
@@ -81,35 +81,35 @@ class Records:
         return ""
 
 
-def divergence() -> Observer:
+def divergence() -> Callback:
     """Freezes repeats whose training loss is not finite: on a CPU at once, on a GPU (where a look costs a wait) every 50 steps."""
     losses: list[Tensor] = []
 
-    def watch(moment: Moment) -> None:
-        if moment.step == 0:
+    def watch(state: TrainState) -> None:
+        if state.step == 0:
             return
-        losses.append(moment.scalars["loss"])
-        if moment.learner.device.type != "cpu" and len(losses) < 50 and not moment.last:
+        losses.append(state.scalars["loss"])
+        if state.learner.device.type != "cpu" and len(losses) < 50 and not state.last:
             return
         found = torch.stack(losses)
-        first = moment.step - len(losses) + 1
+        first = state.step - len(losses) + 1
         losses.clear()
         if isfinite(found.sum().item()):
             return
         bad = ~found.isfinite().cpu()
         for r in bad.any(0).nonzero().flatten().tolist():
-            if r not in moment.learner.stopped:
-                moment.learner.diverged[r] = first + int(bad[:, r].int().argmax())
-                moment.learner.freeze(r, moment.learner.diverged[r])
+            if r not in state.learner.stopped:
+                state.learner.diverged[r] = first + int(bad[:, r].int().argmax())
+                state.learner.freeze(r, state.learner.diverged[r])
 
     return watch
 
 
-def curves(records: Records, sink: Sink) -> Observer:
+def curves(records: Records, sink: Sink) -> Callback:
     """Training scalars of the step just made, which it has anyway, and the learning rate."""
 
-    def log(moment: Moment) -> None:
-        shown = records.add("log_steps", moment, {f"train_{name}": value for name, value in moment.scalars.items()})
+    def log(state: TrainState) -> None:
+        shown = records.add("log_steps", state, {f"train_{name}": value for name, value in state.scalars.items()})
         metrics = {}
         for name, value in shown.items():
             phase, _, metric = name.partition("_")
@@ -117,8 +117,8 @@ def curves(records: Records, sink: Sink) -> Observer:
                 metrics[f"{phase}/{metric}"] = value
             else:
                 metrics |= {f"{phase}_{metric}/{layer:02d}": row for layer, row in enumerate(value.T)}
-        lr = moment.learner.settings.lr * moment.learner.factor(moment.step - 1, moment.total, moment.learner.settings)
-        sink(metrics | {"train/lr": np.array(lr)}, moment.step)
+        lr = state.learner.settings.lr * state.learner.factor(state.step - 1, state.total, state.learner.settings)
+        sink(metrics | {"train/lr": np.array(lr)}, state.step)
 
     return log
 
@@ -131,12 +131,12 @@ class Best:
         self.step = [0] * repeats
         self.networks: list[dict[str, Tensor]] = [{} for _ in range(repeats)]
 
-    def keep(self, moment: Moment, accuracy: Tensor) -> None:
+    def keep(self, state: TrainState, accuracy: Tensor) -> None:
         """Take the weights of the repeats whose validation accuracy [R] has improved."""
         for r, now in enumerate(accuracy.tolist()):
-            if now > self.accuracy[r] and moment.step <= moment.learner.measured_until(r):
-                self.accuracy[r], self.step[r] = now, moment.step
-                self.networks[r] = moment.learner.networks.member_state(r)
+            if now > self.accuracy[r] and state.step <= state.learner.measured_until(r):
+                self.accuracy[r], self.step[r] = now, state.step
+                self.networks[r] = state.learner.networks.member_state(r)
 
     def state(self) -> dict[str, Any]:
         """Weights, accuracy and step per repeat."""
@@ -148,7 +148,7 @@ class Best:
 
 
 @dataclass(frozen=True)
-class Eye:
+class Evaluator:
     """What evaluation looks with: the sets, the constants of standardisation, the classes."""
 
     test: Samples
@@ -156,104 +156,104 @@ class Eye:
     standardise: Standardise
     num_classes: int
 
-    def look(self, moment: Moment, samples: Samples) -> dict[str, Tensor]:
+    def measure(self, state: TrainState, samples: Samples) -> dict[str, Tensor]:
         """Everything one pass over the samples gives."""
-        return evaluate(moment.learner, samples, self.standardise, self.num_classes).arrays()
+        return evaluate(state.learner, samples, self.standardise, self.num_classes).arrays()
 
 
-def evaluation(records: Records, sink: Sink, eye: Eye, best: Best) -> Observer:
+def evaluation(records: Records, sink: Sink, evaluator: Evaluator, best: Best) -> Callback:
     """Everything measured of the test set; loss and accuracy of the validation set (nan without one), which decide what is best."""
 
-    def measure(moment: Moment) -> None:
-        found = eye.look(moment, eye.test)
+    def measure(state: TrainState) -> None:
+        found = evaluator.measure(state, evaluator.test)
         held = {name: torch.full_like(found[name], torch.nan) for name in ("loss", "accuracy")}
-        if eye.val is not None:
-            held = eye.look(moment, eye.val)
-            best.keep(moment, held["accuracy"])
-        shown = records.add("steps", moment, found | {f"val_{name}": held[name] for name in ("loss", "accuracy")})
+        if evaluator.val is not None:
+            held = evaluator.measure(state, evaluator.val)
+            best.keep(state, held["accuracy"])
+        shown = records.add("steps", state, found | {f"val_{name}": held[name] for name in ("loss", "accuracy")})
         metrics = {f"test/{name}": shown[name] for name in ("loss", "accuracy")}
-        if eye.val is not None:
+        if evaluator.val is not None:
             metrics |= {f"val/{name}": shown[f"val_{name}"] for name in ("loss", "accuracy")}
         for name in ("accuracy", "loss"):
-            metrics |= {f"class_{name}/{c:02d}": shown[f"{name}_per_class"][:, c] for c in range(eye.num_classes)}
-        sink(metrics, moment.step)
+            metrics |= {f"class_{name}/{c:02d}": shown[f"{name}_per_class"][:, c] for c in range(evaluator.num_classes)}
+        sink(metrics, state.step)
 
     return measure
 
 
-def layers(records: Records, sink: Sink, probe: Probe) -> Observer:
+def layers(records: Records, sink: Sink, probe: Probe) -> Callback:
     """The layer metrics of the held-out and the training samples; at the last step of the test samples, too."""
 
-    def measure(moment: Moment) -> None:
-        phases = ["val", "train"] + (["test"] if moment.last else [])
+    def measure(state: TrainState) -> None:
+        phases = ["val", "train"] + (["test"] if state.last else [])
         found: dict[str, Tensor] = {}
         for phase in phases:
-            found |= probe.measure(moment.learner, phase)
+            found |= probe.measure(state.learner, phase)
         at_end = {name: found.pop(name) for name in list(found) if name.endswith("_test")}
-        rows = records.add("steps", moment, found) | records.add("end", moment, at_end)
+        rows = records.add("steps", state, found) | records.add("end", state, at_end)
         metrics: dict[str, np.ndarray] = {}
         for key, row in rows.items():
             name = next((n for n in probe.names if key in (f"layer_{n}", f"layer_{n}_train", f"layer_{n}_test")), None)
             if name is not None:
                 metrics |= {f"{key}/{layer:02d}": values for layer, values in enumerate(defined(name, row).T)}
-        sink(metrics, moment.step)
+        sink(metrics, state.step)
 
     return measure
 
 
-def groups(records: Records, sink: Sink, eye: Eye, found: Mapping[tuple[str, str], Samples]) -> Observer:
+def groups(records: Records, sink: Sink, evaluator: Evaluator, found: Mapping[tuple[str, str], Samples]) -> Callback:
     """Everything measured of groups of samples, by (phase, group), such as the hard ones among the test samples."""
 
-    def measure(moment: Moment) -> None:
+    def measure(state: TrainState) -> None:
         metrics: dict[str, np.ndarray] = {}
         for (phase, group), samples in found.items():
-            seen = {f"{name}_{phase}_{group}": value for name, value in eye.look(moment, samples).items()}
-            shown = records.add("steps", moment, seen)
+            seen = {f"{name}_{phase}_{group}": value for name, value in evaluator.measure(state, samples).items()}
+            shown = records.add("steps", state, seen)
             there = samples.labels.unique().tolist()
             for name in ("loss", "accuracy"):
                 metrics[f"{phase}/{name}_{group}"] = shown[f"{name}_{phase}_{group}"]
                 each = shown[f"{name}_per_class_{phase}_{group}"]
                 metrics |= {f"class_{name}_{phase}_{group}/{c:02d}": each[:, c] for c in there}
-        sink(metrics, moment.step)
+        sink(metrics, state.step)
 
     return measure
 
 
-def validation(eye: Eye, best: Best, but_not: Sequence[int]) -> Observer:
+def validation(evaluator: Evaluator, best: Best, but_not: Sequence[int]) -> Callback:
     """Looks for the best weights at the end of every epoch that is no evaluation point."""
     skip = frozenset(but_not)
 
-    def look(moment: Moment) -> None:
-        if eye.val is not None and moment.epoch_ends and moment.step not in skip:
-            best.keep(moment, eye.look(moment, eye.val)["accuracy"])
+    def look(state: TrainState) -> None:
+        if evaluator.val is not None and state.epoch_ends and state.step not in skip:
+            best.keep(state, evaluator.measure(state, evaluator.val)["accuracy"])
 
     return look
 
 
-def target(train: Samples, eye: Eye, accuracy: float, stop: bool = True) -> Observer:
+def target(train: Samples, evaluator: Evaluator, accuracy: float, stop: bool = True) -> Callback:
     """At the end of an epoch: notes which repeats' accuracy on the clean training set has first reached the target, and freezes them."""
 
-    def look(moment: Moment) -> None:
-        learner = moment.learner
+    def look(state: TrainState) -> None:
+        learner = state.learner
         waiting = [r for r in range(learner.networks.repeats) if r not in learner.reached and r not in learner.stopped]
-        if moment.epoch_ends and waiting:
-            met = reaches(learner, train, eye.standardise, accuracy)
+        if state.epoch_ends and waiting:
+            met = reaches(learner, train, evaluator.standardise, accuracy)
             for r in [r for r in waiting if met[r]]:
-                learner.reached[r] = moment.step
+                learner.reached[r] = state.step
                 if stop:
-                    learner.freeze(r, moment.step)
+                    learner.freeze(r, state.step)
 
     return look
 
 
-def checkpoint(seconds: float, write: Callable[[Moment], None]) -> Observer:
+def checkpoint(seconds: float, write: Callable[[TrainState], None]) -> Callback:
     """Writes at step 0, at the end and whenever `seconds` have passed."""
     written = time.monotonic()
 
-    def save(moment: Moment) -> None:
+    def save(state: TrainState) -> None:
         nonlocal written
-        if moment.step == 0 or moment.last or time.monotonic() - written >= seconds:
-            write(moment)
+        if state.step == 0 or state.last or time.monotonic() - written >= seconds:
+            write(state)
             written = time.monotonic()
 
     return save

@@ -17,12 +17,12 @@ from hardbench import seeding
 from hardbench.data.batches import Batches
 from hardbench.data.samples import Samples, Split
 from hardbench.data.transforms import Standardise
-from hardbench.metrics.inversion import class_means, distances, inversion_epochs, lag, radii
+from hardbench.inversion.fullbatch import ForwardPass, FullBatch, predictions
+from hardbench.inversion.radii import class_means, distances, inversion_epochs, lag, radii
 from hardbench.registry import MODELS
 from hardbench.settings import InversionSettings, TrainingSettings
-from hardbench.training import memory, observers
-from hardbench.training.fullbatch import FullBatch, Seen, predictions
-from hardbench.training.loop import Moment, Observer, fit
+from hardbench.training import callbacks, memory
+from hardbench.training.loop import Callback, TrainState, fit
 
 Array = np.ndarray[Any, Any]
 State = dict[str, Tensor]
@@ -124,13 +124,13 @@ def estimate(settings: InversionSettings, split: Split, precision: str) -> memor
 
 
 class Watch:
-    """The observer that measures. The weights of epoch t are what step t + 1 computes with: radii and errors come from its forward pass.
+    """The callback that measures. The weights of epoch t are what step t + 1 computes with: radii and errors come from its forward pass.
 
     Weights are remembered for as long as a detector needs to know that an inversion was one.
     """
 
     def __init__(
-        self, data: Data, settings: InversionSettings, learner: FullBatch, looks: Iterable[int] = (), sink: observers.Sink | None = None
+        self, data: Data, settings: InversionSettings, learner: FullBatch, looks: Iterable[int] = (), sink: callbacks.Sink | None = None
     ):
         self.data, self.settings, self.learner = data, settings, learner
         self.looks = sorted({look for look in looks if look <= settings.epochs})
@@ -142,25 +142,25 @@ class Watch:
         self.recent: dict[int, State] = {}
         self.weights: list[list[State]] = [[{} for _ in range(data.num_classes)] for _ in range(learner.networks.repeats)]
         self.epochs = np.full((learner.networks.repeats, data.num_classes), np.nan)
-        self.end: Seen | None = None
+        self.end: ForwardPass | None = None
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, state: TrainState) -> None:
         """Take what the last step saw, remember the weights it made; at the end look once more."""
         labels = self.data.train.labels.expand(self.learner.networks.repeats, -1)
-        if moment.step and self.learner.seen is not None:
-            self._take(moment.step - 1, self.learner.seen, moment.scalars, moment)
-        oldest = self.recent.pop(moment.step - lag(self.settings) - DETECT - 2, None)
+        if state.step and self.learner.seen is not None:
+            self._take(state.step - 1, self.learner.seen, state.scalars, state)
+        oldest = self.recent.pop(state.step - lag(self.settings) - DETECT - 2, None)
         now = self.learner.networks.state_dict()
-        self.recent[moment.step] = {name: tensor.clone() if oldest is None else oldest[name].copy_(tensor) for name, tensor in now.items()}
-        if moment.last:
-            inputs, _ = moment.batches.draw()
-            self.end = self.learner.survey(inputs)
+        self.recent[state.step] = {name: tensor.clone() if oldest is None else oldest[name].copy_(tensor) for name, tensor in now.items()}
+        if state.last:
+            inputs, _ = state.batches.draw()
+            self.end = self.learner.forward_all(inputs)
             scalars = {"loss": self.learner.losses(self.end.logits, labels), "accuracy": self.learner.accuracy(self.end.logits, labels)}
-            self._take(moment.step, self.end, scalars, moment)
-        if moment.step % DETECT == 0 or moment.last:
+            self._take(state.step, self.end, scalars, state)
+        if state.step % DETECT == 0 or state.last:
             self._detect()
 
-    def _take(self, epoch: int, seen: Seen, scalars: Mapping[str, Tensor], moment: Moment) -> None:
+    def _take(self, epoch: int, seen: ForwardPass, scalars: Mapping[str, Tensor], state: TrainState) -> None:
         means, squares = class_means(seen.activations[self.settings.latent_layer], self.onehot, self.learner.weights)
         found = {"radii": radii(means, squares), "distances": distances(means), "error": 1 - scalars["accuracy"], "loss": scalars["loss"]}
         gone = [r for r in self.learner.diverged if epoch > self.learner.measured_until(r)]
@@ -214,7 +214,7 @@ class Search:
         precision: str = "fp32",
         weights: Tensor | None = None,
         looks: Iterable[int] = (),
-        sink: observers.Sink | None = None,
+        sink: callbacks.Sink | None = None,
     ):
         self.data, self.settings, self.repeats, self.seed = data, settings, list(repeats), seed
         streams = [seeding.Seeds(seed).child("repeat", r) for r in repeats]
@@ -224,9 +224,9 @@ class Search:
         self.batches = Batches(data.train, data.standardise, "full", streams, [0.0] * len(streams))
         self.watch = Watch(data, settings, self.learner, looks, sink)
 
-    def run(self, watching: Sequence[Observer] = ()) -> Inversions:
-        """Train to the end; further observers come after the one that measures."""
-        fit(self.learner, self.batches, self.settings.epochs, [observers.divergence(), self.watch, *watching])
+    def run(self, watching: Sequence[Callback] = ()) -> Inversions:
+        """Train to the end; further callbacks come after the one that measures."""
+        fit(self.learner, self.batches, self.settings.epochs, [callbacks.divergence(), self.watch, *watching])
         return self.result()
 
     def state(self) -> dict[str, Any]:
@@ -244,7 +244,7 @@ class Search:
         watch, learner = self.watch, self.learner
         inputs, _ = self.batches.draw()
         final = learner.networks.states()
-        logits = (watch.end or learner.survey(inputs)).logits
+        logits = (watch.end or learner.forward_all(inputs)).logits
         end = np.full((len(final), 1), float(self.settings.epochs))
         end[sorted(learner.diverged)] = np.nan  # weights that judge nothing
         judged = judging_epochs(watch.epochs, end, self.settings)
@@ -254,7 +254,7 @@ class Search:
             chosen = [_weights_at(judged[r, c], watch.epochs[r], watch.weights[r], final[r]) for r in range(len(final))]
             if before is None or any(one is not other for one, other in zip(chosen, before, strict=True)):
                 learner.networks.load_states(chosen)
-                before, found = chosen, predictions(learner.survey(inputs).logits).cpu()
+                before, found = chosen, predictions(learner.forward_all(inputs).logits).cpu()
             assert found is not None
             take = (self.data.train.labels.cpu() == c) & torch.from_numpy(np.isfinite(judged[:, c]))[:, None]
             predicted = torch.where(take, found, predicted)

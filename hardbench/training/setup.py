@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hardbench import seeding
+from hardbench import machine, seeding
 from hardbench.config import options
 from hardbench.data.batches import Batches
 from hardbench.data.samples import Samples, Split, make_labels_wrong, prepare
@@ -20,10 +20,11 @@ from hardbench.models.dropout import check_streams
 from hardbench.models.gmlp import GreedyStack
 from hardbench.registry import MODELS
 from hardbench.settings import DataSettings, TrainingSettings
-from hardbench.training import machine, memory, observers
-from hardbench.training.layers import Probe, sample_count
-from hardbench.training.learners import Learner, learner
-from hardbench.training.loop import Observer, at, evaluation_steps, every, fit
+from hardbench.training import callbacks, memory
+from hardbench.training.layer_metrics import Probe, sample_count
+from hardbench.training.greedy import learner
+from hardbench.training.learners import Learner
+from hardbench.training.loop import Callback, at, evaluation_steps, every, fit
 
 Prepare = Callable[[TrainingSettings, int], Split]
 _loaded: dict[str, Split] = {}  # the last split of this process
@@ -142,22 +143,22 @@ def static_overlaps(split: Split, standardise: Standardise) -> dict[str, np.ndar
     return {"overlap_static": overlap(means).numpy(), "overlap_static_centred": overlap(means, centre).numpy()}
 
 
-def watch(course: Course, records: observers.Records, best: observers.Best, sink: observers.Sink) -> list[Observer]:
-    """The observers that measure a course and stop its networks: all but progress and checkpoints."""
+def watch(course: Course, records: callbacks.Records, best: callbacks.Best, sink: callbacks.Sink) -> list[Callback]:
+    """The callbacks that measure a course and stop its networks: all but progress and checkpoints."""
     config, split, device = course.config, course.split, course.learner.device
     val = None if split.val is None else split.val.to(device)
-    eye = observers.Eye(split.test.to(device), val, course.standardise.to(device), split.num_classes)
+    evaluator = callbacks.Evaluator(split.test.to(device), val, course.standardise.to(device), split.num_classes)
     steps = evaluation_steps(config.eval_points, config.eval_steps, course.total)
     groups = {key: samples.to(device) for key, samples in course.groups.items()}
-    watching: list[Observer] = [observers.divergence()]
+    watching: list[Callback] = [callbacks.divergence()]
     if aims(config):
-        watching.append(observers.target(course.batches.train, eye, config.target_accuracy, config.stop_at_target))
+        watching.append(callbacks.target(course.batches.train, evaluator, config.target_accuracy, config.stop_at_target))
     watching += [
-        every(config.log_every, observers.curves(records, sink)),
-        at(steps, observers.evaluation(records, sink, eye, best)),
-        *([at(steps, observers.layers(records, sink, probe(course, eye)))] if course.layer_metrics else []),
-        *([at(steps, observers.groups(records, sink, eye, groups))] if groups else []),
-        observers.validation(eye, best, steps),
+        every(config.log_every, callbacks.curves(records, sink)),
+        at(steps, callbacks.evaluation(records, sink, evaluator, best)),
+        *([at(steps, callbacks.layers(records, sink, probe(course, evaluator)))] if course.layer_metrics else []),
+        *([at(steps, callbacks.groups(records, sink, evaluator, groups))] if groups else []),
+        callbacks.validation(evaluator, best, steps),
     ]
     return watching
 
@@ -168,13 +169,18 @@ def aims(config: TrainingSettings) -> bool:
     return config.stop_at_target or named or "target_accuracy" in MODELS[config.model].defaults
 
 
-def probe(course: Course, eye: observers.Eye) -> Probe:
+def probe(course: Course, evaluator: callbacks.Evaluator) -> Probe:
     """What measures the layers: on the validation split, or the test set where there is none."""
     config, train = course.config, course.batches.train
     seeds = seeding.Seeds(config.seed).child("data", "layers")
     batch = course.batches.size if config.layer_estimator == "published" else 0
-    more = {"standardise": eye.standardise, "num_classes": eye.num_classes, "null_repeats": config.null_repeats, "published_batch": batch}
-    return Probe.of(course.layer_metrics, train, eye.val or eye.test, eye.test, seeds, **more)
+    more = {
+        "standardise": evaluator.standardise,
+        "num_classes": evaluator.num_classes,
+        "null_repeats": config.null_repeats,
+        "published_batch": batch,
+    }
+    return Probe.of(course.layer_metrics, train, evaluator.val or evaluator.test, evaluator.test, seeds, **more)
 
 
 @dataclass
@@ -195,7 +201,7 @@ class Outcome:
     cuda: bool = False
 
 
-def outcome(course: Course, records: observers.Records, place: int = 0) -> Outcome:
+def outcome(course: Course, records: callbacks.Records, place: int = 0) -> Outcome:
     """What a member's networks have measured."""
     member, split = course.members[place], course.noisy[place]
     first = sum(each.repeats for each in course.members[:place])
@@ -213,7 +219,7 @@ def outcome(course: Course, records: observers.Records, place: int = 0) -> Outco
     return Outcome(arrays, course.learner.steps, diverged, reached, validated, split.bayes_accuracy, split.digest, about)
 
 
-def states(course: Course, best: observers.Best, place: int = 0) -> dict[str, Any]:
+def states(course: Course, best: callbacks.Best, place: int = 0) -> dict[str, Any]:
     """The weights of a member at the end and at its best, as its checkpoints hold them."""
     member = course.members[place]
     first = sum(each.repeats for each in course.members[:place])
@@ -234,7 +240,7 @@ def train_stack(settings: Sequence[Mapping[str, Any]], load: Prepare = remembere
     members = [TrainingSettings(**one) for one in settings]
     course = set_up(*members, load=load)
     networks = len(course.batches.order)
-    records, best = observers.Records(), observers.Best(networks)
+    records, best = callbacks.Records(), callbacks.Best(networks)
     journal: list[tuple[dict[str, np.ndarray], int]] = []
     watching = watch(course, records, best, lambda values, step: journal.append((dict(values), step)))
     fit(course.learner, course.batches, course.total, watching)
@@ -254,7 +260,7 @@ def train_stack(settings: Sequence[Mapping[str, Any]], load: Prepare = remembere
 
 
 def _until_the_end(one: Outcome) -> None:
-    """Cut off the points after the last measured one: where all networks of a member diverged, the stack may have gone on."""
+    """TrainSlice off the points after the last measured one: where all networks of a member diverged, the stack may have gone on."""
     for axis, name in (("steps", "accuracy"), ("log_steps", "train_loss")):
         if name not in one.arrays:
             continue

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from hardbench.data.batches import Batches
 from hardbench.data.samples import Samples
+from hardbench.hard_samples.dynamics import Dynamics
+from hardbench.hard_samples.selection import select
+from hardbench.inversion.fullbatch import FullBatch
+from hardbench.inversion.search import Data, Inversions, Search
 from hardbench.registry import MODELS, SCORES
-from hardbench.scores.dynamics import Dynamics
-from hardbench.scores.selection import select
 from hardbench.seeding import Seeds
 from hardbench.settings import STRAGGLERS, TrainingSettings
-from hardbench.training import observers
-from hardbench.training.fullbatch import FullBatch
-from hardbench.training.inversion import Data, Inversions, Search
+from hardbench.training import callbacks
 from hardbench.training.learners import cross_entropy
-from hardbench.training.loop import Moment, Observer, at, evaluation_steps, fit
+from hardbench.training.loop import Callback, TrainState, at, evaluation_steps, fit
 
 GALLERY = 24  # hardest samples kept per strategy
 POINTS = 10  # at which fresh networks are looked at, spaced evenly in the logarithm of the step
@@ -33,18 +33,18 @@ class Hard:
     hard: Tensor
 
 
-def search(ready: Search, show: Observer) -> Inversions:
+def search(ready: Search, show: Callback) -> Inversions:
     """Train a search's networks until every class of each has inverted, or to the end."""
 
-    def stop(moment: Moment) -> None:
+    def stop(state: TrainState) -> None:
         if np.isfinite(ready.watch.epochs).all():
-            for r in range(moment.learner.networks.repeats):
-                moment.learner.freeze(r, moment.step)
+            for r in range(state.learner.networks.repeats):
+                state.learner.freeze(r, state.step)
 
     return ready.run([stop, show])
 
 
-def fresh_logits(data: Data, settings: TrainingSettings, streams: Sequence[Seeds], show: Observer) -> tuple[Tensor, Tensor]:
+def fresh_logits(data: Data, settings: TrainingSettings, streams: Sequence[Seeds], show: Callback) -> tuple[Tensor, Tensor]:
     """Logits [S, T, N, K] of one fresh network per stream, trained on all samples together, and the steps [T] they were taken at."""
     networks = MODELS[settings.model].call(data.train.shape, data.num_classes, settings, streams).to(data.train.labels.device)
     batches = Batches(data.train, data.standardise, "full", streams, [0.0] * len(streams))
@@ -52,11 +52,11 @@ def fresh_logits(data: Data, settings: TrainingSettings, streams: Sequence[Seeds
     steps: list[int] = []
     points: list[Tensor] = []
 
-    def look(moment: Moment) -> None:
-        steps.append(moment.step)
-        points.append(learner.survey(moment.batches.draw()[0]).logits.transpose(1, 2).float().cpu())
+    def look(state: TrainState) -> None:
+        steps.append(state.step)
+        points.append(learner.forward_all(state.batches.draw()[0]).logits.transpose(1, 2).float().cpu())
 
-    watching = [observers.divergence(), at(evaluation_steps(POINTS, None, settings.epochs), look), show]
+    watching = [callbacks.divergence(), at(evaluation_steps(POINTS, None, settings.epochs), look), show]
     fit(learner, batches, settings.epochs, watching)
     return torch.stack(points, 1), torch.tensor(steps)
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from hardbench.errors import ConfigError
+from hardbench.masking.convolutions import Bilinear, Dense, Direct, Map, pool
 from hardbench.models.dropout import Dropout
 from hardbench.models.layers import ACTIVATIONS, Chain
-from hardbench.training.convolutions import Bilinear, Dense, Direct, Map, pool
 
 MEMORY = 1 << 29
 WIDE = 1024  # images in one product beyond which nothing is gained
@@ -259,7 +259,7 @@ class Masker:
         return out.float()
 
 
-class Tally:
+class ConfusionCounts:
     """Confusions counted so far: by layer int64 [P, S, K, K] (part of the samples, mask, true class, predicted class), and how far.
 
     Layer -1 is the network without a mask, S = 1 there. `parts` splits the samples, as into easy and hard ones.
@@ -293,22 +293,22 @@ class Tally:
 
 
 def count(
-    masker: Masker, inputs: Callable[[int, int], Tensor], labels: Tensor, tally: Tally, batch: int, part: Tensor | None = None
+    masker: Masker, inputs: Callable[[int, int], Tensor], labels: Tensor, counts: ConfusionCounts, batch: int, part: Tensor | None = None
 ) -> Iterator[int]:
-    """Fill the tally, each batch of images going through the network once; yields the layer that is done with a batch, -1 after the last.
+    """Fill the counts, each batch of images going through the network once; yields the layer that is done with a batch, -1 after the last.
 
-    `inputs` gives the standardised images from one index to another; `part` [N] is what each sample belongs to (see Tally). Stopped
-    after any yield, and begun again with the same tally, it goes on with the next unfinished layer.
+    `inputs` gives the standardised images from one index to another; `part` [N] is what each sample belongs to (see ConfusionCounts). Stopped
+    after any yield, and begun again with the same counts, it goes on with the next unfinished layer.
     """
     size, layers = masker.batch(batch), sorted(masker.masks)
-    while tally.images < len(labels):
-        first, stop = tally.images, min(tally.images + size, len(labels))
+    while counts.images < len(labels):
+        first, stop = counts.images, min(counts.images + size, len(labels))
         own = None if part is None else part[first:stop]
-        left = [layer for layer in layers if layer not in tally.layers]
+        left = [layer for layer in layers if layer not in counts.layers]
         for layer, rows, logits in masker.logits(inputs(first, stop), left):
-            tally.add(layer, rows, labels[first:stop], logits.argmax(-1), own)
+            counts.add(layer, rows, labels[first:stop], logits.argmax(-1), own)
             if layer >= 0 and rows.stop == len(masker.masks[layer]):
-                tally.layers.append(layer)
+                counts.layers.append(layer)
                 yield layer
-        tally.images, tally.layers = stop, []
+        counts.images, counts.layers = stop, []
         yield -1

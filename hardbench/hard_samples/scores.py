@@ -3,8 +3,8 @@
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from hardbench.hard_samples.dynamics import Dynamics
 from hardbench.registry import SCORES
-from hardbench.scores.dynamics import Dynamics
 
 
 @SCORES.add("stragglers")

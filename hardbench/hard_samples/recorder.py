@@ -11,14 +11,14 @@ from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise
 from hardbench.errors import TrainingError
 from hardbench.training.evaluation import batches
-from hardbench.training.loop import Moment
+from hardbench.training.loop import TrainState
 
 FOLDER, ARTIFACT = "dynamics", "dynamics.npz"
 LARGE = 1 << 30  # bytes from which a reader is warned
 
 
-class Tape:
-    """An observer that writes the logits of every training sample, in eval mode on clean inputs, to a file per point.
+class LogitRecorder:
+    """An callback that writes the logits of every training sample, in eval mode on clean inputs, to a file per point.
 
     float32: of the largest logits of 20 000 MNIST images float16 leaves one in seven distinct (measured), and ranks become ties. Neither
     memory nor checkpoints hold what was recorded: a point that is measured again after a kill is the same file again, bit for bit.
@@ -30,13 +30,13 @@ class Tape:
         self.folder = folder
         self.publish = publish
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, state: TrainState) -> None:
         """Write this point; repeats without numbers at this step are nan."""
-        logits = torch.cat([moment.learner.predict(inputs).float() for inputs, _ in batches(self.train, self.standardise)], 1)
-        for r in moment.learner.stopped:
-            if moment.step > moment.learner.measured_until(r):
+        logits = torch.cat([state.learner.predict(inputs).float() for inputs, _ in batches(self.train, self.standardise)], 1)
+        for r in state.learner.stopped:
+            if state.step > state.learner.measured_until(r):
                 logits[r] = torch.nan
-        name = f"{moment.step:09d}.npy"
+        name = f"{state.step:09d}.npy"
         with files.whole(self.folder / name) as file:
             np.save(file, logits.cpu().numpy(), allow_pickle=False)
         self.publish(f"{FOLDER}/{name}")

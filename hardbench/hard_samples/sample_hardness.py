@@ -10,9 +10,9 @@ from torch import Tensor
 
 from hardbench.data.samples import Samples, Split
 from hardbench.errors import ConfigError, DataError, TrackingError
+from hardbench.hard_samples.dynamics import Dynamics
+from hardbench.hard_samples.selection import hardest
 from hardbench.registry import SCORES
-from hardbench.scores.dynamics import Dynamics
-from hardbench.scores.selection import hardest
 from hardbench.stored import StoredRun
 
 Array = np.ndarray[Any, Any]

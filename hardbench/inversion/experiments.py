@@ -8,23 +8,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hardbench import machine
 from hardbench.data.samples import Samples
+from hardbench.inversion.agreement import class_shares, hardest, overlap_z
+from hardbench.inversion.radii import passed
+from hardbench.inversion.search import Data, Inversions, Search
 from hardbench.metrics.hardness import mean_stderr
-from hardbench.metrics.inversion import passed
-from hardbench.metrics.stragglers import class_shares, hardest, overlap_z
 from hardbench.seeding import Seeds
 from hardbench.settings import InversionSettings
-from hardbench.training import checkpoints, evaluation, machine, observers
-from hardbench.training.inversion import Data, Inversions, Search
-from hardbench.training.loop import Moment, Observer
+from hardbench.training import callbacks, checkpoints, evaluation
+from hardbench.training.loop import Callback, TrainState
 
 if TYPE_CHECKING:
     import pandas
 
 Array = np.ndarray[Any, Any]
 GALLERY = 40  # hardest stragglers whose inputs are kept
-Progress = Callable[[str, int], AbstractContextManager[Sequence[Observer]]]
-"""Given the name of a search and its epochs, the observers that show how far it is."""
+Progress = Callable[[str, int], AbstractContextManager[Sequence[Callback]]]
+"""Given the name of a search and its epochs, the callbacks that show how far it is."""
 
 
 class Journey:
@@ -52,7 +53,7 @@ class Journey:
         repeats: Sequence[int],
         without: Tensor | None = None,
         looks: Iterable[int] = (),
-        sink: observers.Sink | None = None,
+        sink: callbacks.Sink | None = None,
         slim: bool = False,
     ) -> Inversions:
         """The result of a search, from the checkpoint where it has been done; `without` [R, N] are samples left out, per network.
@@ -69,13 +70,13 @@ class Journey:
             with checkpoints.restoring(f"of the search {name}", self._under_way.get("steps"), self.settings.epochs):
                 search.load(self._under_way)
         with self.progress(name, self.settings.epochs) as watching:
-            found = search.run([*watching, observers.checkpoint(self.seconds, self._saver(name, search))])
+            found = search.run([*watching, callbacks.checkpoint(self.seconds, self._saver(name, search))])
         state = found.state()
         self.done[name] = state | {"logits": torch.empty(len(repeats), 0, 0)} if slim else state
         return found
 
-    def _saver(self, name: str, search: Search) -> Callable[[Moment], None]:
-        def save(moment: Moment) -> None:
+    def _saver(self, name: str, search: Search) -> Callable[[TrainState], None]:
+        def save(state: TrainState) -> None:
             self.write({**search.state(), "name": name, "done": self.done})
 
         return save

@@ -15,7 +15,7 @@ from hardbench.campaign.plan import CELL, IN_FLIGHT, Plan
 from hardbench.campaign.results import SECONDS, Table
 from hardbench.errors import TrainingError
 from hardbench.stored import ARRAYS, StoredRun
-from hardbench.training.course import Outcome, joined
+from hardbench.training.setup import Outcome, joined
 
 EVERY = 2.0  # seconds between two writings of the tables
 ALSO = "hardbench.also"  # tag of a cell that a further sweep counts as its own, with that sweep's id

@@ -1,0 +1,1 @@
+"""Which samples are hard: scores of recorded dynamics, sets of hard samples, and what removing some from training does."""

@@ -1,0 +1,212 @@
+"""Greedy training of a chain of metric predictors: every layer descends its own loss; the losses and their gradients in closed form.
+
+Closed form, because autograd's bookkeeping costs more than these small tensors. Everything is [R, K, L, B]: classes are a slow axis, so
+that what is done to them runs along the samples.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from hardbench.metrics.anchors import FLOOR
+from hardbench.models.gmlp import GreedyStack
+from hardbench.models.layers import Networks, StackedLinear
+from hardbench.products import ALIGNED, product, row_means, sum_over
+from hardbench.settings import TrainingSettings
+from hardbench.training.learners import Learner, hits
+from hardbench.training.optimizers import PromptAdam
+
+class Greedy(Learner):
+    """Greedy training of a chain of metric predictors: every layer descends its own loss.
+
+    One backward pass for all local losses is enough: each layer's input is detached, so that L_i reaches layer i alone. Adam works
+    element by element, so that one optimiser over all layers is one per layer. And one forward pass is enough: q_{i+1}, the next
+    layer BEFORE its update on the detached h_i, is what that layer computes in this very pass.
+    """
+
+    def __init__(self, networks: Networks, settings: TrainingSettings, total_steps: int):
+        super().__init__(networks, settings, total_steps)
+        self.layers = [module for module in networks.modules() if isinstance(module, StackedLinear)]
+        self.lambdas = torch.full((len(self.layers), 1), float(settings.lambda_ace), device=self.device)
+        self.lambdas[-1] = 0  # the last layer has no next one
+
+    @functools.cached_property
+    def local(self) -> Local:
+        """The layers in training (a learner that only looks has no buffers)."""
+        return Local(self.layers, torch.bfloat16 if self.settings.precision == "bf16" else torch.float32)
+
+    def move(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Every layer moves as soon as its gradient is there; SGD, whose step reads less, goes by `Optimizer.step`."""
+        if not isinstance(self.optimizer, PromptAdam):
+            return super().move(inputs, labels)
+        scalars = self.losses(inputs, labels)
+        for parameters, gradients in self.local.gradients():
+            self.optimizer.step_some(parameters, gradients)
+        return scalars
+
+    def backward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Gradients of the local losses into the parameters; the same scalars as `losses`."""
+        scalars = self.losses(inputs, labels)
+        for parameters, gradients in self.local.gradients():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient.clone()
+        return scalars
+
+    def losses(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The local losses, and their gradients at the layers' products.
+
+        Cross entropy and accuracy of the last layer [R], loss and accuracy of every layer [R, L].
+        """
+        networks = cast(GreedyStack, self.networks)
+        with self.local.recording():
+            activations = networks.detached_activations(inputs)
+            logits = networks.layer_logits(activations).float()  # [R, L, B, K]
+            with torch.no_grad():
+                log_q = log_softmax(logits.permute(0, 3, 1, 2))
+                log_after = torch.cat([log_q[:, :, 1:], log_q[:, :, -1:]], 2)  # of the last layer anything
+                each, slopes = local_losses(log_q, log_after, labels, self.lambdas, self.settings.ace_variant)
+                losses = row_means(each.flatten(0, 1)).view(each.shape[:-1])
+                accuracies = hits(logits.flatten(0, 1), labels.repeat_interleave(len(self.layers), 0)).view(losses.shape)
+            logits.backward(slopes.div_(labels.shape[1]).permute(0, 2, 3, 1))
+        return {"loss": losses[:, -1], "accuracy": accuracies[:, -1], "layer_loss": losses, "layer_accuracy": accuracies}
+
+
+def learner(networks: Networks, settings: TrainingSettings, total_steps: int) -> Learner:
+    """The learner of these networks."""
+    return (Greedy if isinstance(networks, GreedyStack) else Learner)(networks, settings, total_steps)
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Over the classes, [R, K, L, B]; every layer's numbers as if it stood alone (they depend on where a kernel's vectors begin)."""
+    if logits.shape[-1] % ALIGNED == 0:
+        return logits.log_softmax(1)
+    return torch.cat([layer.log_softmax(1) for layer in logits.split(1, 2)], 2)
+
+
+def local_losses(log_q: Tensor, log_after: Tensor, labels: Tensor, weights: Tensor, variant: str) -> tuple[Tensor, Tensor]:
+    """H(y, q) - weight ACE(q, after), [R, L, B] in nats, and its gradient for the logits of q [R, K, L, B].
+
+    q and the constants after are given by their logarithms [R, K, L, B]; labels [R, B]; weights [L, 1]. No logarithm in ACE is below
+    ln 1e-12; H(y, q) has no floor, so that it always has a slope.
+    """
+    q = log_q.exp()
+    truth = (labels.unsqueeze(1) == torch.arange(q.shape[1], device=q.device).unsqueeze(1)).unsqueeze(2).float()
+    where = labels.unsqueeze(1).unsqueeze(2).expand(-1, -1, q.shape[2], -1)
+    distances, slopes = ACE[variant](q, log_q, log_after)
+    slopes = slopes.addcmul_(q, sum_over(slopes, 1).unsqueeze(1), value=-1)  # through the softmax
+    return -log_q.gather(1, where).squeeze(1) - weights * distances, (q - truth).addcmul_(weights, slopes, value=-1)
+
+
+def _entropy(a: Tensor, log_b: Tensor) -> Tensor:
+    """H(a, b) = -sum_c a_c ln b_c over classes."""
+    return -sum_over(a * log_b.clamp_min(FLOOR), 1)
+
+
+def _to_next(q: Tensor, log_q: Tensor, log_after: Tensor) -> tuple[Tensor, Tensor]:
+    terms = -(q * log_after.clamp_min(FLOOR))
+    return sum_over(terms, 1), terms
+
+
+def _from_next(q: Tensor, log_q: Tensor, log_after: Tensor) -> tuple[Tensor, Tensor]:
+    after = log_after.exp()
+    return _entropy(after, log_q), -(after * (log_q > FLOOR))
+
+
+def _js(q: Tensor, log_q: Tensor, log_after: Tensor) -> tuple[Tensor, Tensor]:
+    after = log_after.exp()
+    middle = (q + after) / 2
+    log_middle = middle.log().clamp_min(FLOOR)
+    distance = _entropy(middle, log_middle) - (_entropy(q, log_q) + _entropy(after, log_after)) / 2
+    return distance, q * (log_q.clamp_min(FLOOR) - log_middle) / 2
+
+
+def _sym_kl(q: Tensor, log_q: Tensor, log_after: Tensor) -> tuple[Tensor, Tensor]:
+    (there, slope), (back, slope_back) = _to_next(q, log_q, log_after), _from_next(q, log_q, log_after)
+    distance = there - _entropy(q, log_q) + back - _entropy(log_after.exp(), log_after)
+    return distance, slope + q * log_q.clamp_min(FLOOR) + slope_back
+
+
+ACE: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    "ce_i_next": _to_next,
+    "ce_next_i": _from_next,
+    "js": _js,
+    "sym_kl": _sym_kl,
+}
+"""Distance of q = q_i from the constant after = q_{i+1} per sample [R, L, B], of q, ln q and ln after [R, K, L, B]: cross entropies,
+Jensen-Shannon, symmetric KL; and its slopes q_c dD/dq_c [R, K, L, B], up to a multiple of q, which the softmax removes."""
+
+
+class _Layer:
+    """A layer's views on its parameters and on the shared buffers; what it has seen of the batch, and what came out."""
+
+    def __init__(self, layer: StackedLinear, cast: Tensor | None, gradients: Tensor):
+        self.layer = layer
+        self.parameters: list[Tensor] = [layer.weight, layer.bias]
+        self.weight, self.bias = (values.detach() for values in layer.unpadded())  # [R, in, out], [R, out]
+        self.cast = None if cast is None else cast[: self.weight.numel()].view(self.weight.shape)
+        self.gradients = [gradients[: layer.weight.numel()].view(layer.weight.shape), torch.zeros_like(layer.bias)]
+        count = layer.inputs * layer.outputs
+        self.of_weight = self.gradients[0][:, :count].view(self.weight.shape)
+        self.padding = self.gradients[0][:, count:]
+        self.of_bias = self.gradients[1][:, : layer.outputs]
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of the batch."""
+        self.seen = self.output = torch.empty(0)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias
+        if self.cast is not None:
+            weight, bias, inputs = self.cast.copy_(weight), bias.to(self.cast.dtype), inputs.to(self.cast.dtype)
+        self.seen, self.output = inputs, product(inputs, weight, bias.unsqueeze(1)).requires_grad_()
+        return self.output
+
+    def differentiate(self) -> None:
+        """The gradients, from that of the output, into their buffers."""
+        grad = self.output.grad
+        assert grad is not None
+        space = self.of_weight if self.cast is None else self.cast
+        found = product(self.seen.transpose(1, 2), grad, out=space if space.is_contiguous() else None)
+        if found is not self.of_weight:
+            self.of_weight.copy_(found)
+        if self.padding.numel():
+            self.padding.zero_()
+        self.of_bias.copy_(grad.sum(1))
+        self.forget()
+
+
+class Local:
+    """The stacked layers of greedy networks, whose products are computed in `dtype`; their parameters must stay where they are."""
+
+    def __init__(self, layers: Sequence[StackedLinear], dtype: torch.dtype):
+        first = layers[0].weight
+        largest = max(layer.weight.numel() for layer in layers)
+        cast = None if dtype == first.dtype else torch.empty(largest, dtype=dtype, device=first.device)
+        gradients = torch.empty(largest, dtype=first.dtype, device=first.device)
+        self._records = [_Layer(layer, cast, gradients) for layer in layers]
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Within the block the layers' outputs are leaves of the graph. It is for one forward and one backward pass."""
+        try:
+            for record in self._records:
+                record.layer.through = record
+            yield
+        except BaseException:
+            for record in self._records:
+                record.forget()
+            raise
+        finally:
+            for record in self._records:
+                record.layer.through = None
+
+    def gradients(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        """Every layer's parameters with their gradients, from those of the recorded outputs; they are gone when the next are asked for."""
+        for record in reversed(self._records):
+            record.differentiate()
+            yield record.parameters, record.gradients
