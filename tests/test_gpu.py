@@ -12,8 +12,8 @@ from hardbench.data.transforms import standardise_for
 from hardbench.registry import MODELS
 from hardbench.settings import TrainingSettings
 from hardbench.training.evaluation import evaluate
-from hardbench.training.layer_metrics import Probe
 from hardbench.training.greedy import learner
+from hardbench.training.layer_metrics import Probe
 from hardbench.training.loop import fit
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]

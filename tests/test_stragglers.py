@@ -18,16 +18,15 @@ from hardbench.config import parse_yaml
 from hardbench.data.batches import Batches
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise
-from hardbench.hard_samples import sample_hardness
 from hardbench.hard_samples.cuts import Order
 from hardbench.hard_samples.selection import hardest
-from hardbench.hard_samples.slices import Course, pieces
+from hardbench.hard_samples.slices import SliceTraining, pieces
 from hardbench.inversion.fullbatch import FullBatch
 from hardbench.inversion.search import training_settings
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.settings import InversionSettings
-from hardbench.studies import stragglers
+from hardbench.studies import stragglers, train
 from hardbench.training.loop import fit
 
 TINY = ["--dataset", "digits", "--subset-size", "400", "--epochs", "40", "--lr", "0.5", "--threads", "1", "--repeats", "2"]
@@ -153,7 +152,7 @@ def test_plot_draws_again_without_training(run, capsys):
 def test_hardness_goes_on_to_train_and_eval_sets(run):
     line = ["train", "--dataset", "digits", "--epochs", "1", "--width", "16", "--threads", "1", "--layer-metrics", "none"]
     assert main([*line, "--hardness", f"{run.id}:loss"]) == 0
-    known, split = sample_hardness.read(run, "loss"), last()
+    known, split = train.hardness(f"{run.id}:loss"), last()
     both = {phase: sum(split.arrays[f"confusion_{phase}_{group}"][0, 0].sum() for group in ("hard", "easy")) for phase in ("train", "test")}
     assert both == {"train": (known.index < 1437).sum(), "test": (known.index >= 1437).sum()}
     assert split.metrics["test/loss_hard"] > split.metrics["test/loss_easy"]
@@ -165,7 +164,7 @@ def test_mask_mi_measures_hard_images_apart(run):
     assert main(["mask-mi", last().id, "--n-subsets", "5", "--threads", "1", "--hardness", f"{run.id}:loss"]) == 0
     found = last()
     assert (found.study, found.config["hardness"]) == ("mask-mi", f"{run.id}:loss")
-    known = sample_hardness.read(run, "loss")
+    known = train.hardness(f"{run.id}:loss")
     here = known.hard[known.index >= 1437]
     rows = found.arrays
     assert rows["mi_hard_full"].shape == (1,) and rows["mi_easy_00"].shape == (1, 5)
@@ -235,7 +234,7 @@ def test_a_network_on_a_slice_is_the_network_on_those_samples_alone():
     order = Order.of(hardest(torch.rand(90, generator=torch.Generator().manual_seed(0)), 30), Seeds(0))
     cuts = [order.cut(0.8, share) for share in (0, 0.3, 1)]
     streams = [Seeds(3).child("repeat", r) for r in range(2)]
-    course = Course.of(samples.pick(order.rows), identity, 3, cuts, streams, settings)
+    course = SliceTraining.of(samples.pick(order.rows), identity, 3, cuts, streams, settings)
     fit(course.learner, course.batches, settings.epochs)
     judged = course.judge()
     for i, cut in enumerate(cuts):

@@ -19,7 +19,7 @@ from hardbench.campaign.jobs import chunk
 from hardbench.training import callbacks
 from hardbench.training.evaluation import evaluate
 from hardbench.training.loop import every, fit
-from hardbench.training.setup import Course, remembered, set_up
+from hardbench.training.setup import TrainSetup, remembered, train_setup
 
 P = 0.5
 GOALS = {"fp32": 2.8, "bf16": 4.5}
@@ -79,8 +79,8 @@ def ours(precision: str, quick: bool) -> Piece:
     config = _config(quick, precision, repeats)
     remembered(config, config.seed)
 
-    def call() -> Course:
-        course = set_up(config, load=remembered)
+    def call() -> TrainSetup:
+        course = train_setup(config, load=remembered)
         curves = every(config.log_every, callbacks.curves(callbacks.Records(), lambda values, step: None))
         fit(course.learner, course.batches, course.total, [callbacks.divergence(), curves])
         return course
@@ -88,7 +88,7 @@ def ours(precision: str, quick: bool) -> Piece:
     return Piece(call, repeats, flops(samples(quick)))
 
 
-def check(expected: float, found: Course) -> str:
+def check(expected: float, found: TrainSetup) -> str:
     """Test accuracy within five standard deviations of the networks'."""
     values = evaluate(found.learner, found.split.test, found.standardise, 10).arrays()["accuracy"]
     mean, std = values.mean().item(), values.std().item()

@@ -19,7 +19,7 @@ from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise, unit_of
 from hardbench.hard_samples.cuts import Order, TrainSlice
 from hardbench.hard_samples.selection import hardest
-from hardbench.hard_samples.slices import Course
+from hardbench.hard_samples.slices import SliceTraining
 from hardbench.inversion.pool import prepare_pool
 from hardbench.inversion.search import Data, Search, training_settings
 from hardbench.models.layers import Chain
@@ -116,14 +116,14 @@ def ours(quick: bool) -> Piece:
     training = training_settings(config)
 
     def call() -> list[dict[str, Tensor]]:
-        course = Course.of(samples, standardise, 10, cuts, streams(config), training)
+        networks = SliceTraining.of(samples, standardise, 10, cuts, streams(config), training)
         first: list[dict[str, Tensor]] = []
 
         def keep(state: TrainState) -> None:
             if state.step == 1:
-                first.extend(course.states())
+                first.extend(networks.states())
 
-        fit(course.learner, course.batches, config.epochs, [callbacks.divergence(), keep])
+        fit(networks.learner, networks.batches, config.epochs, [callbacks.divergence(), keep])
         found = Search(Data(samples, standardise, 10), config, [0], config.seed).run()
         return [*first, {"radii": found.radii[0, 1]}]
 

@@ -15,7 +15,7 @@ from hardbench.campaign.plan import CELL, IN_FLIGHT, Plan
 from hardbench.campaign.results import SECONDS, Table
 from hardbench.errors import TrainingError
 from hardbench.stored import ARRAYS, StoredRun
-from hardbench.training.setup import Outcome, joined
+from hardbench.training.setup import TrainResult, joined
 
 EVERY = 2.0  # seconds between two writings of the tables
 ALSO = "hardbench.also"  # tag of a cell that a further sweep counts as its own, with that sweep's id
@@ -28,7 +28,7 @@ class Campaign:
         self.parent, self.plan, self.out, self.write = parent, plan, out, write
         self.table = Table(swept)
         self.networks = 0  # trained by this command
-        self._parts: dict[int, dict[int, Outcome]] = {}
+        self._parts: dict[int, dict[int, TrainResult]] = {}
         self._failed: dict[int, str] = {}
         self._opened: dict[int, str] = {}
         self._began = time.monotonic()
@@ -94,19 +94,19 @@ class Campaign:
         if result.error is not None:
             self._fail(job.parts[0].cell, result.error)
         elif job.call == jobs.STACK:
-            for part, outcome in zip(job.parts, result.value, strict=True):
-                self._add(part, outcome)
+            for part, own in zip(job.parts, result.value, strict=True):
+                self._add(part, own)
         else:
             self._end(job.parts[0].cell, None)
         self._tables()
         return []
 
-    def _add(self, part: jobs.Part, outcome: Outcome) -> None:
+    def _add(self, part: jobs.Part, result: TrainResult) -> None:
         index = part.cell
         if index in self._failed:
             return
         cell, parts = self.plan.cells[index], self._parts.setdefault(index, {})
-        parts[part.first] = outcome
+        parts[part.first] = result
         if sum(len(one.arrays["stopped_step"]) for one in parts.values()) < cell.networks:
             return
         ordered = [parts[first] for first in sorted(parts)]

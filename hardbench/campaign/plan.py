@@ -15,7 +15,7 @@ from hardbench.metrics.classification import nearest_mean_accuracy
 from hardbench.settings import DataSettings, TrainingSettings
 from hardbench.stored import StoredRun
 from hardbench.training.loop import fit
-from hardbench.training.setup import data_key, remembered, set_up
+from hardbench.training.setup import data_key, remembered, train_setup
 
 CELL, IN_FLIGHT = "hardbench.cell", "in_flight.txt"
 PROBE_SECONDS = 1.0
@@ -81,16 +81,16 @@ def probe(settings: Mapping[str, Any]) -> dict[str, float]:
     """Seconds that a stack of `settings` takes to set up and to train, from a second of training, and the memory in MiB it needs."""
     began = time.monotonic()
     config = TrainingSettings(**settings)
-    course = set_up(config, load=remembered)
+    setup = train_setup(config, load=remembered)
     ready = time.monotonic()
-    fit(course.learner, course.batches, 1)
+    fit(setup.learner, setup.batches, 1)
     started, until = time.monotonic(), 1
-    while time.monotonic() - started < PROBE_SECONDS and until < course.total:
+    while time.monotonic() - started < PROBE_SECONDS and until < setup.total:
         until += 1
-        fit(course.learner, course.batches, until)
+        fit(setup.learner, setup.batches, until)
     step = (time.monotonic() - started) / max(1, until - 1) if until > 1 else started - ready
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"set_up": ready - began, "training": step * course.total, "memory": peak}
+    return {"set_up": ready - began, "training": step * setup.total, "memory": peak}
 
 
 def probes(cells: Sequence[Cell], todo: Sequence[Job]) -> list[tuple[Job, list[Job]]]:

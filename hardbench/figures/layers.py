@@ -23,11 +23,11 @@ from hardbench.figures.measures import (
     Kind,
     Runs,
     array_of,
-    course,
     ends,
     grid,
     held_out,
     of_layer,
+    over_time,
     profile,
     single,
     wording,
@@ -52,7 +52,7 @@ def _overview(run: StoredRun, phase: str, metrics: list[str], options: FigureOpt
             continue
         if measures.null_lines(axis, run, metric, phase):
             figure.set_label(f"{PHASES[phase]}; grey: permuted labels, ± 2 std")
-        measures.layer_lines(axis, run.arrays["steps"] + 1, course(run, metric, phase), "{}", robust=metric in ROBUST)
+        measures.layer_lines(axis, run.arrays["steps"] + 1, over_time(run, metric, phase), "{}", robust=metric in ROBUST)
     return figure
 
 
@@ -76,7 +76,7 @@ def _progression(run: StoredRun, phase: str, metrics: list[str], options: Figure
     times = np.unique(np.linspace(0, len(steps) - 1, 5).round().astype(int))
     shades = dict(zip(times, style.ordered(len(times), "Blues", 0.5, 1.0), strict=True))
     for axis, metric in zip(axes, metrics, strict=True):
-        values = course(run, metric, phase)
+        values = over_time(run, metric, phase)
         lines = [profile(axis, values[:, t], str(steps[t]), color=shade, markersize=2.5) for t, shade in shades.items()]
         if metric in ROBUST:
             style.robust_view(axis)
@@ -86,7 +86,7 @@ def _progression(run: StoredRun, phase: str, metrics: list[str], options: Figure
 
 def _heatmap(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
     """A metric by layer (rows, layer 0 at the bottom) and evaluation point (columns), mean over repeats."""
-    table = mean_stderr(course(run, metrics[0], phase))[0].T[::-1]
+    table = mean_stderr(over_time(run, metrics[0], phase))[0].T[::-1]
     low, high = style.inliers(table, table[:, -1]) if metrics[0] in ROBUST else (np.nanmin(table), np.nanmax(table))
     figure, axes = style.sheet(width=2.2 + min(0.5 * table.shape[1], 11), height=1.6 + 0.32 * len(table))
     layers, steps = [str(layer) for layer in range(len(table))][::-1], [str(step) for step in run.arrays["steps"]]
@@ -166,7 +166,7 @@ def _timeline(run: StoredRun, phase: str, metrics: list[str], options: FigureOpt
         measures.layer_lines(axis, run.arrays["log_steps"] + 1, np.where(kept, values, np.nan))
     elif layer is None:
         null = measures.null_lines(axis, run, metric, phase)
-        measures.layer_lines(axis, run.arrays["steps"] + 1, course(run, metric, phase), more=null, robust=metric in ROBUST)
+        measures.layer_lines(axis, run.arrays["steps"] + 1, over_time(run, metric, phase), more=null, robust=metric in ROBUST)
     else:
         figure.set_label(f"layer {layer}")
         _one_layer(axis, run, metric, layer, [phase] if options.phase else ["train", phase])
@@ -187,7 +187,7 @@ def _one_layer(axis: Axes, run: StoredRun, metric: str, layer: int, phases: list
     x, lines = run.arrays["steps"] + 1, []
     for phase in phases:
         if len(phases) == 1 or is_measured(run, array_of(run, metric, phase)):
-            values = of_layer(course(run, metric, phase), layer)
+            values = of_layer(over_time(run, metric, phase), layer)
             lines += [style.band(axis, x, values, PHASES[phase], marker="o", markersize=3, **PHASE_LOOKS[phase])]
             lines += measures.null_lines(axis, run, metric, phase, layer)
     if (batch := measures.published(run, metric)) is not None:
@@ -201,7 +201,7 @@ def _one_layer(axis: Axes, run: StoredRun, metric: str, layer: int, phases: list
 def _train_val(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
     """Training against held-out samples: a metric by layer at the end, and training minus held out against step + 1."""
     metric, held = metrics[0], held_out(run)
-    gaps = course(run, metric, "train") - course(run, metric, held)
+    gaps = over_time(run, metric, "train") - over_time(run, metric, held)
     figure, axes = style.sheet(1, 2, **WIDE)
     figure.set_label("training against held-out samples")
     left, right = axes[0]
@@ -224,16 +224,16 @@ def multi_run(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     stem = "multi_run_{}_" + ("" if layer is None else f"{layer}_") + (words.pop() if len(words) == 1 else "held_out")
 
     def draw(metric: str) -> Figure:
-        courses = [course(run, metric, phase) for run, phase in parts]
+        curves = [over_time(run, metric, phase) for run, phase in parts]
         if layer is not None:
-            courses = [of_layer(values, layer)[..., None] for values in courses]
-        known = [np.flatnonzero(np.isfinite(values).any(axis=(0, 1)))[-1] for values in courses]
+            curves = [of_layer(values, layer)[..., None] for values in curves]
+        known = [np.flatnonzero(np.isfinite(values).any(axis=(0, 1)))[-1] for values in curves]
         count = max(known) + 1
         size = WIDE if count == 1 else {}
         titles = [f"layer {each if layer is None else layer}" for each in range(count)]
         figure, axes = grid(count, titles, "optimiser step + 1", most=4, sharey=True, **size)
         for index, axis in enumerate(axes):
-            for number, (run, values) in enumerate(zip(runs, courses, strict=True)):
+            for number, (run, values) in enumerate(zip(runs, curves, strict=True)):
                 if index < values.shape[2]:
                     style.band(axis, run.arrays["steps"] + 1, values[:, :, index], **line_style(number))
             style.log_steps(axis, axis.get_xlabel())
@@ -270,7 +270,7 @@ def architecture_comparison(runs: Runs, options: FigureOptions) -> dict[str, Fig
             profile(left, values, **own)
             name = measures.headline(run, label, "").replace("; ", "") + f"\nright: layer {top}"
             name += f", {PHASES[shown]}" if len(set(timed)) > 1 else ""
-            lines.append(style.band(right, run.arrays["steps"] + 1, course(run, metric, shown)[:, :, top], name, **own))
+            lines.append(style.band(right, run.arrays["steps"] + 1, over_time(run, metric, shown)[:, :, top], name, **own))
         measures.layer_axis(left, max(ends(run, metric, phase).shape[1] for run in runs))
         left.set(xlabel="layer", ylabel=wording(metric)[2])
         left.set_title(f"{PHASES[phase]}, end of training", fontsize=SMALL + 1)

@@ -71,7 +71,7 @@ def array_of(run: StoredRun, metric: str, phase: str) -> str:
     return f"layer_{metric}" if phase == held_out(run) else f"layer_{metric}_{phase}"
 
 
-def course(run: StoredRun, metric: str, phase: str) -> Array:
+def over_time(run: StoredRun, metric: str, phase: str) -> Array:
     """A metric at every evaluation point [R, T, L]; ConfigError where the phase was measured at the end alone."""
     name = array_of(run, metric, phase)
     if measured(run, name).ndim == 2:

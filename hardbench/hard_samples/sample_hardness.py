@@ -13,7 +13,6 @@ from hardbench.errors import ConfigError, DataError, TrackingError
 from hardbench.hard_samples.dynamics import Dynamics
 from hardbench.hard_samples.selection import hardest
 from hardbench.registry import SCORES
-from hardbench.stored import StoredRun
 
 Array = np.ndarray[Any, Any]
 HARD, EASY = "hard", "easy"
@@ -65,38 +64,35 @@ class Hardness:
         return found
 
 
-def read(stored: StoredRun, strategy: str | None = None) -> Hardness:
-    """What a run says of its samples: by a strategy's name, else its first one's. ConfigError if it has no such score.
+def read(study: str, run: str, arrays: Mapping[str, Array], strategy: str | None = None) -> Hardness:
+    """What a study's run, by its id, says of its samples, from the arrays of the artifact that SOURCES names.
+
+    By a strategy's name, else the run's first one. ConfigError if it has no such score.
 
     Hard is what at least half of the run's sets (of stragglers), networks (of invert) or repeats (of recorded dynamics) call hard. For each
     repeat of dynamics these are the samples misclassified at the end, for strategies other than stragglers as many of the hardest ones.
     """
-    name = SOURCES[stored.study][0]
-    if not stored.has(name):
-        how = "train --record-dynamics" if stored.study == "train" else stored.study
-        raise ConfigError(f"hardness: {stored.id}; a run of {how}, with the artifact {name}")
-    arrays = stored.archive(name)
-    scores, hard = SOURCES[stored.study][1](arrays, stored, strategy)
-    return Hardness(stored.id[:8], arrays["index"], hard.mean(0) >= 0.5, scores.mean(0), arrays["fingerprint"])
+    scores, hard = SOURCES[study][1](arrays, run, strategy)
+    return Hardness(run[:8], arrays["index"], hard.mean(0) >= 0.5, scores.mean(0), arrays["fingerprint"])
 
 
-def _of_stragglers(arrays: Mapping[str, Array], stored: StoredRun, strategy: str | None) -> tuple[Array, Array]:
+def _of_stragglers(arrays: Mapping[str, Array], run: str, strategy: str | None) -> tuple[Array, Array]:
     known = [str(name) for name in arrays["strategies"]]
     chosen = known[0] if strategy is None else SCORES[strategy].name
     if chosen not in known:
-        raise ConfigError(f"hardness: {stored.id}:{chosen}; {' or '.join(known)}")
+        raise ConfigError(f"hardness: {run}:{chosen}; {' or '.join(known)}")
     if not {f"scores_{chosen}", f"hard_{chosen}"} <= arrays.keys():
-        raise TrackingError(f"run: {stored.id}; hard_samples.npz: no array scores_{chosen} or hard_{chosen} in it")
+        raise TrackingError(f"run: {run}; hard_samples.npz: no array scores_{chosen} or hard_{chosen} in it")
     return arrays[f"scores_{chosen}"], arrays[f"hard_{chosen}"]
 
 
-def _of_inversions(arrays: Mapping[str, Array], stored: StoredRun, strategy: str | None) -> tuple[Array, Array]:
+def _of_inversions(arrays: Mapping[str, Array], run: str, strategy: str | None) -> tuple[Array, Array]:
     if strategy not in (None, "stragglers"):
-        raise ConfigError(f"hardness: {stored.id}:{strategy}; a run of invert has stragglers alone")
+        raise ConfigError(f"hardness: {run}:{strategy}; a run of invert has stragglers alone")
     return arrays["stragglers"].astype(float), arrays["stragglers"]
 
 
-def _of_dynamics(arrays: Mapping[str, Array], stored: StoredRun, strategy: str | None) -> tuple[Array, Array]:
+def _of_dynamics(arrays: Mapping[str, Array], run: str, strategy: str | None) -> tuple[Array, Array]:
     dynamics = Dynamics.of(arrays)
     wrong = SCORES["stragglers"].call(dynamics) > 0
     score = SCORES[strategy or "stragglers"].call(dynamics)
@@ -105,7 +101,7 @@ def _of_dynamics(arrays: Mapping[str, Array], stored: StoredRun, strategy: str |
     return score.numpy(), torch.stack([hardest(own, int(count)) for own, count in zip(score, wrong.sum(1), strict=True)]).numpy()
 
 
-Reader = Callable[[Mapping[str, Array], StoredRun, str | None], tuple[Array, Array]]
+Reader = Callable[[Mapping[str, Array], str, str | None], tuple[Array, Array]]
 SOURCES: dict[str, tuple[str, Reader]] = {
     "stragglers": ("hard_samples.npz", _of_stragglers),
     "invert": ("stragglers.npz", _of_inversions),

@@ -147,7 +147,7 @@ class Sliced(FullBatch):
 
 
 @dataclass
-class Course:
+class SliceTraining:
     """Networks on the cuts of one order, ready to be trained: as many on each as there are streams, from the same initial weights.
 
     `places` [C * size] is where in the learner the networks of the cuts stand, in the order in which the cuts were given.
@@ -168,8 +168,8 @@ class Course:
         cuts: Sequence[TrainSlice],
         streams: Sequence[Seeds],
         settings: TrainingSettings,
-    ) -> "Course":
-        """A course on samples in the cuts' order, on their device."""
+    ) -> "SliceTraining":
+        """A training on samples in the cuts' order, on their device."""
         far_first = sorted(range(len(cuts)), key=lambda i: (-cuts[i].high, cuts[i].low))
         everyone = list(streams) * len(cuts)
         networks = MODELS[settings.model].call(samples.shape, num_classes, settings, everyone).to(samples.labels.device)

@@ -108,9 +108,9 @@ def together(parts: Sequence[Inversions]) -> Inversions:
 
 def training_settings(settings: InversionSettings, precision: str = "fp32") -> TrainingSettings:
     """Full-batch gradient descent of the study's perceptron, in the words of `train`."""
-    course = {"optimizer": "sgd", "lr": settings.lr, "batch_size": "full", "epochs": settings.epochs, "precision": precision}
+    training = {"optimizer": "sgd", "lr": settings.lr, "batch_size": "full", "epochs": settings.epochs, "precision": precision}
     model = {"model": "mlp", "widths": settings.layers, "activation": settings.activation, "init": settings.init}
-    return TrainingSettings(**course, **model)  # type: ignore[arg-type]
+    return TrainingSettings(**training, **model)  # type: ignore[arg-type]
 
 
 def estimate(settings: InversionSettings, split: Split, precision: str) -> memory.Estimate:

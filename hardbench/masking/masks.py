@@ -297,7 +297,7 @@ def count(
 ) -> Iterator[int]:
     """Fill the counts, each batch of images going through the network once; yields the layer that is done with a batch, -1 after the last.
 
-    `inputs` gives the standardised images from one index to another; `part` [N] is what each sample belongs to (see ConfusionCounts). Stopped
+    `inputs` gives the standardised images from one index to another; `part` [N] is what a sample belongs to (see ConfusionCounts). Stopped
     after any yield, and begun again with the same counts, it goes on with the next unfinished layer.
     """
     size, layers = masker.batch(batch), sorted(masker.masks)

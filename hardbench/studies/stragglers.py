@@ -25,7 +25,7 @@ from hardbench.hard_samples import slices
 from hardbench.hard_samples.cuts import Order, TrainSlice
 from hardbench.hard_samples.detection import detection
 from hardbench.hard_samples.identify import Hard, fresh_logits, gallery, identify, search, straggler_counts
-from hardbench.hard_samples.slices import Course
+from hardbench.hard_samples.slices import SliceTraining
 from hardbench.hard_samples.tables import TESTS, class_table, describe, independent, network_table, printed, summary_table
 from hardbench.inversion import search as inversion
 from hardbench.inversion.pool import prepare_pool
@@ -279,9 +279,9 @@ def _group(
         samples = Samples(*(getattr(data.train, part)[order.rows.to(study.device)] for part in ("inputs", "labels", "index", "clean")))
         streams = [seeding.Seeds(config.seed).child("set", s, "repeat", config.first_repeat + r) for r in range(config.repeats)]
         settings = training_settings(config, config.precision)
-        course = Course.of(samples, data.standardise, data.num_classes, list(cells.values()), streams, settings)
-        _train(run, config, course, name, show)
-        return {**course.judge(), "lost": len(course.learner.diverged)}
+        networks = SliceTraining.of(samples, data.standardise, data.num_classes, list(cells.values()), streams, settings)
+        _train(run, config, networks, name, show)
+        return {**networks.judge(), "lost": len(networks.learner.diverged)}
 
     found = _once(run, study, f"grid_{name}", make)
     if found["lost"]:
@@ -291,21 +291,21 @@ def _group(
             study.arrays[f"accuracy_{key}"][m, p, q, s] = found[key][i * config.repeats : (i + 1) * config.repeats].cpu().numpy()
 
 
-def _train(run: tracking.Run, config: Config, course: Course, name: str, show: Callback) -> None:
+def _train(run: tracking.Run, config: Config, networks: SliceTraining, name: str, show: Callback) -> None:
     """Train a group to its end, from its last checkpoint on if there is one."""
     folder = run.folder / FOLDER
     saved = checkpoints.newest(folder)[0] if folder.exists() else None
     if saved is not None and saved.get("group") == name:
         with checkpoints.restoring(folder / checkpoints.LAST, saved.get("steps"), config.epochs):
-            course.learner.load(saved)
-            course.batches.load(saved["batches"])
+            networks.learner.load(saved)
+            networks.batches.load(saved["batches"])
 
     def write(state: TrainState) -> None:
-        checkpoints.save(folder, checkpoints.LAST, {**course.learner.state(), "batches": course.batches.state(), "group": name})
+        checkpoints.save(folder, checkpoints.LAST, {**networks.learner.state(), "batches": networks.batches.state(), "group": name})
         run.publish(f"{FOLDER}/{checkpoints.LAST}")
 
     watching = [callbacks.divergence(), show, callbacks.checkpoint(config.checkpoint_every, write)]
-    fit(course.learner, course.batches, config.epochs, watching)
+    fit(networks.learner, networks.batches, config.epochs, watching)
 
 
 def _finish(run: tracking.Run, study: Study, found: Inversions, hard: Mapping[str, Hard]) -> None:

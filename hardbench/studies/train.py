@@ -28,24 +28,28 @@ from hardbench.settings import TrainingSettings
 from hardbench.stored import ARRAYS, StoredRun
 from hardbench.training import callbacks, checkpoints
 from hardbench.training.loop import TrainState, at, evaluation_steps, fit
-from hardbench.training.setup import Course, Outcome, aims, outcome, watch
-from hardbench.training.setup import set_up as build
+from hardbench.training.setup import TrainResult, TrainSetup, has_target, measuring_callbacks, result_of, train_setup
 
 NUMBERS = 4  # raised when the same settings give other numbers: finished cells of sweeps are then computed again
 
 
-def set_up(config: Config) -> Course:
-    """A course that is ready, with the groups that a hardness splits its samples into."""
-    course = build(config)
+def set_up(config: Config) -> TrainSetup:
+    """A setup that is ready, with the groups that a hardness splits its samples into."""
+    setup = train_setup(config)
     if config.hardness is not None:
-        course.groups = hardness(config.hardness).groups(course.split, len(load(config, config.seed).train))
-    return course
+        setup.groups = hardness(config.hardness).groups(setup.split, len(load(config, config.seed).train))
+    return setup
 
 
 def hardness(word: str) -> sample_hardness.Hardness:
     """The hardness that RUN or RUN:STRATEGY hands on."""
     run, strategy = sample_hardness.words(word)
-    return sample_hardness.read(_source(run), strategy)
+    stored = _source(run)
+    artifact = sample_hardness.SOURCES[stored.study][0]
+    if not stored.has(artifact):
+        how = "train --record-dynamics" if stored.study == "train" else stored.study
+        raise ConfigError(f"hardness: {stored.id}; a run of {how}, with the artifact {artifact}")
+    return sample_hardness.read(stored.study, stored.id, stored.archive(artifact), strategy)
 
 
 def _source(word: str) -> StoredRun:
@@ -84,10 +88,10 @@ def run(
     target = out_folder(config.out)
     if config.hardness is not None:
         config = replace(config, hardness=named(config.hardness))
-    course = set_up(config)
-    note = note_of(config, course.split.num_classes, len(course.split.train))
-    opening = tracking.start("train", config, title_of(config), note, tags={**tags_of(config, str(course.learner.device)), **(tags or {})})
-    return _complete(opening, course, lambda: None, target, kinds, then)
+    setup = set_up(config)
+    note = note_of(config, setup.split.num_classes, len(setup.split.train))
+    opening = tracking.start("train", config, title_of(config), note, tags={**tags_of(config, str(setup.learner.device)), **(tags or {})})
+    return _complete(opening, setup, lambda: None, target, kinds, then)
 
 
 def resume(
@@ -99,25 +103,25 @@ def resume(
 ) -> StoredRun:
     """Go on with an unfinished run where its newest readable checkpoint was written, and do what `run` does after it."""
     target = out_folder(out)
-    course = set_up(stored.settings(Config, changed))
-    lifecycle.check_data(stored, course.split.digest)
-    return _complete(tracking.reopen(stored), course, lambda: lifecycle.newest_state(stored), target, kinds, then)
+    setup = set_up(stored.settings(Config, changed))
+    lifecycle.check_data(stored, setup.split.digest)
+    return _complete(tracking.reopen(stored), setup, lambda: lifecycle.newest_state(stored), target, kinds, then)
 
 
 def _complete(
     opening: AbstractContextManager[tracking.Run],
-    course: Course,
+    setup: TrainSetup,
     state: Callable[[], dict[str, Any] | None],
     out: Path | None,
     kinds: Sequence[str] | None,
     then: Further | None,
 ) -> StoredRun:
     """The training from a stored `state` (None: from step 0) on, its report, and what is done besides."""
-    config = course.config
+    config = setup.config
 
     def compute(run: tracking.Run) -> None:
-        lifecycle.describe(run, course.learner.device, config.precision, config.dataset, course.split.digest)
-        _train(run, course, state())
+        lifecycle.describe(run, setup.learner.device, config.precision, config.dataset, setup.split.digest)
+        _train(run, setup, state())
 
     def report(run: tracking.Run) -> None:
         _report(lifecycle.draw_into(run, kinds))
@@ -144,71 +148,71 @@ def out_folder(out: str | None) -> Path | None:
     return Path(out)
 
 
-def _train(run: tracking.Run, course: Course, saved: dict[str, Any] | None) -> None:
+def _train(run: tracking.Run, setup: TrainSetup, saved: dict[str, Any] | None) -> None:
     """The training itself: callbacks, loop, results. TrainingError at the end if a repeat diverged."""
-    config, split, student = course.config, course.split, course.learner
+    config, split, student = setup.config, setup.split, setup.learner
     records, best = callbacks.Records(), callbacks.Best(config.repeats)
     spent = 0.0  # seconds of training before this process
     if saved is not None:
-        with checkpoints.restoring(run.folder / "checkpoints", saved["steps"], course.total):
+        with checkpoints.restoring(run.folder / "checkpoints", saved["steps"], setup.total):
             student.load(saved)
-            for part, name in ((course.batches, "batches"), (records, "records"), (best, "best")):
+            for part, name in ((setup.batches, "batches"), (records, "records"), (best, "best")):
                 part.load(saved[name])
             spent = float(saved.get("seconds", 0))
 
-    steps = evaluation_steps(config.eval_points, config.eval_steps, course.total)
-    logits_of_training = _logit_recorder(run, course, len(steps)) if config.record_dynamics else None
+    steps = evaluation_steps(config.eval_points, config.eval_steps, setup.total)
+    logits_of_training = _logit_recorder(run, setup, len(steps)) if config.record_dynamics else None
 
     began = time.monotonic()
 
     def write(state: TrainState) -> None:
         run.close()  # what a checkpoint counts as measured must be in the store
-        save(run.folder / "checkpoints", course, records, best, spent + time.monotonic() - began)
+        save(run.folder / "checkpoints", setup, records, best, spent + time.monotonic() - began)
         for name in (checkpoints.LAST, checkpoints.BEST):
             run.publish(f"checkpoints/{name}")
 
-    with console.progress(run.id[:8], course.total) as show:
-        watching = watch(course, records, best, run.log)
+    with console.progress(run.id[:8], setup.total) as show:
+        watching = measuring_callbacks(setup, records, best, run.log)
         watching += [at(steps, logits_of_training)] if logits_of_training else []
         watching += [console.training_progress(show), callbacks.checkpoint(config.checkpoint_every, write)]
-        done = fit(student, course.batches, course.total, watching)
-    run.log({"samples_per_second": done * course.batches.size * config.repeats / (spent + time.monotonic() - began)}, done)
+        done = fit(student, setup.batches, setup.total, watching)
+    run.log({"samples_per_second": done * setup.batches.size * config.repeats / (spent + time.monotonic() - began)}, done)
     if logits_of_training is not None and not recorder.whole(run.folder / recorder.ARTIFACT, records.arrays()["steps"]):
         run.write_arrays(recorder.ARTIFACT, logits_of_training.arrays(records.arrays()["steps"]), compressed=False)
-    found = outcome(course, records)
+    found = result_of(setup, records)
     _finish(run, config, found)
     if config.log_model:
         raw = split.test.inputs[:2]
-        run.log_model(student.networks.member(0).cpu(), course.standardise(raw, unit_of(raw)))
+        run.log_model(student.networks.member(0).cpu(), setup.standardise(raw, unit_of(raw)))
     _diverged(run, config, found)
 
 
-def _logit_recorder(run: tracking.Run, course: Course, points: int) -> recorder.LogitRecorder:
+def _logit_recorder(run: tracking.Run, setup: TrainSetup, points: int) -> recorder.LogitRecorder:
     """What records the logits of the training samples; a warning where that is a lot."""
-    train = course.batches.train
-    needed = recorder.size(course.config.repeats, points, len(train), course.split.num_classes)
+    train = setup.batches.train
+    needed = recorder.size(setup.config.repeats, points, len(train), setup.split.num_classes)
     if needed > recorder.LARGE:
         console.warn(f"record_dynamics: {needed / 1e9:.1f} GB for {points} points; fewer with eval_steps")
-    return recorder.LogitRecorder(train, course.standardise.to(course.learner.device), run.fetch(recorder.FOLDER), run.publish)
+    return recorder.LogitRecorder(train, setup.standardise.to(setup.learner.device), run.fetch(recorder.FOLDER), run.publish)
 
 
-def save(folder: Path, course: Course, records: callbacks.Records, best: callbacks.Best, seconds: float) -> None:
+def save(folder: Path, setup: TrainSetup, records: callbacks.Records, best: callbacks.Best, seconds: float) -> None:
     """Write last.pt (all that resuming needs) and best.pt (weights per repeat with their step and validation accuracy).
 
     `seconds` is how long the training has taken so far.
     """
-    constants = {"mean": course.standardise.mean, "std": course.standardise.std, "shift": course.standardise.shift}
-    state = course.learner.state()
-    last = {**state, "standardise": constants, "batches": course.batches.state(), "records": records.state(), "best": best.state()}
+    constants = {"mean": setup.standardise.mean, "std": setup.standardise.std, "shift": setup.standardise.shift}
+    state = setup.learner.state()
+    last = {**state, "standardise": constants, "batches": setup.batches.state(), "records": records.state(), "best": best.state()}
     last["seconds"] = seconds
     chosen: dict[str, Any] = best.state()
-    if course.split.val is None:
-        chosen = {"networks": state["networks"], "step": [state["steps"]] * course.config.repeats, "is_last": True}
+    if setup.split.val is None:
+        chosen = {"networks": state["networks"], "step": [state["steps"]] * setup.config.repeats, "is_last": True}
     checkpoints.save(folder, checkpoints.BEST, {**chosen, "standardise": constants})
     checkpoints.save(folder, checkpoints.LAST, last)
 
 
-def _finish(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None:
+def _finish(run: tracking.Run, config: TrainingSettings, found: TrainResult) -> None:
     """metrics.npz, the hardness table, final metrics."""
     run.write_arrays(ARRAYS, found.arrays)
     run.write_text("class_hardness.csv", hardness_table(found.arrays).to_csv(index=False))
@@ -225,13 +229,13 @@ def _finish(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None
         del final["final/val_loss"], final["final/val_accuracy"]
     if found.bayes_accuracy is not None:
         final["bayes_accuracy"] = np.array([found.bayes_accuracy])
-    if aims(config):
+    if has_target(config):
         final |= _aim(config, found)
     run.log(final, found.step)
     run.tag("hardbench.best", "validation accuracy" if found.validated else "last (val_size 0)")
 
 
-def _aim(config: TrainingSettings, found: Outcome) -> dict[str, np.ndarray]:
+def _aim(config: TrainingSettings, found: TrainResult) -> dict[str, np.ndarray]:
     """Whether each repeat reached the target accuracy (0 or 1) and in which epoch (nan: in none), [R]; a warning for those that did not."""
     epochs = np.array([found.reached.get(r, np.nan) for r in range(config.repeats)])
     missed = [str(config.first_repeat + r) for r in np.isnan(epochs).nonzero()[0]]
@@ -240,7 +244,7 @@ def _aim(config: TrainingSettings, found: Outcome) -> dict[str, np.ndarray]:
     return {"train/target_reached": np.isfinite(epochs).astype(float), "train/target_epoch": epochs}
 
 
-def _diverged(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None:
+def _diverged(run: tracking.Run, config: TrainingSettings, found: TrainResult) -> None:
     """TrainingError if a repeat diverged."""
     if found.diverged:
         where = ", ".join(f"step {step} of repeat {config.first_repeat + r}" for r, step in sorted(found.diverged.items()))
@@ -266,7 +270,7 @@ def tags_of(config: TrainingSettings, device: str) -> dict[str, str]:
     return {**(config.tag or {}), **source, "hardbench.device": device, "hardbench.precision": config.precision}
 
 
-def write_cell(run: tracking.Run, config: TrainingSettings, found: Outcome) -> None:
+def write_cell(run: tracking.Run, config: TrainingSettings, found: TrainResult) -> None:
     """Everything a run keeps of a training that was made elsewhere."""
     dataset = config.dataset.rpartition("/")[2]
     run.data(dataset, found.digest, config.dataset)

@@ -20,65 +20,6 @@ from hardbench.settings import TrainingSettings
 from hardbench.training.learners import Learner, hits
 from hardbench.training.optimizers import PromptAdam
 
-class Greedy(Learner):
-    """Greedy training of a chain of metric predictors: every layer descends its own loss.
-
-    One backward pass for all local losses is enough: each layer's input is detached, so that L_i reaches layer i alone. Adam works
-    element by element, so that one optimiser over all layers is one per layer. And one forward pass is enough: q_{i+1}, the next
-    layer BEFORE its update on the detached h_i, is what that layer computes in this very pass.
-    """
-
-    def __init__(self, networks: Networks, settings: TrainingSettings, total_steps: int):
-        super().__init__(networks, settings, total_steps)
-        self.layers = [module for module in networks.modules() if isinstance(module, StackedLinear)]
-        self.lambdas = torch.full((len(self.layers), 1), float(settings.lambda_ace), device=self.device)
-        self.lambdas[-1] = 0  # the last layer has no next one
-
-    @functools.cached_property
-    def local(self) -> Local:
-        """The layers in training (a learner that only looks has no buffers)."""
-        return Local(self.layers, torch.bfloat16 if self.settings.precision == "bf16" else torch.float32)
-
-    def move(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Every layer moves as soon as its gradient is there; SGD, whose step reads less, goes by `Optimizer.step`."""
-        if not isinstance(self.optimizer, PromptAdam):
-            return super().move(inputs, labels)
-        scalars = self.losses(inputs, labels)
-        for parameters, gradients in self.local.gradients():
-            self.optimizer.step_some(parameters, gradients)
-        return scalars
-
-    def backward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Gradients of the local losses into the parameters; the same scalars as `losses`."""
-        scalars = self.losses(inputs, labels)
-        for parameters, gradients in self.local.gradients():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient.clone()
-        return scalars
-
-    def losses(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The local losses, and their gradients at the layers' products.
-
-        Cross entropy and accuracy of the last layer [R], loss and accuracy of every layer [R, L].
-        """
-        networks = cast(GreedyStack, self.networks)
-        with self.local.recording():
-            activations = networks.detached_activations(inputs)
-            logits = networks.layer_logits(activations).float()  # [R, L, B, K]
-            with torch.no_grad():
-                log_q = log_softmax(logits.permute(0, 3, 1, 2))
-                log_after = torch.cat([log_q[:, :, 1:], log_q[:, :, -1:]], 2)  # of the last layer anything
-                each, slopes = local_losses(log_q, log_after, labels, self.lambdas, self.settings.ace_variant)
-                losses = row_means(each.flatten(0, 1)).view(each.shape[:-1])
-                accuracies = hits(logits.flatten(0, 1), labels.repeat_interleave(len(self.layers), 0)).view(losses.shape)
-            logits.backward(slopes.div_(labels.shape[1]).permute(0, 2, 3, 1))
-        return {"loss": losses[:, -1], "accuracy": accuracies[:, -1], "layer_loss": losses, "layer_accuracy": accuracies}
-
-
-def learner(networks: Networks, settings: TrainingSettings, total_steps: int) -> Learner:
-    """The learner of these networks."""
-    return (Greedy if isinstance(networks, GreedyStack) else Learner)(networks, settings, total_steps)
-
 
 def log_softmax(logits: Tensor) -> Tensor:
     """Over the classes, [R, K, L, B]; every layer's numbers as if it stood alone (they depend on where a kernel's vectors begin)."""
@@ -210,3 +151,63 @@ class Local:
         for record in reversed(self._records):
             record.differentiate()
             yield record.parameters, record.gradients
+
+
+class Greedy(Learner):
+    """Greedy training of a chain of metric predictors: every layer descends its own loss.
+
+    One backward pass for all local losses is enough: each layer's input is detached, so that L_i reaches layer i alone. Adam works
+    element by element, so that one optimiser over all layers is one per layer. And one forward pass is enough: q_{i+1}, the next
+    layer BEFORE its update on the detached h_i, is what that layer computes in this very pass.
+    """
+
+    def __init__(self, networks: Networks, settings: TrainingSettings, total_steps: int):
+        super().__init__(networks, settings, total_steps)
+        self.layers = [module for module in networks.modules() if isinstance(module, StackedLinear)]
+        self.lambdas = torch.full((len(self.layers), 1), float(settings.lambda_ace), device=self.device)
+        self.lambdas[-1] = 0  # the last layer has no next one
+
+    @functools.cached_property
+    def local(self) -> Local:
+        """The layers in training (a learner that only looks has no buffers)."""
+        return Local(self.layers, torch.bfloat16 if self.settings.precision == "bf16" else torch.float32)
+
+    def move(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Every layer moves as soon as its gradient is there; SGD, whose step reads less, goes by `Optimizer.step`."""
+        if not isinstance(self.optimizer, PromptAdam):
+            return super().move(inputs, labels)
+        scalars = self.losses(inputs, labels)
+        for parameters, gradients in self.local.gradients():
+            self.optimizer.step_some(parameters, gradients)
+        return scalars
+
+    def backward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Gradients of the local losses into the parameters; the same scalars as `losses`."""
+        scalars = self.losses(inputs, labels)
+        for parameters, gradients in self.local.gradients():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient.clone()
+        return scalars
+
+    def losses(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The local losses, and their gradients at the layers' products.
+
+        Cross entropy and accuracy of the last layer [R], loss and accuracy of every layer [R, L].
+        """
+        networks = cast(GreedyStack, self.networks)
+        with self.local.recording():
+            activations = networks.detached_activations(inputs)
+            logits = networks.layer_logits(activations).float()  # [R, L, B, K]
+            with torch.no_grad():
+                log_q = log_softmax(logits.permute(0, 3, 1, 2))
+                log_after = torch.cat([log_q[:, :, 1:], log_q[:, :, -1:]], 2)  # of the last layer anything
+                each, slopes = local_losses(log_q, log_after, labels, self.lambdas, self.settings.ace_variant)
+                losses = row_means(each.flatten(0, 1)).view(each.shape[:-1])
+                accuracies = hits(logits.flatten(0, 1), labels.repeat_interleave(len(self.layers), 0)).view(losses.shape)
+            logits.backward(slopes.div_(labels.shape[1]).permute(0, 2, 3, 1))
+        return {"loss": losses[:, -1], "accuracy": accuracies[:, -1], "layer_loss": losses, "layer_accuracy": accuracies}
+
+
+def learner(networks: Networks, settings: TrainingSettings, total_steps: int) -> Learner:
+    """The learner of these networks."""
+    return (Greedy if isinstance(networks, GreedyStack) else Learner)(networks, settings, total_steps)

@@ -21,8 +21,8 @@ from hardbench.models.gmlp import GreedyStack
 from hardbench.registry import MODELS
 from hardbench.settings import DataSettings, TrainingSettings
 from hardbench.training import callbacks, memory
-from hardbench.training.layer_metrics import Probe, sample_count
 from hardbench.training.greedy import learner
+from hardbench.training.layer_metrics import Probe, sample_count
 from hardbench.training.learners import Learner
 from hardbench.training.loop import Callback, at, evaluation_steps, every, fit
 
@@ -48,7 +48,7 @@ def remembered(config: TrainingSettings, seed: int) -> Split:
 
 
 @dataclass
-class Course:
+class TrainSetup:
     """A training that is ready to start: everything a bad setting could spoil has been built.
 
     `members` are the configurations whose networks train together, one after the other along the repeats; `config` is the first.
@@ -74,7 +74,7 @@ class Course:
         return self._static[id(split)]
 
 
-def set_up(config: TrainingSettings, *others: TrainingSettings, load: Prepare = prepare) -> Course:
+def train_setup(config: TrainingSettings, *others: TrainingSettings, load: Prepare = prepare) -> TrainSetup:
     """Data on the device, networks, learner and batches; raises before a run exists if anything does not fit.
 
     The others differ from the first in what a network of a stack may have of its own: repeats, seed, corruption_p, noise_ratio.
@@ -105,7 +105,7 @@ def set_up(config: TrainingSettings, *others: TrainingSettings, load: Prepare = 
     metrics = select(config.layer_metrics, isinstance(networks, GreedyStack))
     if metrics and len(train) < 2:
         raise ConfigError(f"layer_metrics: {','.join(config.layer_metrics)}; none for a single training sample")
-    return Course(config, split, standardise, learner(networks, config, total), batches, total, metrics, members, noisy)
+    return TrainSetup(config, split, standardise, learner(networks, config, total), batches, total, metrics, members, noisy)
 
 
 def _evaluations(samples: int, classes: int) -> Callable[[TrainingSettings, int], int]:
@@ -143,48 +143,48 @@ def static_overlaps(split: Split, standardise: Standardise) -> dict[str, np.ndar
     return {"overlap_static": overlap(means).numpy(), "overlap_static_centred": overlap(means, centre).numpy()}
 
 
-def watch(course: Course, records: callbacks.Records, best: callbacks.Best, sink: callbacks.Sink) -> list[Callback]:
-    """The callbacks that measure a course and stop its networks: all but progress and checkpoints."""
-    config, split, device = course.config, course.split, course.learner.device
+def measuring_callbacks(setup: TrainSetup, records: callbacks.Records, best: callbacks.Best, sink: callbacks.Sink) -> list[Callback]:
+    """The callbacks that measure a setup and stop its networks: all but progress and checkpoints."""
+    config, split, device = setup.config, setup.split, setup.learner.device
     val = None if split.val is None else split.val.to(device)
-    evaluator = callbacks.Evaluator(split.test.to(device), val, course.standardise.to(device), split.num_classes)
-    steps = evaluation_steps(config.eval_points, config.eval_steps, course.total)
-    groups = {key: samples.to(device) for key, samples in course.groups.items()}
+    evaluator = callbacks.Evaluator(split.test.to(device), val, setup.standardise.to(device), split.num_classes)
+    steps = evaluation_steps(config.eval_points, config.eval_steps, setup.total)
+    groups = {key: samples.to(device) for key, samples in setup.groups.items()}
     watching: list[Callback] = [callbacks.divergence()]
-    if aims(config):
-        watching.append(callbacks.target(course.batches.train, evaluator, config.target_accuracy, config.stop_at_target))
+    if has_target(config):
+        watching.append(callbacks.target(setup.batches.train, evaluator, config.target_accuracy, config.stop_at_target))
     watching += [
         every(config.log_every, callbacks.curves(records, sink)),
         at(steps, callbacks.evaluation(records, sink, evaluator, best)),
-        *([at(steps, callbacks.layers(records, sink, probe(course, evaluator)))] if course.layer_metrics else []),
+        *([at(steps, callbacks.layers(records, sink, layer_probe(setup, evaluator)))] if setup.layer_metrics else []),
         *([at(steps, callbacks.groups(records, sink, evaluator, groups))] if groups else []),
         callbacks.validation(evaluator, best, steps),
     ]
     return watching
 
 
-def aims(config: TrainingSettings) -> bool:
+def has_target(config: TrainingSettings) -> bool:
     """Whether the training accuracy is watched: where the run is to stop by it, or the recipe (or the user) names a target of its own."""
     named = config.target_accuracy != options(TrainingSettings)["target_accuracy"].declared.default
     return config.stop_at_target or named or "target_accuracy" in MODELS[config.model].defaults
 
 
-def probe(course: Course, evaluator: callbacks.Evaluator) -> Probe:
+def layer_probe(setup: TrainSetup, evaluator: callbacks.Evaluator) -> Probe:
     """What measures the layers: on the validation split, or the test set where there is none."""
-    config, train = course.config, course.batches.train
+    config, train = setup.config, setup.batches.train
     seeds = seeding.Seeds(config.seed).child("data", "layers")
-    batch = course.batches.size if config.layer_estimator == "published" else 0
+    batch = setup.batches.size if config.layer_estimator == "published" else 0
     more = {
         "standardise": evaluator.standardise,
         "num_classes": evaluator.num_classes,
         "null_repeats": config.null_repeats,
         "published_batch": batch,
     }
-    return Probe.of(course.layer_metrics, train, evaluator.val or evaluator.test, evaluator.test, seeds, **more)
+    return Probe.of(setup.layer_metrics, train, evaluator.val or evaluator.test, evaluator.test, seeds, **more)
 
 
 @dataclass
-class Outcome:
+class TrainResult:
     """What one member leaves behind, as plain data that can travel: all that a store keeps of its run."""
 
     arrays: dict[str, np.ndarray]
@@ -201,57 +201,57 @@ class Outcome:
     cuda: bool = False
 
 
-def outcome(course: Course, records: callbacks.Records, place: int = 0) -> Outcome:
+def result_of(setup: TrainSetup, records: callbacks.Records, place: int = 0) -> TrainResult:
     """What a member's networks have measured."""
-    member, split = course.members[place], course.noisy[place]
-    first = sum(each.repeats for each in course.members[:place])
+    member, split = setup.members[place], setup.noisy[place]
+    first = sum(each.repeats for each in setup.members[:place])
     rows = range(first, first + member.repeats)
     arrays = {name: value if name.endswith("steps") else value[rows.start : rows.stop] for name, value in records.arrays().items()}
-    arrays |= course.static(place)
-    arrays["stopped_step"] = np.array([course.learner.stopped.get(r, -1) for r in rows])
+    arrays |= setup.static(place)
+    arrays["stopped_step"] = np.array([setup.learner.stopped.get(r, -1) for r in rows])
     arrays["class_names"] = np.array(split.class_names)
-    if course.layer_metrics:
+    if setup.layer_metrics:
         arrays["measured_samples"] = np.full(member.repeats, sample_count(split.train, split.val or split.test, split.test))
-    diverged = {r - first: step for r, step in course.learner.diverged.items() if r in rows}
-    reached = {r - first: step / course.batches.per_epoch for r, step in course.learner.reached.items() if r in rows}
+    diverged = {r - first: step for r, step in setup.learner.diverged.items() if r in rows}
+    reached = {r - first: step / setup.batches.per_epoch for r, step in setup.learner.reached.items() if r in rows}
     about = (split.num_classes, len(split.train))
     validated = split.val is not None
-    return Outcome(arrays, course.learner.steps, diverged, reached, validated, split.bayes_accuracy, split.digest, about)
+    return TrainResult(arrays, setup.learner.steps, diverged, reached, validated, split.bayes_accuracy, split.digest, about)
 
 
-def states(course: Course, best: callbacks.Best, place: int = 0) -> dict[str, Any]:
+def states(setup: TrainSetup, best: callbacks.Best, place: int = 0) -> dict[str, Any]:
     """The weights of a member at the end and at its best, as its checkpoints hold them."""
-    member = course.members[place]
-    first = sum(each.repeats for each in course.members[:place])
+    member = setup.members[place]
+    first = sum(each.repeats for each in setup.members[:place])
     rows = slice(first, first + member.repeats)
-    constants = {"mean": course.standardise.mean, "std": course.standardise.std, "shift": course.standardise.shift}
-    course.learner.settle()
-    networks, steps = course.learner.networks.states()[rows], course.learner.steps
+    constants = {"mean": setup.standardise.mean, "std": setup.standardise.std, "shift": setup.standardise.shift}
+    setup.learner.settle()
+    networks, steps = setup.learner.networks.states()[rows], setup.learner.steps
     last = {"networks": networks, "steps": steps, "standardise": constants}
     chosen: dict[str, Any] = {name: value[rows] for name, value in best.state().items()}
-    if course.split.val is None:
+    if setup.split.val is None:
         chosen = {"networks": networks, "step": [steps] * member.repeats, "is_last": True}
     return {"last": last, "best": {**chosen, "standardise": constants}}
 
 
-def train_stack(settings: Sequence[Mapping[str, Any]], load: Prepare = remembered) -> list[Outcome]:
+def train_stack(settings: Sequence[Mapping[str, Any]], load: Prepare = remembered) -> list[TrainResult]:
     """Train configurations (as plain settings) in one stack; what each leaves behind."""
     began = time.monotonic()
     members = [TrainingSettings(**one) for one in settings]
-    course = set_up(*members, load=load)
-    networks = len(course.batches.order)
+    setup = train_setup(*members, load=load)
+    networks = len(setup.batches.order)
     records, best = callbacks.Records(), callbacks.Best(networks)
     journal: list[tuple[dict[str, np.ndarray], int]] = []
-    watching = watch(course, records, best, lambda values, step: journal.append((dict(values), step)))
-    fit(course.learner, course.batches, course.total, watching)
+    watching = measuring_callbacks(setup, records, best, lambda values, step: journal.append((dict(values), step)))
+    fit(setup.learner, setup.batches, setup.total, watching)
     found = []
     for place, member in enumerate(members):
-        one = outcome(course, records, place)
+        one = result_of(setup, records, place)
         first = sum(each.repeats for each in members[:place])
         rows = slice(first, first + member.repeats)
         one.journal = [({name: value if value.ndim == 0 else value[rows] for name, value in row.items()}, step) for row, step in journal]
-        one.checkpoints = states(course, best, place) if member.keep_checkpoints else {}
-        one.cuda = course.learner.device.type == "cuda"
+        one.checkpoints = states(setup, best, place) if member.keep_checkpoints else {}
+        one.cuda = setup.learner.device.type == "cuda"
         _until_the_end(one)
         found.append(one)
     for one in found:
@@ -259,7 +259,7 @@ def train_stack(settings: Sequence[Mapping[str, Any]], load: Prepare = remembere
     return found
 
 
-def _until_the_end(one: Outcome) -> None:
+def _until_the_end(one: TrainResult) -> None:
     """TrainSlice off the points after the last measured one: where all networks of a member diverged, the stack may have gone on."""
     for axis, name in (("steps", "accuracy"), ("log_steps", "train_loss")):
         if name not in one.arrays:
@@ -273,7 +273,7 @@ def _until_the_end(one: Outcome) -> None:
                 one.arrays[key] = value[:kept] if key == axis else value[:, :kept]
 
 
-def joined(parts: Sequence[Outcome]) -> Outcome:
+def joined(parts: Sequence[TrainResult]) -> TrainResult:
     """One outcome of the same configuration's parts, in the order of the repeats."""
     first = parts[0]
     if len(parts) == 1:

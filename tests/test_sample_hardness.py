@@ -105,7 +105,7 @@ def test_train_splits_its_metrics(recorded):
     run = last()
     assert run.tags["hardbench.source_run"] == recorded.id
     assert run.config["hardness"] == f"{recorded.id}:loss"
-    known = sample_hardness.read(recorded, "loss")
+    known = train.hardness(f"{recorded.id}:loss")
     hard, easy = known.hard.sum(), (~known.hard).sum()
     counts = {group: run.arrays[f"confusion_train_{group}"][0, 0].sum() for group in ("hard", "easy")}
     assert counts == {"hard": hard, "easy": easy}
@@ -134,7 +134,7 @@ def test_metrics_are_split_on_a_subset_by_original_index(recorded):
     """Another subset, without validation: the samples that both know are split, each as the recording has it."""
     line = ["train", "--dataset", recorded.config["dataset"], *SMALL, "--epochs", "1", "--subset-size", "40", "--seed", "3"]
     assert main([*line, "--hardness", recorded.id]) == 0
-    known = sample_hardness.read(recorded)
+    known = train.hardness(recorded.id)
     here = train.set_up(train.Config.read({}, last().config)).split.train.index.numpy()
     hard = set(known.index[known.hard]) & set(here)
     easy = set(known.index[~known.hard]) & set(here)
