@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from courses import images_in_classes
 from projects import all_runs, client, history, last, new_project, of_session, within
 from scipy.stats import norm
+from setups import images_in_classes
 from sklearn.metrics import precision_recall_fscore_support
 
 from hardbench import tracking

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from courses import copied, course, different_arrays, equal_weights, run, trained
+from setups import copied, course, different_arrays, equal_weights, run, trained
 
 from hardbench.errors import HardbenchError
 from hardbench.registry import MODELS, OPTIMIZERS, SCHEDULERS

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from courses import course, different_arrays, run, trained
 from projects import last, new_project
+from setups import course, different_arrays, run, trained
 from test_layer_metrics import CALLS, noise, view_of
 
 from hardbench.cli import main

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from courses import course, eye_of, images_in_classes, run, trained
+from setups import course, eye_of, images_in_classes, run, trained
 
 from hardbench.data.samples import Samples
 from hardbench.training.evaluation import evaluate

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from courses import copied
 from projects import all_runs, history, last, new_project, started, wait_for_step
+from setups import copied
 
 from hardbench.cli import main
 from hardbench.errors import ConfigError, DataError

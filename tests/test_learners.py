@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from courses import copied, course, equal_weights, images_in_classes, trained
+from setups import copied, course, equal_weights, images_in_classes, trained
 from torch import nn
 from torch.nn import functional
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from courses import course, different_arrays, equal_weights, images_in_classes, run
+from setups import course, different_arrays, equal_weights, images_in_classes, run
 
 from hardbench.errors import TrainingError
 from hardbench.hard_samples.recorder import LogitRecorder, whole

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from courses import course, trained
+from setups import course, trained
 
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import moments, standardise_for

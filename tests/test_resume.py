@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from courses import equal_weights, images_in_classes
 from projects import all_runs, client, empty_store, history, last, new_project, started, wait_for_step
+from setups import equal_weights, images_in_classes
 
 from hardbench import tracking
 from hardbench.errors import Killed, TrackingError, TrainingError

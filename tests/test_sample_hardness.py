@@ -7,8 +7,8 @@ import signal
 import numpy as np
 import pytest
 import torch
-from courses import TEST, TRAIN, images_in_classes
 from projects import empty_store, last, new_project, started, wait_for_step
+from setups import TEST, TRAIN, images_in_classes
 
 from hardbench import tracking
 from hardbench.cli import main

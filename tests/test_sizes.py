@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from courses import course
 from projects import all_runs, new_project
+from setups import course
 
 from hardbench import seeding
 from hardbench.cli import main
@@ -98,7 +98,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 import torch
-from courses import course
+from setups import course
 from hardbench.training import memory
 ready = course(subset_size=64, width=16)
 for _ in range(2):

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from courses import copied, course, different_arrays, equal_weights, eye_of, images_in_classes, run, stacked_is_alone, trained
 from projects import all_runs, last, new_project
+from setups import copied, course, different_arrays, equal_weights, eye_of, images_in_classes, run, stacked_is_alone, trained
 from torch import nn
 
 from hardbench import seeding

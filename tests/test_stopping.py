@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from courses import course, different_arrays, equal_weights, images_in_classes, run, trained
+from setups import course, different_arrays, equal_weights, images_in_classes, run, trained
 
 from hardbench.training.evaluation import reaches
 

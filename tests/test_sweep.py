@@ -10,8 +10,8 @@ from pathlib import Path
 import campaigns
 import numpy as np
 import pytest
-from courses import images_in_classes
 from projects import all_runs, new_project, started
+from setups import images_in_classes
 
 from hardbench.cli import main
 from hardbench.training import setup as course

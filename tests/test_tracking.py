@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from courses import images_in_classes
 from projects import all_runs, client, history, last, new_project, started
+from setups import images_in_classes
 
 from hardbench import tracking
 from hardbench.cli import main

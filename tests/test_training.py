@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from courses import copied, course, different_arrays, equal_weights, images_in_classes, run, stacked_is_alone, trained
+from setups import copied, course, different_arrays, equal_weights, images_in_classes, run, stacked_is_alone, trained
 from torch import nn
 
 from hardbench.models.layers import StackedLinear

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from courses import copied, course, different_arrays, equal_weights, run
 from projects import last, new_project
+from setups import copied, course, different_arrays, equal_weights, run
 from torch import nn
 from words import given
 

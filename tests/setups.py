@@ -11,6 +11,7 @@ from torch import Tensor
 from hardbench.studies import train
 from hardbench.training import callbacks
 from hardbench.training.loop import fit
+from hardbench.training.setup import TrainSetup, measuring_callbacks
 
 TRAIN, TEST, SHAPE, CLASSES = 83, 41, (7, 9), 3
 
@@ -28,7 +29,7 @@ def images_in_classes(path: Path) -> str:
     return f"npz:{path}"
 
 
-def course(**settings: object) -> train.TrainSetup:
+def course(**settings: object) -> TrainSetup:
     """A course on one CPU thread, ready to start; layer metrics only if asked for."""
     return train.set_up(train.Config(**{"threads": 1, "device": "cpu", "layer_metrics": ("none",)} | settings))
 
@@ -37,7 +38,7 @@ def course(**settings: object) -> train.TrainSetup:
 class Trained:
     """A course that has run: its arrays and the weights of every network."""
 
-    course: train.TrainSetup
+    course: TrainSetup
     arrays: dict[str, np.ndarray]
     best: callbacks.Best
 
@@ -50,11 +51,11 @@ class Trained:
         return self.course.learner.stopped
 
 
-def eye_of(ready: train.TrainSetup) -> callbacks.Evaluator:
+def eye_of(ready: TrainSetup) -> callbacks.Evaluator:
     return callbacks.Evaluator(ready.split.test, ready.split.val, ready.standardise, ready.split.num_classes)
 
 
-def run(ready: train.TrainSetup, state: Mapping[str, object] | None = None, until: int | None = None) -> tuple[Trained, dict[str, object]]:
+def run(ready: TrainSetup, state: Mapping[str, object] | None = None, until: int | None = None) -> tuple[Trained, dict[str, object]]:
     """Train, from a state on and up to a step if asked: what came out, and the state there."""
     records, best = callbacks.Records(), callbacks.Best(ready.config.repeats)
     if state is not None:
