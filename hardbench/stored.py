@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlparse
 
 import numpy as np
 
-from hardbench import archives, files, shapes
+from hardbench import archives, array_keys, files
 from hardbench.config import Config, shown
 from hardbench.errors import ConfigError, TrackingError, brief
 from hardbench.yaml_text import LARGEST, parse_yaml
@@ -142,7 +142,7 @@ class StoredRun:
 
     def _checked(self, arrays: dict[str, np.ndarray], kind: str, file: str) -> dict[str, np.ndarray]:
         try:
-            shapes.check(arrays, kind)
+            array_keys.check(arrays, kind)
         except ValueError as error:
             raise TrackingError(f"run: {self.id}; {file}: {error}") from None
         return arrays

@@ -41,7 +41,7 @@ LINES = (
     ("settings",),
     ("config",),
     ("registry", "seeding", "products"),
-    ("archives", "shapes"),
+    ("archives", "array_keys"),
     ("files", "locks", "openmp", "ram", "signals", "streams", "yaml_text"),
     ("errors",),
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hardbench.array_keys import setting_key
 from hardbench.files import write_text
 from hardbench.metrics.hardness import final, mean_stderr
 from hardbench.stored import StoredRun
@@ -81,7 +82,7 @@ class Table:
         rows = self.ordered()
         found: dict[str, np.ndarray] = {"swept": np.array(self.swept, dtype=str)}
         for column, name in {**self.settings, "seed": "seed"}.items():
-            found[f"setting_{name}"] = np.array([str(row[column]) for row in rows], dtype=str)
+            found[setting_key(name)] = np.array([str(row[column]) for row in rows], dtype=str)
         found["baseline"] = np.array([row["baseline"] for row in rows], dtype=float)
         longest = max((len(value) for row in rows for value in row.values() if isinstance(value, np.ndarray)), default=0)
         for name in self.measured():

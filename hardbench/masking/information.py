@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hardbench.array_keys import masked_key
 from hardbench.settings import ESTIMATES
 
 RESAMPLES = 200  # of a bootstrap
@@ -185,20 +186,21 @@ def of_repeat(layers: Sequence[int], arrays: Mapping[str, np.ndarray], r: int) -
     """One network's numbers as JSON, layer by layer, and the synergies of its strongest channels where they were asked for."""
     full, found = float(arrays["mi_full"][r]), []
     for layer in layers:
-        mi = arrays[f"mi_{layer:02d}"][r]
+        mi = arrays[masked_key("mi", layer)][r]
         own: dict[str, Any] = {
             "layer_idx": layer,
             "mean_mi": float(mi.mean()),
             "std_mi": float(mi.std()),
             "delta_mi": full - float(mi.mean()),
         }
-        if f"pairs_{layer:02d}" in arrays:
-            own["pairs"] = pairs_of(arrays[f"pairs_{layer:02d}"][r], arrays[f"synergy_{layer:02d}"][r])
+        if (pairs := masked_key("pairs", layer)) in arrays:
+            own["pairs"] = pairs_of(arrays[pairs][r], arrays[masked_key("synergy", layer)][r])
         found.append(own)
     return {"repeat": r, "i_full": full, "accuracy_full": float(arrays["accuracy_full"][r]), "layers": found}
 
 
-def apart(arrays: Mapping[str, np.ndarray], name: str, suffix: str) -> dict[str, float]:
-    """The mean information of easy and of hard images, where they were measured apart and there are any."""
-    means = {group: float(arrays[f"mi_{group}_{suffix}"].mean()) for group in PARTS[1:] if f"mi_{group}_{suffix}" in arrays}
+def apart(arrays: Mapping[str, np.ndarray], name: str, layer: int | None) -> dict[str, float]:
+    """The mean information of easy and of hard images under a layer's masks (None: without), where they were measured apart."""
+    keys = {group: masked_key(f"mi_{group}", layer) for group in PARTS[1:]}
+    means = {group: float(arrays[key].mean()) for group, key in keys.items() if key in arrays}
     return {f"{name}_{group}": mean for group, mean in means.items() if np.isfinite(mean)}

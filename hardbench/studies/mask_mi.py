@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hardbench import console, lifecycle, tracking
+from hardbench.array_keys import masked_key, model_key
 from hardbench.configs.mask_mi import Config
 from hardbench.data.samples import Samples, load, prepare
 from hardbench.data.transforms import Standardise, unit_of
@@ -261,15 +262,16 @@ def arrays_of(config: Config, source: TrainedRun) -> dict[str, np.ndarray]:
         "class_information_full": class_information(whole).numpy(),
     }
     for p, group in enumerate(PARTS) if source.part is not None else ():
-        for at, suffix in ((-1, "full"), *((at, f"{layer.number:02d}") for at, layer in source.layers.items())):
+        for at, number in ((-1, None), *((at, layer.number) for at, layer in source.layers.items())):
             counts = torch.stack([counted.counts[at][p][0 if at == -1 else slice(None)] for counted in source.counts])
-            found |= {f"mi_{group}_{suffix}": estimate(counts).numpy(), f"accuracy_{group}_{suffix}": accuracy(counts).numpy()}
+            found[masked_key(f"mi_{group}", number)] = estimate(counts).numpy()
+            found[masked_key(f"accuracy_{group}", number)] = accuracy(counts).numpy()
         found[f"images_{group}"] = source.counts[0].counts[-1][p].sum().numpy()
     for at, layer in source.layers.items():
         confusion = torch.stack([counted.counts[at].sum(0) for counted in source.counts])  # [R, S, K, K]
         seeds = Seeds(config.seed).child("masks", layer.number, "bootstrap")
         own = of_sets(confusion, source.masks[at], config.estimator, config.pairs, seeds.generator)
-        found |= {f"{name}_{layer.number:02d}": value for name, value in own.items()}
+        found |= {masked_key(name, layer.number): value for name, value in own.items()}
     return found
 
 
@@ -277,9 +279,9 @@ def summary(config: Config, source: TrainedRun, arrays: Mapping[str, np.ndarray]
     """One model's part of the JSON: the published structure and what this study adds. Means over repeats; per_repeat has each."""
     layers, full = [], float(arrays["mi_full"].mean())
     for layer in source.layers.values():
-        number = f"{layer.number:02d}"
-        mi, sets = arrays[f"mi_{number}"], len(arrays[f"kept_{number}"])
-        lost = (arrays["class_information_full"][:, None] - arrays[f"class_information_{number}"]).mean((0, 1))
+        own = {name: arrays[masked_key(name, layer.number)] for name in ("mi", "kept", "class_information", "ci95", "accuracy")}
+        mi, sets = own["mi"], len(own["kept"])
+        lost = (arrays["class_information_full"][:, None] - own["class_information"]).mean((0, 1))
         layers.append(
             {
                 "layer_idx": layer.number,
@@ -292,13 +294,13 @@ def summary(config: Config, source: TrainedRun, arrays: Mapping[str, np.ndarray]
                 "std_mi": float(mi.std(1).mean()),
                 "i_full": full,
                 "delta_mi": full - float(mi.mean()),
-                "ci95": known(arrays[f"ci95_{number}"]),
-                "k": arrays[f"kept_{number}"].tolist(),
+                "ci95": known(own["ci95"]),
+                "k": own["kept"].tolist(),
                 "mi": mi.mean(0).tolist(),
-                "accuracy": arrays[f"accuracy_{number}"].mean(0).tolist(),
+                "accuracy": own["accuracy"].mean(0).tolist(),
                 "class_information_loss": known(lost),
                 "contribution_underdetermined": sets < 4 * layer.channels,
-                **apart(arrays, "mean_mi", number),
+                **apart(arrays, "mean_mi", layer.number),
             }
         )
     return {
@@ -312,7 +314,7 @@ def summary(config: Config, source: TrainedRun, arrays: Mapping[str, np.ndarray]
         **{f"n_images_{group}": int(arrays[f"images_{group}"]) for group in PARTS[1:] if f"images_{group}" in arrays},
         "n_repeats": len(source.members),
         "i_full": full,
-        **apart(arrays, "i_full", "full"),
+        **apart(arrays, "i_full", None),
         "label_entropy": float(arrays["label_entropy"]),
         "layers": layers,
         "per_repeat": [of_repeat([layer.number for layer in source.layers.values()], arrays, r) for r in range(len(source.members))],
@@ -323,7 +325,7 @@ def _store(run: tracking.Run, config: Config, sources: list[TrainedRun]) -> None
     """Arrays, JSON and metrics; the JSON of each trained run goes to that run, too."""
     each = {source.model: arrays_of(config, source) for source in sources}
     alone = len(sources) == 1
-    arrays = {name if alone else f"{model}/{name}": value for model, found in each.items() for name, value in found.items()}
+    arrays = {model_key(name, model, len(each)): value for model, found in each.items() for name, value in found.items()}
     run.write_arrays(FILES[STUDY][0], arrays | {"models": np.array(list(each))})
     results = {source.model: summary(config, source, each[source.model]) for source in sources}
     run.write_text(_json(config), json.dumps(results, indent=1))
@@ -331,7 +333,7 @@ def _store(run: tracking.Run, config: Config, sources: list[TrainedRun]) -> None
         found, end = each[source.model], "" if alone else f"_{source.model}"
         metrics = {f"mask_mi_full{end}": found["mi_full"]}
         for layer in source.layers.values():
-            mean = found[f"mi_{layer.number:02d}"].mean(1)
+            mean = found[masked_key("mi", layer.number)].mean(1)
             metrics |= {f"mask_mi{end}/{layer.number:02d}": mean, f"delta_mi{end}/{layer.number:02d}": found["mi_full"] - mean}
         run.log(metrics)
         with tracking.extend(source.stored) as trained:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hardbench.array_keys import layer_key
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise
 from hardbench.errors import TrainingError
@@ -184,18 +185,16 @@ def evaluation(records: Records, sink: Sink, evaluator: Evaluator, best: Best) -
 def layers(records: Records, sink: Sink, probe: Probe) -> Callback:
     """The layer metrics of the held-out and the training samples; at the last step of the test samples, too."""
 
+    metric_of = {layer_key(name, phase): name for name in probe.names for phase in ("val", "train", "test")}
+
     def measure(state: TrainState) -> None:
-        phases = ["val", "train"] + (["test"] if state.last else [])
-        found: dict[str, Tensor] = {}
-        for phase in phases:
-            found |= probe.measure(state.learner, phase)
-        at_end = {name: found.pop(name) for name in list(found) if name.endswith("_test")}
-        rows = records.add("steps", state, found) | records.add("end", state, at_end)
+        rows = records.add("steps", state, probe.measure(state.learner, "val") | probe.measure(state.learner, "train"))
+        if state.last:
+            rows |= records.add("end", state, probe.measure(state.learner, "test"))
         metrics: dict[str, np.ndarray] = {}
         for key, row in rows.items():
-            name = next((n for n in probe.names if key in (f"layer_{n}", f"layer_{n}_train", f"layer_{n}_test")), None)
-            if name is not None:
-                metrics |= {f"{key}/{layer:02d}": values for layer, values in enumerate(defined(name, row).T)}
+            if key in metric_of:
+                metrics |= {f"{key}/{layer:02d}": values for layer, values in enumerate(defined(metric_of[key], row).T)}
         sink(metrics, state.step)
 
     return measure

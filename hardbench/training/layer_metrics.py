@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hardbench.array_keys import layer_key
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise, unit_of
 from hardbench.metrics.published import PUBLISHED
@@ -74,18 +75,17 @@ class Probe:
     def _measure(self, learner: Learner, phase: str, repeats: range) -> dict[str, Tensor]:
         samples = self.phases[phase]
         views = list(self._views(learner, samples, repeats))
-        suffix = {"val": "", "train": "_train", "test": "_test"}[phase]
-        found = {f"layer_{name}{suffix}": _over_layers(views, name) for name in self.names}
+        values = {layer_key(name, phase): _over_layers(views, name) for name in self.names}
         if phase != "val":
-            return found
+            return values
         for name, band in self._null(views).items():
-            found |= {f"layer_{name}_null_mean": band.mean(0), f"layer_{name}_null_std": band.std(0, correction=1)}
+            values |= {layer_key(name, "null_mean"): band.mean(0), layer_key(name, "null_std"): band.std(0, correction=1)}
         if self.published_batch:
             batch = self.phases["train"].pick(torch.arange(min(self.published_batch, len(samples)), device=samples.labels.device))
-            own = list(self._views(learner, batch, repeats))
+            batch_views = list(self._views(learner, batch, repeats))
             for name in set(self.names) & set(PUBLISHED):
-                found[f"layer_{name}_published"] = torch.stack([PUBLISHED[name](view) for view in own], -1)
-        return found
+                values[layer_key(name, "published")] = torch.stack([PUBLISHED[name](view) for view in batch_views], -1)
+        return values
 
     def _null(self, views: Sequence[LayerView]) -> dict[str, Tensor]:
         """Metrics that read labels under permuted ones [M, R, L]."""

@@ -1,0 +1,149 @@
+"""The arrays of stored runs: their names, built and taken apart here alone, and their axes, checked when they come from the store."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+LAYER_PARTS = ("train", "test", "null_mean", "null_std", "published")  # of a layer metric; the held-out samples have no suffix
+
+
+def layer_key(metric: str, part: str = "val") -> str:
+    """The name of a layer metric's array: `layer_<metric>` for the held-out samples (`val`), else `layer_<metric>_<part>`.
+
+    Held out is the validation split, or the test set of a run without one. Parts: `train` samples; `test` samples, at the end alone;
+    mean and std under permuted labels; the published estimate on one mini-batch.
+    """
+    return f"layer_{metric}" + ("" if part == "val" else f"_{part}")
+
+
+def metric_of(key: str) -> str | None:
+    """The metric of an array that `layer_key` has named; None for another array."""
+    if not key.startswith("layer_"):
+        return None
+    metric = key.removeprefix("layer_")
+    return next((metric.removesuffix(f"_{part}") for part in LAYER_PARTS if metric.endswith(f"_{part}")), metric)
+
+
+def masked_key(name: str, layer: int | None) -> str:
+    """`<name>_03` for what was measured with channels of layer 3 masked, `<name>_full` (layer None) for the network as it is."""
+    return f"{name}_full" if layer is None else f"{name}_{layer:02d}"
+
+
+def model_key(name: str, model: str, models: int) -> str:
+    """The name of a model's array in a mask-mi run: `<model>/<name>` in a run of several models."""
+    return name if models == 1 else f"{model}/{name}"
+
+
+def by_model(arrays: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
+    """The arrays of a mask-mi run, model by model, under the names they have in a run of one model."""
+    models = [str(model) for model in arrays["models"]]
+    starts = {model: model_key("", model, len(models)) for model in models}
+    return {m: {key.removeprefix(start): array for key, array in arrays.items() if key.startswith(start)} for m, start in starts.items()}
+
+
+def setting_key(setting: str) -> str:
+    """`setting_<name>`: the values of a setting in the cells of a sweep."""
+    return f"setting_{setting}"
+
+
+def settings_of(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The settings of a sweep's cells as words [C], by the setting's name, in the order they were stored."""
+    return {key.removeprefix("setting_"): values for key, values in arrays.items() if key.startswith("setting_")}
+
+
+# By kind of archive: names (the first pattern that fits counts) with their axes. Axes of one letter are of one length in all arrays of a
+# model, small letters in all arrays of one layer (`_00` at the end); `+` stands for any further axes, `!` for an array that must be there.
+AXES: dict[str, dict[str, str]] = {
+    "train": {
+        "steps": "T!", "log_steps": "S!", "class_names": "K", "stopped_step": "R", "overlap_static*": "KK", "layer_*_test": "RL+",
+        "train_layer_*": "RSL", "train_loss": "RS!", "train_accuracy": "RS!", "layer_*": "RTL+", "loss_per_class": "RTK!",
+        "accuracy_per_class": "RTK!", "confusion": "RTKK!", "overlap_dynamic*": "RTKK", "*_per_class_*": "RTK", "confusion_*": "RTKK",
+        "loss": "RT!", "accuracy": "RT!", "val_*": "RT", "loss_*": "RT", "accuracy_*": "RT",
+    },
+    "invert": {
+        "epochs": "T!", "radii": "RTK!", "distances": "RTKK!", "error": "RT!", "loss": "RT!", "inversion_epoch": "RK!", "class_names": "K!",
+        "repeats": "R!", "retrained_radii": "RTK", "retrained_error": "RT", "retrained_inversion_epoch": "RK", "stragglers": "RN!",
+        "predicted": "RN!", "index": "N!", "labels": "N!", "clean_labels": "N", "fingerprint": "N!", "judged_epoch": "RK!", "gallery": "G!",
+        "gallery_inputs": "G+!", "stability_epochs": "E", "stability_z": "PE", "straggler_z": "P", "misclassified": "RE",
+        "prune_epochs": "F", "prune_removed": "RF", "test_noise": "Z", "prune_error": "RZF", "prune_baseline": "RZ",
+    },
+    "mask-mi": {
+        "models": "+!", "layers": "L", "layer_names": "L", "n_channels": "L", "class_names": "K", "confusion_full": "RKK", "mi_full": "R",
+        "accuracy_full": "R", "class_information_full": "RK", "masks_[0-9][0-9]": "sc", "kept_[0-9][0-9]": "s", "mi_[0-9][0-9]": "Rs",
+        "confusion_[0-9][0-9]": "RsKK", "accuracy_[0-9][0-9]": "Rs", "class_information_[0-9][0-9]": "RsK",
+        "contribution_[0-9][0-9]": "R+",
+    },
+    "stragglers": {
+        "accuracy_per_class": "MPQSRK!", "accuracy_*": "MPQSR!", "train_samples": "MPQS!", "done": "MS!", "strategies": "M!",
+        "train_ratios": "P!", "repeats": "R!", "remaining": "Q!", "sets": "S!", "hard_per_class": "MSK!", "samples_per_class": "K!",
+        "class_names": "K!", "stability": "M!", "gallery_images": "MG+!", "gallery_*": "MG",
+    },
+    "sweep": {"swept": "+!", "setting_*": "C", "baseline": "C", "seconds": "C+", "test_*": "C+"},
+    "hard_samples.npz": {
+        "strategies": "M!", "index": "N!", "labels": "N!", "fingerprint": "N!", "scores_*": "SN", "hard_*": "SN",
+    },
+    "stragglers.npz": {"stragglers": "RN!", "index": "N!", "fingerprint": "N!"},
+    "dynamics.npz": {"logits": "RTNK!", "labels": "N!", "steps": "T!", "index": "N!", "fingerprint": "N!"},
+}  # fmt: skip
+OF_MASKED_LAYERS = ("masks", "kept", "mi", "accuracy", "class_information", "contribution")
+TEXT = ("class_names", "strategies", "swept", "setting_*", "layer_names", "models")
+# fmt: off
+INTEGERS = (
+    "steps", "log_steps", "epochs", "index", "labels", "fingerprint", "layers", "repeats", "stragglers", "predicted", "gallery", "done",
+)
+# fmt: on
+CLASS_NUMBERS = ("labels", "clean_labels", "predicted", "gallery_labels", "gallery_clean", "gallery_predicted")
+
+
+def check(arrays: Mapping[str, Array], kind: str) -> None:
+    """ValueError, naming the array, where one that a kind of archive must have is missing, or is of another type or shape."""
+    axes_of = AXES.get(kind, {})
+    _require(arrays, [name for name, axes in axes_of.items() if axes.endswith("!") and "*" not in name])
+    if kind == "mask-mi":
+        _require(arrays, _masking_keys(arrays, axes_of))
+    lengths: dict[tuple[str, str], int] = {}
+    for name, array in arrays.items():
+        model, _, key = name.rpartition("/")
+        if array.dtype.kind not in ("U" if _fits(key, TEXT) else "biu" if key in INTEGERS else "biuf"):
+            raise ValueError(f"{name} is {array.dtype}; {'text' if _fits(key, TEXT) else 'numbers'}")
+        axes = next((axes for pattern, axes in axes_of.items() if fnmatchcase(key, pattern)), "+").rstrip("!")
+        letters = axes.rstrip("+")
+        if array.ndim < len(letters) or (letters == axes and array.ndim > len(letters)):
+            raise ValueError(f"{name} has shape {array.shape}; {len(letters)} axes{' or more' if letters != axes else ''}")
+        for letter, length in zip(letters, array.shape, strict=False):
+            scope = (model, f"{letter} {key.rpartition('_')[2]}" if letter.islower() else letter)
+            if letter in "RTK" and not length:
+                raise ValueError(f"{name} has shape {array.shape}; no axis of length 0")
+            if lengths.setdefault(scope, length) != length:
+                raise ValueError(f"{name} has shape {array.shape}, and others have {lengths[scope]} there; one length")
+    _check_numbers(arrays, lengths.get(("", "K")), lengths.get(("", "N"), 0))
+
+
+def _check_numbers(arrays: Mapping[str, Array], classes: int | None, samples: int) -> None:
+    """ValueError for the number of a class, or the place of a sample, that there is not; -1 is allowed."""
+    for name in [name for name in (*CLASS_NUMBERS, "gallery") if name in arrays and classes is not None]:
+        count = samples if name == "gallery" else classes
+        if (arrays[name] >= count).any() or (arrays[name] < -1).any():
+            raise ValueError(f"{name} counts up to {arrays[name].max()}; {count} there are")
+
+
+def _masking_keys(arrays: Mapping[str, Array], names: Iterable[str]) -> Iterator[str]:
+    """The arrays that a mask-mi run must have of every model, and of its layers."""
+    models = arrays["models"]
+    for model in models:
+        yield from (model_key(name, model, len(models)) for name in names if "[" not in name and name != "models")
+        for layer in arrays[model_key("layers", model, len(models))]:
+            yield from (model_key(masked_key(name, int(layer)), model, len(models)) for name in OF_MASKED_LAYERS)
+
+
+def _fits(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _require(arrays: Mapping[str, Array], names: Iterable[str]) -> None:
+    for name in names:
+        if name not in arrays:
+            raise ValueError(f"no array {name} in it")
