@@ -185,8 +185,8 @@ def test_one_run_named_twice_is_one(two, capsys):
 def test_the_folder_of_many_runs_has_a_short_name():
     from types import SimpleNamespace
 
-    from hardbench.figures import several
+    from hardbench.figures import folder_name
 
     runs = [SimpleNamespace(id=f"{place:032d}"[::-1]) for place in range(300)]
-    assert len(several(runs)) < 80
-    assert several(runs) != several(runs[:-1]) != several(runs[:-2])
+    assert len(folder_name(runs)) < 80
+    assert folder_name(runs) != folder_name(runs[:-1]) != folder_name(runs[:-2])

@@ -10,8 +10,8 @@ from pathlib import Path
 from hardbench import console, files, tracking
 from hardbench.configs.plot import Config
 from hardbench.errors import ConfigError
-from hardbench.figures import draw, several, show
-from hardbench.figures.style import FigureOptions
+from hardbench.figures import draw, folder_name, show
+from hardbench.figures.runs import FigureOptions
 from hardbench.stored import StoredRun
 from hardbench.studies import train
 
@@ -28,7 +28,7 @@ def run(config: Config) -> None:
     kinds = None if "all" in config.kind else [kind.replace("-", "_") for kind in config.kind]
     options = FigureOptions(config.metric, config.layer, config.phase, _two(config.by))
     if len(stored) > 1:
-        folder = target or train.out_folder(several(stored))
+        folder = target or train.out_folder(folder_name(stored))
         assert folder is not None
         names, link = draw(stored, folder, kinds, options, config.format), ""
     else:

@@ -12,13 +12,13 @@ from hardbench.files import whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from hardbench.figures.style import FigureOptions, StoredRun
+    from hardbench.figures.runs import FigureOptions, Kind, Runs
 
 NAMED = 4  # runs that a folder is named after
 
 
 def draw(
-    runs: "Sequence[StoredRun]",
+    runs: "Runs",
     folder: Path,
     kinds: Sequence[str] | None = None,
     options: "FigureOptions | None" = None,
@@ -29,18 +29,18 @@ def draw(
 
     ConfigError for an unknown kind, and if the runs have no numbers for any of the kinds; `strict`: for one of those asked for.
     """
-    from hardbench.figures.style import FigureOptions
+    from hardbench.figures.runs import FigureOptions
 
-    known = importlib.import_module(f"hardbench.figures.{runs[0].study.replace('-', '_')}").KINDS
+    drawers: dict[str, Kind] = importlib.import_module(f"hardbench.figures.{runs[0].study.replace('-', '_')}").KINDS
     names: list[str] = []
     missing: ConfigError | None = None
-    chosen = list(known if kinds is None else kinds)
+    chosen = list(drawers if kinds is None else kinds)
     for kind in chosen:
-        if kind not in known:
-            raise ConfigError(f"kind: {kind}; {nearest(kind, known)}, or all")
+        if kind not in drawers:
+            raise ConfigError(f"kind: {kind}; {nearest(kind, drawers)}, or all")
     for kind in chosen:
         try:
-            figures = known[kind](runs, options or FigureOptions())
+            figures = drawers[kind](runs, options or FigureOptions())
         except ConfigError as error:
             if strict and kinds is not None:
                 raise
@@ -52,10 +52,10 @@ def draw(
     return list(dict.fromkeys(names))
 
 
-def several(runs: "Sequence[StoredRun]") -> str:
-    """The name of a folder for figures of several runs, which go into none of them: the first runs, and what tells many apart."""
-    ids = [one.id[:8] for one in runs[:NAMED]]
-    many = [f"and-{len(runs) - NAMED}-more", f"{zlib.crc32(' '.join(one.id for one in runs).encode()):08x}"]
+def folder_name(runs: "Runs") -> str:
+    """The name of a folder for figures of several runs, which go into none of them: the first ids; of many also a checksum of all."""
+    ids = [run.id[:8] for run in runs[:NAMED]]
+    many = [f"and-{len(runs) - NAMED}-more", f"{zlib.crc32(' '.join(run.id for run in runs).encode()):08x}"]
     return "-".join(["figures", *ids, *(many if len(runs) > NAMED else [])])
 
 

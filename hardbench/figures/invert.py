@@ -1,6 +1,5 @@
-"""Figures of inversion searches: radii class by class, distances and error, agreement of networks, prune curve, hardest stragglers."""
+"""Figures of inversion searches (Ciceri et al. 2024, arXiv:2303.05161): radii, distances and error, agreement, prune curve, stragglers."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,35 +9,29 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from hardbench.array_keys import Array
 from hardbench.errors import ConfigError
 from hardbench.figures import style
-from hardbench.figures.style import FigureOptions, StoredRun, class_names, line_style, measured, run_labels
+from hardbench.figures.runs import FigureOptions, Kind, Runs, StoredRun, class_names, measured, one_per_run, run_labels
+from hardbench.figures.style import line_style
 from hardbench.inversion.agreement import share
 from hardbench.inversion.radii import PASSED, passed
 from hardbench.metrics.hardness import mean_stderr
 
-Array = np.ndarray[Any, Any]
 APART = 7  # networks up to which each has a line of its own
-PASSED_BY = "#808080"  # of ticks at inversions that are passed
+TICK_OF_PASSED = "#808080"  # colour of the tick at an inversion that is passed later
 SHOWN = 40  # stragglers in a gallery, at most
 
 
-def _each(runs: Sequence[StoredRun], stem: str, draw: Callable[[StoredRun], Figure]) -> dict[str, Figure]:
-    """One figure per run."""
-    labels = run_labels(runs)
-    return {stem if len(runs) == 1 else f"{stem}_{style.slug(name)}": draw(run) for name, run in zip(labels, runs, strict=True)}
-
-
-def radii(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+def radii(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     """Radius of every class against epoch + 1, one panel per class; a line per network with its inversion, or mean +- std for many.
 
     Beyond 50 classes 50 of them, evenly chosen. Open circles, or grey ticks, are inversions that are passed later, by a radius over
-    1 % smaller.
-    `radii_retrained` has the same networks trained again without their stragglers, where that was done.
+    1 % smaller. `radii_retrained` has the same networks trained again without their stragglers, where that was done.
     """
-    figures = _each(runs, "radii", lambda run: _radii(run, ""))
+    figures = one_per_run(runs, "radii", lambda run: _radii(run, ""))
     again = [run for run in runs if "retrained_radii" in run.arrays]
-    return figures | (_each(again, "radii_retrained", lambda run: _radii(run, "retrained_")) if again else {})
+    return figures | one_per_run(again, "radii_retrained", lambda run: _radii(run, "retrained_"))
 
 
 def _radii(run: StoredRun, prefix: str) -> Figure:
@@ -51,8 +44,8 @@ def _radii(run: StoredRun, prefix: str) -> Figure:
         axis.set_visible(False)
     for c, axis in zip(shown, axes.flat, strict=False):
         (_lines if len(values) <= APART else _bands)(axis, values[:, :, c], epochs[:, c], later[:, c])
-        found = f"{np.isfinite(epochs[:, c]).sum()} of {len(values)} invert" + f", {later[:, c].sum()} passed" * bool(later[:, c].any())
-        axis.set_title(f"class {names[c]}: {found}", fontsize=style.SMALL + 1, parse_math=False)
+        counts = f"{np.isfinite(epochs[:, c]).sum()} of {len(values)} invert" + f", {later[:, c].sum()} passed" * bool(later[:, c].any())
+        axis.set_title(f"class {names[c]}: {counts}", fontsize=style.SMALL + 1, parse_math=False)
         style.log_steps(axis, "")  # so that the first epochs, which fall from far above, have room
     figure.supxlabel("epoch + 1", fontsize=style.SMALL + 2)
     figure.supylabel("radius" + (" without stragglers" if prefix else ""), fontsize=style.SMALL + 2)
@@ -63,6 +56,7 @@ def _radii(run: StoredRun, prefix: str) -> Figure:
 
 
 def _lines(axis: Axes, values: Array, epochs: Array, later: Array) -> None:
+    """One class's radii [R, T] as a line per network, a circle at its epoch [R]: open where a smaller radius comes `later` [R]."""
     for r, (curve, epoch) in enumerate(zip(values, epochs, strict=True)):
         axis.plot(np.arange(len(curve)) + 1, curve, linewidth=1, **line_style(r))
         if np.isfinite(epoch):
@@ -72,31 +66,32 @@ def _lines(axis: Axes, values: Array, epochs: Array, later: Array) -> None:
 
 
 def _bands(axis: Axes, values: Array, epochs: Array, later: Array) -> None:
+    """One class's radii [R, T] as mean and standard deviation over networks, a tick at each epoch [R], a line at their median."""
     mean, stderr = mean_stderr(values)
     std, x = stderr * np.sqrt(np.isfinite(values).sum(axis=0)), np.arange(values.shape[1]) + 1
     axis.plot(x, mean, linewidth=1.5, color=style.COLOURS[0])
     axis.fill_between(x, mean - std, mean + std, color=style.COLOURS[0], alpha=0.2, linewidth=0)
-    found = np.isfinite(epochs)
-    for epoch, beyond in zip(epochs[found], later[found], strict=True):
-        axis.axvline(epoch + 1, ymax=0.06, color=PASSED_BY if beyond else style.COLOURS[1], linewidth=0.8)
-    if found.any():
-        axis.axvline(np.median(epochs[found]) + 1, color=style.COLOURS[1], linewidth=1, linestyle="--")
+    inverts = np.isfinite(epochs)
+    for epoch, is_passed in zip(epochs[inverts], later[inverts], strict=True):
+        axis.axvline(epoch + 1, ymax=0.06, color=TICK_OF_PASSED if is_passed else style.COLOURS[1], linewidth=0.8)
+    if inverts.any():
+        axis.axvline(np.median(epochs[inverts]) + 1, color=style.COLOURS[1], linewidth=1, linestyle="--")
 
 
 def _radius_handles(run: StoredRun, count: int) -> list[Any]:
-    beyond = f"passed later (a radius over {PASSED:.0%} smaller)"
+    passed_later = f"passed later (a radius over {PASSED:.0%} smaller)"
     if count > APART:
         line = Line2D([], [], color=style.COLOURS[0], label=f"mean ± std, {count} networks")
         marks: dict[str, Any] = {"color": style.COLOURS[1], "linewidth": 1}
-        ticks = [Line2D([], [], **marks, label="inversions"), Line2D([], [], **marks | {"color": PASSED_BY}, label=beyond)]
+        ticks = [Line2D([], [], **marks, label="inversions"), Line2D([], [], **marks | {"color": TICK_OF_PASSED}, label=passed_later)]
         return [line, *ticks, Line2D([], [], **marks, linestyle="--", label="their median")]
     numbers = run.arrays["repeats"]
     lines = [Line2D([], [], label=f"network {number}", **line_style(r)) for r, number in enumerate(numbers)]
     mark: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 5, "markeredgecolor": style.INK}
-    return [*lines, Line2D([], [], color=style.INK, label="inversion", **mark), Line2D([], [], color="white", label=beyond, **mark)]
+    return [*lines, Line2D([], [], color=style.INK, label="inversion", **mark), Line2D([], [], color="white", label=passed_later, **mark)]
 
 
-def distance_error(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+def distance_error(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     """Distance of the class centres (mean over all pairs) and training error against the epoch; mean and standard error over networks.
 
     Vertical lines: the median inversion epoch, its quartiles shaded.
@@ -109,9 +104,9 @@ def distance_error(runs: Sequence[StoredRun], options: FigureOptions) -> dict[st
         x = run.arrays["epochs"]
         line = style.band(axes[0, 0], x, values[:, :, *pairs].mean(axis=-1), **line_style(number))
         style.band(axes[0, 1], x, error, **line_style(number))
-        known = run.arrays["inversion_epoch"][np.isfinite(run.arrays["inversion_epoch"])]
-        for axis in axes.flat if len(known) else ():
-            low, middle, high = np.percentile(known, [25, 50, 75])
+        inversions = run.arrays["inversion_epoch"][np.isfinite(run.arrays["inversion_epoch"])]
+        for axis in axes.flat if len(inversions) else ():
+            low, middle, high = np.percentile(inversions, [25, 50, 75])
             axis.axvspan(low, high, color=line.get_color(), alpha=0.08, linewidth=0)
             axis.axvline(middle, color=line.get_color(), linewidth=0.9, linestyle="--")
         names = f"{len(pairs[0])} pair{'s' * (len(pairs[0]) > 1)} of classes"
@@ -129,8 +124,8 @@ def distance_error(runs: Sequence[StoredRun], options: FigureOptions) -> dict[st
     return {"distance_error": figure}
 
 
-def stability(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
-    """How much more than chance the misclassified sets of two networks overlap (z-score), against the epoch; and how large the sets are.
+def stability(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
+    """How far the samples that two networks misclassify overlap beyond chance (z-score), and their share, against the epoch.
 
     Faint: pairs of networks; line: their mean; dashed: the mean of the straggler sets. Pairs share networks: no error is given.
     """
@@ -163,38 +158,38 @@ def stability(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Fi
     return {"stability": figure}
 
 
-def prune_curve(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+def prune_curve(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     """Test error after training without the samples misclassified at an epoch, against that epoch, one line per test noise.
 
-    Mean and standard error over networks; dashed: trained on everything. Right: how many samples were removed.
+    Mean and standard error over networks; dashed: trained on everything. Right: the share of samples removed.
     """
-
-    def draw(run: StoredRun) -> Figure:
-        errors, x = measured(run, "prune_error"), run.arrays["prune_epochs"]
-        figure, axes = style.sheet(1, 2, width=4.4)
-        handles = []
-        for s, strength in enumerate(run.arrays["test_noise"]):
-            line = style.band(axes[0, 0], x, errors[:, s], marker="o", markersize=3.5, **line_style(s))
-            baseline = mean_stderr(run.arrays["prune_baseline"][:, s])[0]
-            axes[0, 0].axhline(baseline, color=line.get_color(), linewidth=1, linestyle="--")
-            handles.append(Line2D([], [], label="clean test inputs" if not strength else f"test noise {strength:g}", **line_style(s)))
-        style.band(axes[0, 1], x, run.arrays["prune_removed"], marker="o", markersize=3.5, color=style.INK)
-        handles.append(Line2D([], [], color=style.INK, linewidth=1, linestyle="--", label="nothing removed"))
-        handles.append(Line2D([], [], linestyle="", label=style.networks(len(errors)).replace(", ", ",\n")))
-        for axis in axes.flat:
-            style.log_steps(axis, "epoch at which misclassified")
-        axes[0, 0].set(ylabel="test error")
-        axes[0, 1].set(ylabel="share of the samples removed")
-        axes[0, 1].set_ylim(bottom=0)
-        style.legend(axes[0, 1], handles)
-        return figure
-
-    return _each(runs, "prune_curve", draw)
+    return one_per_run(runs, "prune_curve", _prune_curve)
 
 
-def gallery(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+def _prune_curve(run: StoredRun) -> Figure:
+    errors, x = measured(run, "prune_error"), run.arrays["prune_epochs"]
+    figure, axes = style.sheet(1, 2, width=4.4)
+    handles = []
+    for s, strength in enumerate(run.arrays["test_noise"]):
+        line = style.band(axes[0, 0], x, errors[:, s], marker="o", markersize=3.5, **line_style(s))
+        baseline = mean_stderr(run.arrays["prune_baseline"][:, s])[0]
+        axes[0, 0].axhline(baseline, color=line.get_color(), linewidth=1, linestyle="--")
+        handles.append(Line2D([], [], label="clean test inputs" if not strength else f"test noise {strength:g}", **line_style(s)))
+    style.band(axes[0, 1], x, run.arrays["prune_removed"], marker="o", markersize=3.5, color=style.INK)
+    handles.append(Line2D([], [], color=style.INK, linewidth=1, linestyle="--", label="nothing removed"))
+    handles.append(style.note(style.networks(len(errors)).replace(", ", ",\n")))
+    for axis in axes.flat:
+        style.log_steps(axis, "epoch at which misclassified")
+    axes[0, 0].set(ylabel="test error")
+    axes[0, 1].set(ylabel="share of the samples removed")
+    axes[0, 1].set_ylim(bottom=0)
+    style.legend(axes[0, 1], handles)
+    return figure
+
+
+def gallery(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     """The hardest stragglers as images: those most networks call stragglers, of equals those with the largest loss at the end."""
-    return _each(runs, "gallery", _gallery)
+    return one_per_run(runs, "gallery", _gallery)
 
 
 def _gallery(run: StoredRun) -> Figure:
@@ -209,7 +204,7 @@ def _gallery(run: StoredRun) -> Figure:
     for axis, image, place in zip(axes.flat, inputs, arrays["gallery"], strict=False):
         guessed = arrays["predicted"][:, place][arrays["stragglers"][:, place]]
         votes = np.bincount(guessed, minlength=len(names))
-        axis.imshow(_pixels(image), cmap="gray_r" if image.shape[0] == 1 else None)
+        axis.imshow(style.pixels(image), cmap="gray_r" if image.shape[0] == 1 else None)
         text = f"{names[arrays['labels'][place]]} → {names[votes.argmax()]}\n{len(guessed)} of {count}"
         axis.set_title(text, fontsize=style.SMALL - 1, parse_math=False, pad=2)
     title = f"label → prediction when its class was judged (the most frequent one); networks of {count} that call it a straggler"
@@ -217,14 +212,4 @@ def _gallery(run: StoredRun) -> Figure:
     return figure
 
 
-def _pixels(image: Array) -> Array:
-    """An image [C, H, W] as [H, W] or [H, W, 3], floats scaled to [0, 1]."""
-    shown = image[0] if image.shape[0] == 1 else np.moveaxis(image[:3], 0, -1)
-    if shown.dtype == np.uint8:
-        return shown
-    return (shown - shown.min()) / max(float(np.ptp(shown)), 1e-12)
-
-
-KINDS: dict[str, Callable[[Sequence[StoredRun], FigureOptions], dict[str, Figure]]] = {
-    kind.__name__: kind for kind in (radii, distance_error, stability, prune_curve, gallery)
-}
+KINDS: dict[str, Kind] = {kind.__name__: kind for kind in (radii, distance_error, stability, prune_curve, gallery)}

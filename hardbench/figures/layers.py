@@ -17,31 +17,18 @@ from matplotlib.lines import Line2D
 
 from hardbench.errors import ConfigError
 from hardbench.figures import measures, style
-from hardbench.figures.measures import (
-    PHASES,
-    ROBUST,
-    Kind,
-    Runs,
-    array_of,
-    ends,
-    grid,
-    held_out,
-    of_layer,
-    over_time,
-    profile,
-    single,
-    wording,
-)
-from hardbench.figures.style import HIGH, LOW, SMALL, FigureOptions, StoredRun, is_measured, line_style, measured, run_labels
+from hardbench.figures.measures import PHASES, ROBUST, array_of, ends, grid, held_out, of_layer, over_time, profile, single, wording
+from hardbench.figures.runs import FigureOptions, Kind, Runs, StoredRun, is_measured, measured, run_labels
+from hardbench.figures.style import HIGH, LOW, SMALL, line_style
 from hardbench.metrics.hardness import correlation, mean_stderr
 
-PHASE_LOOKS = {"train": {"color": HIGH, "linestyle": "--"}, "val": {"color": LOW}, "test": {"color": style.COLOURS[2], "linestyle": "-."}}
+PHASE_STYLES = {"train": {"color": HIGH, "linestyle": "--"}, "val": {"color": LOW}, "test": {"color": style.COLOURS[2], "linestyle": "-."}}
 MODELS = {"mlp": LOW, "gmlp": HIGH}
 WIDE: dict[str, Any] = {"width": 5.6, "height": 3.8}
 BATCH = "published (one batch)"
 
 
-def _overview(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
+def _overview(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     """Every metric against step + 1, layers as lines; against the layer for a test set measured at the end alone."""
     timed = measured(run, array_of(run, metrics[0], phase)).ndim == 3
     titles = [wording(metric)[2] for metric in metrics]
@@ -56,7 +43,7 @@ def _overview(run: StoredRun, phase: str, metrics: list[str], options: FigureOpt
     return figure
 
 
-def _distributions(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
+def _distributions(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     """Where each network ended, layer by layer: a dot per repeat, the bar is their mean with its standard error."""
     figure, axes = grid(len(metrics), [wording(metric)[2] for metric in metrics], "layer (dots: networks)")
     for axis, metric in zip(axes, metrics, strict=True):
@@ -69,11 +56,11 @@ def _distributions(run: StoredRun, phase: str, metrics: list[str], options: Figu
     return figure
 
 
-def _progression(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
+def _progression(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     """How every metric changes from layer to layer and how that profile forms: up to five evaluation points, from light (first) to dark."""
     figure, axes = grid(len(metrics), [wording(metric)[2] for metric in metrics], "layer (at lines: optimiser step)")
     steps = run.arrays["steps"]
-    times = np.unique(np.linspace(0, len(steps) - 1, 5).round().astype(int))
+    times = style.sampled(len(steps), 5)
     shades = dict(zip(times, style.ordered(len(times), "Blues", 0.5, 1.0), strict=True))
     for axis, metric in zip(axes, metrics, strict=True):
         values = over_time(run, metric, phase)
@@ -84,7 +71,7 @@ def _progression(run: StoredRun, phase: str, metrics: list[str], options: Figure
     return figure
 
 
-def _heatmap(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
+def _heatmap(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     """A metric by layer (rows, layer 0 at the bottom) and evaluation point (columns), mean over repeats."""
     table = mean_stderr(over_time(run, metrics[0], phase))[0].T[::-1]
     low, high = style.inliers(table, table[:, -1]) if metrics[0] in ROBUST else (np.nanmin(table), np.nanmax(table))
@@ -96,7 +83,7 @@ def _heatmap(run: StoredRun, phase: str, metrics: list[str], options: FigureOpti
     return figure
 
 
-def _metrics_heatmap(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
+def _metrics_heatmap(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     """All metrics (rows) of all layers (columns) at the end, coloured from 0 to 1, or to the row's largest where that is more.
 
     Rows with negative numbers are coloured from their lowest. So a small difference is a small one in colour, too.
@@ -114,7 +101,7 @@ def _metrics_heatmap(run: StoredRun, phase: str, metrics: list[str], options: Fi
     return figure
 
 
-def _correlations(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
+def _correlations(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     """Spearman's r between metrics over layers and evaluation points (at the end alone: layers), mean over networks.
 
     The points of one network are not independent and share the trend of training: no p value is given.
@@ -131,7 +118,7 @@ def _correlations(run: StoredRun, phase: str, metrics: list[str], options: Figur
     return figure
 
 
-def _layerwise(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
+def _layerwise(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     """A metric against the layer at the end; dashed the published estimate, grey the band of permuted labels."""
     figure, axes = style.sheet(width=6.2, height=3.9)
     axis, metric = axes[0, 0], metrics[0]
@@ -146,11 +133,7 @@ def _layerwise(run: StoredRun, phase: str, metrics: list[str], options: FigureOp
     return figure
 
 
-def _timeline(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
-    """A metric against step + 1: layers as lines; with `layer`, that layer's phases, published estimate and grey band.
-
-    The metric `loss` is the local training loss of a gmlp's layers, over its batches whatever the phase.
-    """
+def _timeline(options: FigureOptions, run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     metric, layer = metrics[0], options.layer
     figure, axes = style.sheet(**WIDE)
     axis = axes[0, 0]
@@ -173,13 +156,14 @@ def _timeline(run: StoredRun, phase: str, metrics: list[str], options: FigureOpt
     return figure
 
 
-_courses = single("timeline_{metric}{layer}", _timeline)
-
-
 def timeline(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
-    """What _timeline draws, `loss` among the metrics of gmlp runs."""
+    """A metric against step + 1: layers as lines; with `layer`, that layer's phases, published estimate and grey band.
+
+    For gmlp runs `loss` is one of the metrics: the local training loss of the layers, over the batches whatever the phase.
+    """
+    kind = single("timeline_{metric}" + ("" if options.layer is None else f"_{options.layer}"), partial(_timeline, options))
     greedy = options.metric is None and options.phase in (None, "train") and all(is_measured(run, "train_layer_loss") for run in runs)
-    return _courses(runs, options) | (_courses(runs, replace(options, metric="loss")) if greedy else {})
+    return kind(runs, options) | (kind(runs, replace(options, metric="loss")) if greedy else {})
 
 
 def _one_layer(axis: Axes, run: StoredRun, metric: str, layer: int, phases: list[str]) -> None:
@@ -188,7 +172,7 @@ def _one_layer(axis: Axes, run: StoredRun, metric: str, layer: int, phases: list
     for phase in phases:
         if len(phases) == 1 or is_measured(run, array_of(run, metric, phase)):
             values = of_layer(over_time(run, metric, phase), layer)
-            lines += [style.band(axis, x, values, PHASES[phase], marker="o", markersize=3, **PHASE_LOOKS[phase])]
+            lines += [style.band(axis, x, values, PHASES[phase], marker="o", markersize=3, **PHASE_STYLES[phase])]
             lines += measures.null_lines(axis, run, metric, phase, layer)
     if (batch := measures.published(run, metric)) is not None:
         lines.append(style.band(axis, x, batch[:, :, layer], BATCH, color=style.INK, linestyle=":"))
@@ -198,15 +182,16 @@ def _one_layer(axis: Axes, run: StoredRun, metric: str, layer: int, phases: list
     style.label_ends(axis, lines)
 
 
-def _train_val(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
+def _train_val(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     """Training against held-out samples: a metric by layer at the end, and training minus held out against step + 1."""
     metric, held = metrics[0], held_out(run)
     gaps = over_time(run, metric, "train") - over_time(run, metric, held)
     figure, axes = style.sheet(1, 2, **WIDE)
     figure.set_label("training against held-out samples")
     left, right = axes[0]
-    phases = [each for each in PHASES if each in ("train", held, phase) or is_measured(run, f"layer_{metric}_{each}")]
-    style.label_ends(left, [profile(left, ends(run, metric, each), PHASES[each], **PHASE_LOOKS[each]) for each in phases])
+    tested = ["test"] if is_measured(run, array_of(run, metric, "test")) else []
+    phases = [shown for shown in PHASES if shown in ("train", held, phase, *tested)]
+    style.label_ends(left, [profile(left, ends(run, metric, shown), PHASES[shown], **PHASE_STYLES[shown]) for shown in phases])
     left.set(xlabel="layer, at the end", ylabel=wording(metric)[2])
     right.axhline(0, color=style.GREY, linewidth=0.8)
     right.set(xlabel="optimiser step + 1", ylabel=f"{wording(metric)[1]}:\n{PHASES['train']} minus {PHASES[held]}")
@@ -218,10 +203,10 @@ def multi_run(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     """A metric against step + 1, runs as lines, a panel per layer; with `layer`, it alone: `multi_run_{metric}_{layer}_{phase}`."""
     if len(runs) < 2:
         raise ConfigError(f"runs: {runs[0].name}; two or more, to be compared")
-    layer, asked = options.layer, options.pick("phase", tuple(PHASES))
+    layer, asked = options.layer, options.pick("phase", PHASES)
     parts = [(run, asked or held_out(run)) for run in runs]
-    words = {phase for _, phase in parts}
-    stem = "multi_run_{}_" + ("" if layer is None else f"{layer}_") + (words.pop() if len(words) == 1 else "held_out")
+    phases = {phase for _, phase in parts}
+    stem = "multi_run_{}_" + ("" if layer is None else f"{layer}_") + (phases.pop() if len(phases) == 1 else "held_out")
 
     def draw(metric: str) -> Figure:
         curves = [over_time(run, metric, phase) for run, phase in parts]
@@ -230,7 +215,7 @@ def multi_run(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
         known = [np.flatnonzero(np.isfinite(values).any(axis=(0, 1)))[-1] for values in curves]
         count = max(known) + 1
         size = WIDE if count == 1 else {}
-        titles = [f"layer {each if layer is None else layer}" for each in range(count)]
+        titles = [f"layer {index if layer is None else layer}" for index in range(count)]
         figure, axes = grid(count, titles, "optimiser step + 1", most=4, sharey=True, **size)
         for index, axis in enumerate(axes):
             for number, (run, values) in enumerate(zip(runs, curves, strict=True)):
@@ -246,7 +231,7 @@ def multi_run(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
         return figure
 
     wanted = {stem.format(metric): partial(draw, metric) for metric in measures.metrics_of(parts, options.metric)}
-    return measures.collect(runs, wanted, strict=options.metric)
+    return measures.collect(runs, wanted, strict=bool(options.metric))
 
 
 def architecture_comparison(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
@@ -257,20 +242,20 @@ def architecture_comparison(runs: Runs, options: FigureOptions) -> dict[str, Fig
     models = [str(run.config.get("model")) for run in runs]
     if set(models) != set(MODELS):
         raise ConfigError(f"runs: of {', '.join(models)}; at least one mlp and one gmlp, and no other")
-    looks = [{"color": MODELS[model], "linestyle": style.STROKES[models[:index].count(model) % 4]} for index, model in enumerate(models)]
-    phase = options.pick("phase", tuple(PHASES)) or "test"
+    lines_of = [{"color": MODELS[model], "linestyle": style.STROKES[models[:i].count(model) % 4]} for i, model in enumerate(models)]
+    phase = options.pick("phase", PHASES) or "test"
 
     def draw(metric: str) -> Figure:
         figure, axes = style.sheet(1, 2, **WIDE)
         (left, right), lines = axes[0], []
         timed = ["train" if phase == "train" else held_out(run) for run in runs]
-        for run, label, shown, own in zip(runs, run_labels(runs), timed, looks, strict=True):
+        for run, label, shown, line in zip(runs, run_labels(runs), timed, lines_of, strict=True):
             values = ends(run, metric, phase)
             top = int(np.flatnonzero(np.isfinite(values).any(axis=0))[-1])  # the last layer has no ridge_r2
-            profile(left, values, **own)
+            profile(left, values, **line)
             name = measures.headline(run, label, "").replace("; ", "") + f"\nright: layer {top}"
             name += f", {PHASES[shown]}" if len(set(timed)) > 1 else ""
-            lines.append(style.band(right, run.arrays["steps"] + 1, over_time(run, metric, shown)[:, :, top], name, **own))
+            lines.append(style.band(right, run.arrays["steps"] + 1, over_time(run, metric, shown)[:, :, top], name, **line))
         measures.layer_axis(left, max(ends(run, metric, phase).shape[1] for run in runs))
         left.set(xlabel="layer", ylabel=wording(metric)[2])
         left.set_title(f"{PHASES[phase]}, end of training", fontsize=SMALL + 1)
@@ -283,7 +268,7 @@ def architecture_comparison(runs: Runs, options: FigureOptions) -> dict[str, Fig
         return figure
 
     names = measures.metrics_of([(run, phase) for run in runs], options.metric)
-    return measures.collect(runs, {f"architecture_comparison_{name}": partial(draw, name) for name in names}, strict=options.metric)
+    return measures.collect(runs, {f"architecture_comparison_{name}": partial(draw, name) for name in names}, strict=bool(options.metric))
 
 
 KINDS: dict[str, Kind] = {

@@ -1,10 +1,9 @@
-"""Layer metrics as figures read, word and draw them.
+"""Layer metrics in figures: their words, how they are read from a run, and the parts that several figures draw.
 
 Layers count from 0 at the input side. The held-out phase is `val`, or `test` for a run without a validation split; with one, `test` was
 measured at the end alone.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,14 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from hardbench.array_keys import Array, layer_key, metric_of
 from hardbench.errors import ConfigError
 from hardbench.figures import style
-from hardbench.figures.style import GREY, SMALL, FigureOptions, StoredRun, is_measured, measured, run_labels
+from hardbench.figures.runs import FigureOptions, Kind, Runs, StoredRun, file_stem, is_measured, measured, run_labels
+from hardbench.figures.style import GREY, SMALL
 from hardbench.metrics.hardness import mean_stderr
 
-Array = np.ndarray[Any, Any]
-Runs = Sequence[StoredRun]
-Kind = Callable[[Runs, FigureOptions], dict[str, Figure]]
 PHASES = {"train": "training samples", "val": "validation split", "test": "test set"}
 METRICS = {  # name, unit or reference, range and direction
     "probe_accuracy": ("probe accuracy", "", "0 to 1, higher is better"),
@@ -68,7 +66,7 @@ def array_of(run: StoredRun, metric: str, phase: str) -> str:
     """Name of the array of a metric in a phase; ConfigError for the validation phase of a run without a validation split."""
     if phase == "val" and held_out(run) == "test":
         raise ConfigError(f"phase: val; {run.name} ({run.id[:8]}) has no validation split (val_size 0): test is what it held out")
-    return f"layer_{metric}" if phase == held_out(run) else f"layer_{metric}_{phase}"
+    return layer_key(metric, "val" if phase == held_out(run) else phase)
 
 
 def over_time(run: StoredRun, metric: str, phase: str) -> Array:
@@ -103,7 +101,7 @@ def ends(run: StoredRun, metric: str, phase: str) -> Array:
 
 def published(run: StoredRun, metric: str) -> Array | None:
     """The published estimate on one training mini-batch [R, T, L], None if not measured; entropy, a sum over units there, per unit."""
-    name, units = f"layer_{metric}_published", run.config.get("widths") or run.config.get("width")
+    name, units = layer_key(metric, "published"), run.config.get("widths") or run.config.get("width")
     if not is_measured(run, name) or (metric == "gaussian_entropy" and not units):
         return None
     return np.asarray(run.arrays[name] / np.asarray(units if metric == "gaussian_entropy" else 1.0, dtype=float))
@@ -111,7 +109,7 @@ def published(run: StoredRun, metric: str) -> Array | None:
 
 def null_range(run: StoredRun, metric: str, phase: str, end: bool = False) -> Array | None:
     """Held-out metric under permuted labels: mean - and + 2 std of permutations, mean over repeats [2, T, L], or [2, L]; None if absent."""
-    names = [f"layer_{metric}_null_{part}" for part in ("mean", "std")]
+    names = [layer_key(metric, part) for part in ("null_mean", "null_std")]
     if phase != held_out(run) or not all(is_measured(run, name) for name in names):
         return None
     mean, std = (mean_stderr(last(run.arrays[name]) if end else run.arrays[name])[0] for name in names)
@@ -122,21 +120,21 @@ def metrics_of(parts: Sequence[tuple[StoredRun, str]], asked: str | None) -> lis
     """The metric asked for, or all that every run measured in its phase, in METRICS' order."""
     if asked:
         return [asked.replace("-", "_")]
-    shared: set[str] = set.intersection(*({name for name in _known(run) if is_measured(run, array_of(run, name, p))} for run, p in parts))
-    return sorted(shared, key=lambda name: (list(METRICS).index(name) if name in METRICS else len(METRICS), name))
+    measured_by = [{name for name in map(metric_of, run.arrays) if name and is_measured(run, array_of(run, name, p))} for run, p in parts]
+    return sorted(set.intersection(*measured_by), key=lambda name: (list(METRICS).index(name) if name in METRICS else len(METRICS), name))
 
 
-def _known(run: StoredRun) -> set[str]:
-    return {re.sub("^layer_|_(train|test|null_mean|null_std|published)$", "", key) for key in run.arrays if key.startswith("layer_")}
+def repeats_of(run: StoredRun) -> int:
+    """The number of networks whose layers were measured."""
+    return len(next(values for key, values in run.arrays.items() if metric_of(key)))
 
 
 def headline(run: StoredRun, label: str, samples: str, error: bool = True) -> str:
-    """Which run, which samples, what is drawn of the networks."""
-    repeats = len(next(values for key, values in run.arrays.items() if key.startswith("layer_")))
-    return f"{label}\n{samples}; {style.networks(repeats, error)}"
+    """The title of a figure: the run, the samples, and what is drawn of the networks."""
+    return f"{label}\n{samples}; {style.networks(repeats_of(run), error)}"
 
 
-def collect(runs: Runs, wanted: Mapping[str, Callable[[], Figure]], strict: object) -> dict[str, Figure]:
+def collect(runs: Runs, wanted: Mapping[str, Callable[[], Figure]], strict: bool) -> dict[str, Figure]:
     """The figures by file stem; those that lack numbers are left out, unless all do or `strict`: then that is the ConfigError."""
     figures: dict[str, Figure] = {}
     errors: list[ConfigError] = []
@@ -153,39 +151,36 @@ def collect(runs: Runs, wanted: Mapping[str, Callable[[], Figure]], strict: obje
     return figures
 
 
-def single(stem: str, draw: Callable[[StoredRun, str, list[str], FigureOptions], Figure], error: bool = True) -> Kind:
+def single(stem: str, draw: Callable[[StoredRun, str, list[str]], Figure], error: bool = True) -> Kind:
     """A kind that draws run by run: by metric and phase where the stem names them, in the phase asked for.
 
-    Without one: the held-out phase, or where the stem names a phase and no metric, each that was measured. `draw` takes run, phase, metrics
-    and options; the label of its figure, if any, says in the title what samples it is of. Several runs have their labels in the stems.
+    Without one: the held-out phase, or where the stem names a phase and no metric, each that was measured. `draw` takes run, phase and
+    metrics; the label of its figure, if any, says in the title what samples it is of. Several runs have their labels in the stems.
     """
-    apart, every = "{metric}" in stem, "{phase}" in stem and "{metric}" not in stem
+    by_metric, every_phase = "{metric}" in stem, "{phase}" in stem and "{metric}" not in stem
 
-    def one(run: StoredRun, label: str, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
-        figure = draw(run, phase, metrics, options)
+    def titled(run: StoredRun, label: str, phase: str, metrics: list[str]) -> Figure:
+        figure = draw(run, phase, metrics)
         title = headline(run, label, str(figure.get_label()) or PHASES[phase], error)
         figure.suptitle(title, fontsize=SMALL + 1).set_parse_math(False)
         return figure
 
     def kind(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
-        wanted, asked = {}, options.pick("phase", tuple(PHASES))
+        wanted, asked = {}, options.pick("phase", PHASES)
         for run, label in zip(runs, run_labels(runs), strict=True):
-            tail = f"_{style.slug(label)}" if len(runs) > 1 else ""
             held = held_out(run)
-            for phase in [asked] if asked else dict.fromkeys(("train", held, "test")) if every else [held]:
+            for phase in [asked] if asked else dict.fromkeys(("train", held, "test")) if every_phase else [held]:
                 metrics = metrics_of([(run, phase)], options.metric)
-                for group in [[metric] for metric in metrics] if apart else [metrics] if metrics else []:
-                    layer = "" if options.layer is None else f"_{options.layer}"
-                    name = stem.format(metric=group[0], phase=phase, layer=layer) + tail
-                    wanted[name] = partial(one, run, label, phase, group, options)
-        return collect(runs, wanted, strict=options.metric if apart else asked)
+                for group in [[metric] for metric in metrics] if by_metric else [metrics] if metrics else []:
+                    name = file_stem(stem.format(metric=group[0], phase=phase), label, len(runs))
+                    wanted[name] = partial(titled, run, label, phase, group)
+        return collect(runs, wanted, strict=bool(options.metric if by_metric else asked))
 
-    kind.__doc__ = draw.__doc__
     return kind
 
 
 def grid(count: int, titles: Sequence[str], xlabel: str, most: int = 0, **more: Any) -> tuple[Figure, list[Axes]]:
-    """Panels with titles in rows of up to `most` (default: four or five, what leaves fewer gaps), the x label below the lowest."""
+    """Panels with titles in rows of up to `most` (default: four or five, whichever leaves fewer gaps), the x label below the lowest."""
     columns = min(count, most or (5 if -count % 5 < -count % 4 else 4))
     figure, axes = style.sheet(-(-count // columns), columns, **{"width": 3.3, "height": 2.5, **more})
     for axis in axes.flat[count:]:
@@ -223,7 +218,7 @@ def layer_lines(
     style.log_steps(axis, axis.get_xlabel())
     if robust:
         style.robust_view(axis, both=both)
-    style.label_ends(axis, [lines[i] for i in np.unique(np.linspace(0, len(lines) - 1, 12).round().astype(int))] + list(more))
+    style.label_ends(axis, [*(lines[i] for i in style.sampled(len(lines), 12)), *more])
 
 
 def null_lines(axis: Axes, run: StoredRun, metric: str, phase: str, layer: int | None = None) -> list[Line2D]:

@@ -14,10 +14,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
+from hardbench.array_keys import Array
 from hardbench.errors import ConfigError
 from hardbench.figures import measures, style
-from hardbench.figures.measures import PHASES, Array, Kind, ends, with_error, wording
-from hardbench.figures.style import SMALL, FigureOptions, StoredRun, is_measured
+from hardbench.figures.measures import PHASES, ends, with_error, wording
+from hardbench.figures.runs import Kind, StoredRun, is_measured
+from hardbench.figures.style import SMALL
 from hardbench.metrics.hardness import mean_stderr
 
 Values = Mapping[str, Array]  # metric -> [R, L] at the end
@@ -25,7 +27,7 @@ SAME = 0.95  # linear CKA from which on two layers count as the same
 
 
 class Change(NamedTuple):
-    """What happens to a metric from one layer to a later one."""
+    """The change of a metric from one layer to a later one."""
 
     first: int
     last: int
@@ -60,8 +62,8 @@ def change(values: Array, samples: int = 0) -> Change | None:
     mean, stderr = (float(part) for part in mean_stderr(values[:, last] - values[:, first]))
     if len(values) == 1:
         stderr = float(np.hypot(*errors(values, samples)[[first, last]]))
-    seen = abs(mean) > factor(len(values)) * stderr  # never for an error of nan
-    return Change(first, last, mean, stderr, int(np.sign(mean)) if seen else 0)
+    exceeds = abs(mean) > factor(len(values)) * stderr  # never where the error is nan
+    return Change(first, last, mean, stderr, int(np.sign(mean)) if exceeds else 0)
 
 
 def errors(values: Array, samples: int = 0) -> Array:
@@ -76,57 +78,57 @@ def _at(values: Array, layer: int, samples: int = 0) -> str:
 
 
 def _by_one(values: Values, samples: int = 0) -> str:
-    """The reservation of one network."""
-    alone = max(np.isfinite(each).any(axis=1).sum() for each in values.values()) == 1
+    """The end of an answer that rests on one network: where its error comes from."""
+    alone = max(np.isfinite(array).any(axis=1).sum() for array in values.values()) == 1
     return "" if not alone else f"; one network, error of {samples} samples" if samples else "; one network, so its error is unknown"
 
 
 def _unseen(stderrs: Iterable[float]) -> str:
-    """What to say where no difference exceeds its error."""
+    """The answer where no difference exceeds its error."""
     return "Not decided" if np.isnan(list(stderrs)).all() else "No difference seen"
 
 
 def predictive(values: Values, samples: int = 0) -> str:
-    """Whether probe accuracy (else anchor accuracy, else cross entropy) is better in the last layer than in the first."""
+    """Is probe accuracy (else anchor accuracy, else cross entropy) better in the last layer than in the first? In a sentence."""
     metric = next(iter(values))
     shares = 0 if metric.startswith("cross_entropy") else samples
     pairs, name = paired(values[metric]), wording(metric)[0]
-    found = change(pairs, shares)
-    if found is None:
+    step = change(pairs, shares)
+    if step is None:
         return "One layer: there is no later one."
-    start, end = (_at(pairs, layer, shares) for layer in (found.first, found.last))
-    better = found.direction * (-1 if metric.startswith("cross_entropy") else 1)
-    verb = {1: "rises", -1: "falls"}.get(found.direction)
-    gap = f"{name} {verb} from {start} to {end}" if verb else f"{name} is {start} and {end}, {_gap(found)} apart"
-    head = {1: "Later layers are more predictive", 0: _unseen([found.stderr]), -1: "Later layers are less predictive"}[better]
+    start, end = (_at(pairs, layer, shares) for layer in (step.first, step.last))
+    better = step.direction * (-1 if metric.startswith("cross_entropy") else 1)
+    verb = {1: "rises", -1: "falls"}.get(step.direction)
+    gap = f"{name} {verb} from {start} to {end}" if verb else f"{name} is {start} and {end}, {_gap(step)} apart"
+    head = {1: "Later layers are more predictive", 0: _unseen([step.stderr]), -1: "Later layers are less predictive"}[better]
     return f"{head}: {gap}{_by_one({metric: pairs}, shares)}."
 
 
-def _gap(found: Change) -> str:
-    return with_error(abs(found.difference) if found.direction else found.difference, found.stderr)
+def _gap(step: Change) -> str:
+    return with_error(abs(step.difference) if step.direction else step.difference, step.stderr)
 
 
 def compressing(values: Values, samples: int = 0) -> str:
-    """Which of mutual information, entropy and participation ratio fall from the first to the last layer."""
-    found = {metric: each for metric, values in values.items() if (each := change(values)) is not None}
-    if not found:
+    """Do mutual information, entropy and participation ratio fall from the first to the last layer? In a sentence."""
+    changes = {metric: step for metric, array in values.items() if (step := change(array)) is not None}
+    if not changes:
         return "One layer: there is no later one."
-    falls, rises = (any(each.direction == sign for each in found.values()) for sign in (-1, 1))
+    falls, rises = (any(step.direction == sign for step in changes.values()) for sign in (-1, 1))
     heads = {(True, True): "compress by some measures, not by others", (True, False): "compress", (False, True): "do not compress"}
     parts = []
-    for metric, each in found.items():
-        text = f"{wording(metric)[0]} { {1: 'rises', -1: 'falls', 0: 'changes'}[each.direction] } by {_gap(each)}"
-        text += f" {wording(metric)[1].partition(' / ')[2]}"
-        parts.append(text + (f", {_unseen([each.stderr]).lower()}" if (falls or rises) and not each.direction else ""))
-    span = f"from layer {min(each.first for each in found.values())} to {max(each.last for each in found.values())}"
-    head = f"Layers {heads[falls, rises]}" if falls or rises else _unseen(each.stderr for each in found.values())
-    return f"{head}: {span} {'; '.join(parts)}{_by_one({metric: paired(values[metric]) for metric in found})}."
+    for metric, step in changes.items():
+        verb = {1: "rises", -1: "falls", 0: "changes"}[step.direction]
+        text = f"{wording(metric)[0]} {verb} by {_gap(step)} {wording(metric)[1].partition(' / ')[2]}"
+        parts.append(text + (f", {_unseen([step.stderr]).lower()}" if (falls or rises) and not step.direction else ""))
+    span = f"from layer {min(step.first for step in changes.values())} to {max(step.last for step in changes.values())}"
+    head = f"Layers {heads[falls, rises]}" if falls or rises else _unseen(step.stderr for step in changes.values())
+    return f"{head}: {span} {'; '.join(parts)}{_by_one({metric: paired(values[metric]) for metric in changes})}."
 
 
 def different(values: Values, samples: int = 0) -> str:
-    """Whether the linear CKA of each layer from 1 on with the one before it is below .95, where 1 is the same but for a rotation.
+    """Is the linear CKA of each layer from 1 on with the one before it below .95, where 1 is the same but for a rotation? In a sentence.
 
-    It is said to rise or fall with depth if it does so from the first of them to the last and between no two neighbours the other way.
+    It rises or falls with depth if it does so from the first of these layers to the last and between no two neighbours the other way.
     """
     if "linear_cka" not in values:
         return "Not told: linear CKA was not measured."
@@ -156,7 +158,7 @@ def different(values: Values, samples: int = 0) -> str:
 
 
 def threshold(networks: int, samples: int) -> str:
-    """What a difference has to exceed to be told, in words."""
+    """The size that a difference has to exceed to be told, in words."""
     if networks > 1:
         return f"differences are told beyond {factor(networks):.1f} standard errors ({networks} networks, paired, Student's 95 %)"
     of = f"{factor(1):.0f} binomial standard errors of the {samples} samples" if samples else "their error, which is unknown"
@@ -176,14 +178,14 @@ QUESTIONS = (
 
 def verdicts(run: StoredRun, phase: str) -> dict[str, str]:
     """The answer to each question; ConfigError if none of their metrics was measured."""
-    found = {}
+    answers = {}
     for question, rows, answer in QUESTIONS:
         names = [name for row in rows for name in row]
         values = {name: ends(run, name, phase) for name in names if is_measured(run, measures.array_of(run, name, phase))}
-        found[question] = answer(values, _samples(run)) if values else f"Not measured: {', '.join(wording(name)[0] for name in names)}."
-    if all(sentence.startswith("Not measured") for sentence in found.values()):
+        answers[question] = answer(values, _samples(run)) if values else f"Not measured: {', '.join(wording(name)[0] for name in names)}."
+    if all(sentence.startswith("Not measured") for sentence in answers.values()):
         raise ConfigError(f"layer_metrics: none measured in {run.name} ({run.id[:8]}), {phase}")
-    return found
+    return answers
 
 
 def _samples(run: StoredRun) -> int:
@@ -191,23 +193,22 @@ def _samples(run: StoredRun) -> int:
     return int(run.arrays.get("measured_samples", np.zeros(1)).max())
 
 
-def _questions(run: StoredRun, phase: str, metrics: list[str], options: FigureOptions) -> Figure:
+def _questions(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     """The three questions, each with its metrics by layer at the end and its answer in a sentence."""
     answers = {question: textwrap.wrap(sentence, 60) for question, sentence in verdicts(run, phase).items()}
     most = max(map(len, answers.values()))
     figure = Figure(figsize=(14.4, 7.6), dpi=150, layout="constrained")
-    repeats = len(next(values for key, values in run.arrays.items() if key.startswith("layer_")))
-    figure.set_label(f"{PHASES[phase]}; {threshold(repeats, _samples(run))}")
+    figure.set_label(f"{PHASES[phase]}; {threshold(measures.repeats_of(run), _samples(run))}")
     for part, (question, rows, _) in zip(figure.subfigures(1, 3, squeeze=False)[0], QUESTIONS, strict=True):
         part.suptitle(question, fontsize=SMALL + 4, fontweight="bold")
         part.supxlabel("\n".join(answers[question] + [""] * (most - len(answers[question]))), fontsize=SMALL + 2, x=0.03, ha="left")
-        known = [[name for name in row if is_measured(run, measures.array_of(run, name, phase))] for row in rows]
-        _column(part, run, phase, [row for row in known if row])
+        drawn = [[name for name in row if is_measured(run, measures.array_of(run, name, phase))] for row in rows]
+        _column(part, run, phase, [row for row in drawn if row])
     return figure
 
 
 def _column(part: SubFigure, run: StoredRun, phase: str, rows: list[list[str]]) -> None:
-    """A question's metrics, one axis per row of them; permuted labels of one alone as a band where in view, and in words."""
+    """A question's metrics, one axis per row of them; where a row has one metric, also permuted labels, as a band and in words."""
     axes: list[Axes] = list(part.subplots(len(rows), 1, squeeze=False, sharex=True).flat) if rows else []
     for axis, row in zip(axes, rows, strict=True):
         style.dress(axis)

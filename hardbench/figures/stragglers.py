@@ -1,7 +1,6 @@
 """Figures of the study of hard samples: accuracies against what remains, strategies, classes, agreement, the hardest images."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,21 +8,16 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from hardbench.array_keys import Array
 from hardbench.errors import ConfigError
 from hardbench.figures import style
-from hardbench.figures.style import FigureOptions, StoredRun, class_names, line_style, measured, run_labels
+from hardbench.figures.runs import FigureOptions, Kind, Runs, StoredRun, class_names, measured, one_per_run
+from hardbench.figures.style import line_style
 from hardbench.hard_samples.tables import TESTS, class_error, independent
 from hardbench.metrics.hardness import correlation, mean_stderr
 
-Array = np.ndarray[Any, Any]
 SHOWN = 12  # images per strategy in a gallery
 MARKERS = "osD^vPX"
-
-
-def _each(runs: Sequence[StoredRun], stem: str, draw: Callable[[StoredRun], Figure]) -> dict[str, Figure]:
-    """One figure per run."""
-    labels = run_labels(runs)
-    return {stem if len(runs) == 1 else f"{stem}_{style.slug(name)}": draw(run) for name, run in zip(labels, runs, strict=True)}
 
 
 def _reduced(run: StoredRun) -> str:
@@ -44,7 +38,7 @@ def _spread(run: StoredRun) -> str:
     sets, repeats = run.arrays["accuracy_full"].shape[3:]
     if sets > 1:
         return f"mean ± standard error\nover {sets} sets of {repeats} networks"
-    return f"mean ± standard error,\n{repeats} networks" if repeats > 1 else "one network"
+    return style.networks(repeats).replace(", ", ",\n")
 
 
 def _errorbars(axis: Axes, run: StoredRun, test: str, place: tuple[int, int], number: int, label: str) -> Line2D:
@@ -54,12 +48,13 @@ def _errorbars(axis: Axes, run: StoredRun, test: str, place: tuple[int, int], nu
     mean, stderr = mean_stderr(values.T)
     line = {**line_style(number), "marker": MARKERS[number % len(MARKERS)], "markersize": 4, "linewidth": 1.3, "capsize": 2}
     drawn = axis.errorbar(100 * run.arrays["remaining"][order], 100 * mean, 100 * np.nan_to_num(stderr), **line)
-    found: Line2D = drawn.lines[0]
-    found.set_label(label)
-    return found
+    curve: Line2D = drawn.lines[0]
+    curve.set_label(label)
+    return curve
 
 
 def _panels(run: StoredRun, rows: int) -> tuple[Figure, Array]:
+    """Axes [rows, 3] for the accuracies on all, hard and easy test samples against what remains."""
     figure, axes = style.sheet(rows, len(TESTS), width=3.3, height=2.9, sharex=True, sharey="col")
     for row in axes:
         for axis, test in zip(row, TESTS, strict=True):
@@ -69,9 +64,9 @@ def _panels(run: StoredRun, rows: int) -> tuple[Figure, Array]:
     return figure, axes
 
 
-def accuracy_vs_remaining(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+def accuracy_vs_remaining(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     """Accuracy on all, hard and easy test samples against the share of the reduced group that remains: a line per train ratio."""
-    return _each(runs, "accuracy_vs_remaining", _accuracy_vs_remaining)
+    return one_per_run(runs, "accuracy_vs_remaining", _accuracy_vs_remaining)
 
 
 def _accuracy_vs_remaining(run: StoredRun) -> Figure:
@@ -80,13 +75,13 @@ def _accuracy_vs_remaining(run: StoredRun) -> Figure:
     for m, row in enumerate(axes):
         for axis, test in zip(row, TESTS, strict=True):
             lines = [_errorbars(axis, run, test, (m, p), p, f"{100 * ratio:g} %") for p, ratio in enumerate(ratios)]
-        style.legend(row[-1], [*lines, Line2D([], [], linestyle="", label=_spread(run))], f"{names[m]}\ntrained on")
+        style.legend(row[-1], [*lines, style.note(_spread(run))], f"{names[m]}\ntrained on")
     return figure
 
 
-def strategies(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
-    """The same accuracies with a line per strategy, at the first train ratio."""
-    return _each(runs, "strategies", _strategies)
+def strategies(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
+    """Accuracy on all, hard and easy test samples against the share that remains, at the first train ratio: a line per strategy."""
+    return one_per_run(runs, "strategies", _strategies)
 
 
 def _strategies(run: StoredRun) -> Figure:
@@ -95,13 +90,13 @@ def _strategies(run: StoredRun) -> Figure:
     for axis, test in zip(axes[0], TESTS, strict=True):
         lines = [_errorbars(axis, run, test, (m, 0), m, name) for m, name in enumerate(names)]
     title = f"{100 * run.arrays['train_ratios'][0]:g} % trained on"
-    style.legend(axes[0, -1], [*lines, Line2D([], [], linestyle="", label=_spread(run))], title)
+    style.legend(axes[0, -1], [*lines, style.note(_spread(run))], title)
     return figure
 
 
-def hard_per_class(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+def hard_per_class(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     """Share of every class that is hard, by strategy; beside it the class's test error against that share, with Pearson's r."""
-    return _each(runs, "hard_per_class", _hard_per_class)
+    return one_per_run(runs, "hard_per_class", _hard_per_class)
 
 
 def _hard_per_class(run: StoredRun) -> Figure:
@@ -134,22 +129,23 @@ def _hard_per_class(run: StoredRun) -> Figure:
     scatter.set_ylabel("test error of the class / %\n(least removed)")
     sets = counts.shape[1]
     bar_note = f"bars: standard error\nover {sets} sets" if sets > 1 else "one set"
-    style.legend(scatter, [*handles, Line2D([], [], linestyle="", label=bar_note)])
+    style.legend(scatter, [*handles, style.note(bar_note)])
     return figure
 
 
-def agreement(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+def agreement(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     """Overlap (Jaccard) of the strategies' hard samples and rank correlation (Spearman) of their scores, means over the sets.
 
     `agreement_per_class` has the overlap within every class. Behind a strategy's name stands its stability: by how many standard
     deviations its hard samples of different sets overlap beyond chance.
     """
-    return _each(runs, "agreement", _agreement) | _each(runs, "agreement_per_class", _agreement_per_class)
+    return one_per_run(runs, "agreement", _agreement) | one_per_run(runs, "agreement_per_class", _agreement_per_class)
 
 
-def _named(run: StoredRun, names: Sequence[str]) -> list[str]:
+def _with_stability(run: StoredRun, names: Sequence[str]) -> list[str]:
+    """The strategies, each with the z-score of its stability where there are several sets."""
     z = run.arrays["stability"]
-    return [name if np.isnan(one) else f"{name}\nz = {one:.0f}" for name, one in zip(names, z, strict=True)]
+    return [name if np.isnan(score) else f"{name}\nz = {score:.0f}" for name, score in zip(names, z, strict=True)]
 
 
 def _agreement(run: StoredRun) -> Figure:
@@ -157,7 +153,7 @@ def _agreement(run: StoredRun) -> Figure:
     side = 1.9 + 0.45 * len(names)
     figure, axes = style.sheet(1, 2, width=side + 1.1, height=side, layout="compressed")
     overlap, ranks = (mean_stderr(measured(run, name))[0] for name in ("jaccard", "spearman"))
-    style.heatmap(axes[0, 0], overlap, _named(run, names), names, "Jaccard overlap of the hard samples", norm=Normalize(0, 1))
+    style.heatmap(axes[0, 0], overlap, _with_stability(run, names), names, "Jaccard overlap of the hard samples", norm=Normalize(0, 1))
     style.heatmap(axes[0, 1], ranks, names, names, "Spearman correlation of the scores", shades="RdBu_r", norm=Normalize(-1, 1))
     return figure
 
@@ -174,9 +170,9 @@ def _agreement_per_class(run: StoredRun) -> Figure:
     return figure
 
 
-def gallery(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+def gallery(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     """The hardest images of every strategy, by mean score over the sets; of equal scores those with the largest loss."""
-    return _each(runs, "gallery", _gallery)
+    return one_per_run(runs, "gallery", _gallery)
 
 
 def _gallery(run: StoredRun) -> Figure:
@@ -189,7 +185,7 @@ def _gallery(run: StoredRun) -> Figure:
     for m, row in enumerate(axes):
         for g, axis in enumerate(row):
             image = arrays["gallery_images"][m, g]
-            axis.imshow(_pixels(image), cmap="gray_r" if image.shape[0] == 1 else None)
+            axis.imshow(style.pixels(image), cmap="gray_r" if image.shape[0] == 1 else None)
             axis.set_xticks([])
             axis.set_yticks([])
             axis.grid(False)
@@ -204,12 +200,4 @@ def _gallery(run: StoredRun) -> Figure:
     return figure
 
 
-def _pixels(image: Array) -> Array:
-    """An image [C, H, W] as [H, W] or [H, W, 3], floats scaled to [0, 1]."""
-    shown: Array = image[0] if image.shape[0] == 1 else np.moveaxis(image[:3], 0, -1)
-    return shown if shown.dtype == np.uint8 else (shown - shown.min()) / max(float(np.ptp(shown)), 1e-12)
-
-
-KINDS: dict[str, Callable[[Sequence[StoredRun], FigureOptions], dict[str, Figure]]] = {
-    kind.__name__: kind for kind in (accuracy_vs_remaining, strategies, hard_per_class, agreement, gallery)
-}
+KINDS: dict[str, Kind] = {kind.__name__: kind for kind in (accuracy_vs_remaining, strategies, hard_per_class, agreement, gallery)}

@@ -1,13 +1,11 @@
-"""The house style: colours, bands, labels, heatmaps and the small vocabulary every figure shares.
+"""How figures look: colours, bands, labels, heatmaps and images.
 
 Figures are made as objects, never through pyplot: no display is needed, nothing is kept alive, no global setting is touched.
 """
 
 import itertools
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -19,11 +17,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, ScalarFormatter
 from matplotlib.transforms import Bbox
 
-from hardbench.data.samples import distinct
-from hardbench.errors import ConfigError
+from hardbench.array_keys import Array
 from hardbench.metrics.hardness import mean_stderr
 
-Array = np.ndarray[Any, Any]
 # Okabe & Ito 2008, without black (the text) and yellow (unreadable on white); distinct with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5230")
 STROKES = ("-", "--", ":", "-.")
@@ -32,97 +28,15 @@ SMALL = 8  # points
 ANNOTATED = 20  # classes up to which a heatmap carries its numbers
 CROWD = 50  # classes beyond which figures are drawn coarser: names of some, curves and points of a part
 SAMPLED = 1000  # curves or points that stand for a crowd
-LONGEST = 40  # letters of a name
-
-
-class StoredRun(Protocol):
-    """What a figure may ask of a tracked run."""
-
-    @property
-    def id(self) -> str:
-        """The run id."""
-
-    @property
-    def name(self) -> str:
-        """The run's name, not unique."""
-
-    @property
-    def study(self) -> str:
-        """The command that made it."""
-
-    @property
-    def params(self) -> Mapping[str, str]:
-        """Its headline settings as words."""
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """Its resolved settings."""
-
-    @property
-    def arrays(self) -> Mapping[str, Array]:
-        """metrics.npz, and class_names [K]."""
-
-
-@dataclass(frozen=True)
-class FigureOptions:
-    """What `plot` was asked to draw; None leaves the choice to the figure."""
-
-    metric: str | None = None
-    layer: int | None = None
-    phase: str | None = None
-    by: tuple[str, str] | None = None  # two settings of a sweep
-
-    def pick(self, option: str, allowed: Sequence[str]) -> str | None:
-        """The word given for `metric` or `phase`, None if none was; ConfigError if it is not one of `allowed`."""
-        word: str | None = getattr(self, option)
-        if word is not None and word not in allowed:
-            raise ConfigError(f"{option}: {word}; this figure draws {' or '.join(allowed)}")
-        return word
-
-
-def is_measured(run: StoredRun, name: str) -> bool:
-    """Whether a run stored an array that is not all nan."""
-    return name in run.arrays and run.arrays[name].dtype.kind in "fiu" and bool(np.isfinite(run.arrays[name]).any())
-
-
-def measured(run: StoredRun, name: str) -> Array:
-    """A stored array; ConfigError if the run did not measure it."""
-    if not is_measured(run, name):
-        known = ", ".join(sorted(key for key in run.arrays if is_measured(run, key)))
-        raise ConfigError(f"{name}: not measured in run {run.name} ({run.id[:8]}); it has {known or 'nothing'}")
-    return run.arrays[name]
-
-
-def run_labels(runs: Sequence[StoredRun]) -> list[str]:
-    """A label for each run, distinct, in file names too: its name, and where names repeat the start of its id."""
-    stems = [slug(literal(run.name)) for run in runs]
-    named = zip(runs, stems, strict=True)
-    return [literal(run.name) + ("" if stems.count(stem) == 1 else f" ({run.id[:6]})") for run, stem in named]
-
-
-def class_names(run: StoredRun) -> list[str]:
-    """The original names of the K classes, by class number, as they are drawn: distinct, on one line each."""
-    return list(distinct([literal(str(name)) for name in run.arrays["class_names"]]))
-
-
-def literal(text: str) -> str:
-    """Text from outside as it is drawn: characters that have no shape as their escapes (`\\n`), cut to LONGEST letters."""
-    shown = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
-    return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
-
-
-def slug(text: str) -> str:
-    """Text as part of a file name: letters, digits, `.` and `-`, with `_` for the rest."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", text).strip("_.")
 
 
 def networks(count: int, error: bool = True) -> str:
-    """What lines and bands (without `error` single numbers) stand for, given the number of repeats."""
+    """In words: one network, or the mean of `count` networks, with its standard error where `error` is drawn."""
     return "one network" if count == 1 else f"mean ± standard error, {count} networks" if error else f"mean of {count} networks"
 
 
 def ordered(count: int, shades: str = "viridis", low: float = 0.0, high: float = 0.8) -> list[Any]:
-    """Colours of an ordered family such as layers, dark to light; even in lightness, so the order shows with any colour vision."""
+    """Colours of an ordered family such as layers, dark to light in even steps, so that the order shows with any colour vision."""
     return [colormaps[shades](share) for share in np.linspace(low, high, count)]
 
 
@@ -146,7 +60,7 @@ def sheet(
 
 
 def dress(axis: Axes) -> None:
-    """The look of an axis: open at the top and right, a faint grid behind."""
+    """Leave an axis open at the top and right, with a faint grid behind."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(True, color="#E6E6E6", linewidth=0.6)
     axis.set_axisbelow(True)
@@ -194,7 +108,7 @@ def spread_out(heights: Array, gap: float, top: float) -> Array:
     order = np.argsort(heights, kind="stable")
     offsets = gap * np.arange(count)
     free = heights[order] - offsets
-    # isotonic regression by its max-min formula
+    # isotonic regression by its max-min formula (Barlow et al. 1972)
     fitted = [max(min(free[a : b + 1].mean() for b in range(i, count)) for a in range(i + 1)) for i in range(count)]
     placed = np.empty(count)
     placed[order] = np.clip(fitted, 0, max(top - gap * (count - 1), 0)) + offsets
@@ -214,7 +128,8 @@ def label_ends(axis: Axes, lines: Sequence[Line2D]) -> None:
     axis.autoscale(False)
     heights = axis.transAxes.inverted().transform(axis.transData.transform(ends))[:, 1]
     root = axis.get_figure(root=True)
-    points = 72 * axis.get_position().height * (root.get_figheight() if root else 1)
+    assert root is not None
+    points = 72 * axis.get_position().height * root.get_figheight()
     for line, end, height in zip(shown, ends, spread_out(heights, 1.3 * SMALL / points, 1.0), strict=True):
         axis.annotate(
             str(line.get_label()), (end[0], end[1]), (1.04, height), "data", "axes fraction", annotation_clip=False, parse_math=False,
@@ -257,10 +172,21 @@ def label_points(axis: Axes, points: Sequence[tuple[float, float, str, str]]) ->
 
 
 def legend(axis: Axes, handles: Sequence[Any], title: str | None = None) -> None:
-    """A legend of the handles' own labels, right of the axes."""
+    """A legend right of the axes, with the labels that the handles have."""
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.02), "frameon": False}
     for text in axis.legend(handles=list(handles), title=title, fontsize=SMALL, title_fontsize=SMALL, **place).get_texts():
         text.set_parse_math(False)
+
+
+def note(text: str) -> Line2D:
+    """A handle for `legend` that is text alone."""
+    return Line2D([], [], linestyle="", label=text)
+
+
+def pixels(image: Array) -> Array:
+    """An image [C, H, W] as [H, W] or [H, W, 3], floats scaled to [0, 1]."""
+    shown: Array = image[0] if image.shape[0] == 1 else np.moveaxis(image[:3], 0, -1)
+    return shown if shown.dtype == np.uint8 else (shown - shown.min()) / max(float(np.ptp(shown)), 1e-12)
 
 
 def sampled(count: int, most: int = SAMPLED) -> Array:
@@ -275,7 +201,7 @@ def robust_view(*axes: Axes, both: bool = False) -> None:
     """
     lines = [(axis, np.asarray(line.get_data(), dtype=float), line.get_color()) for axis in axes for line in axis.get_lines()]
     lines = [(axis, data[:, np.isfinite(data[1])], colour) for axis, data, colour in lines]
-    lines = [each for each in lines if each[1].shape[1] > 2]
+    lines = [line for line in lines if line[1].shape[1] > 2]
     points = np.sort(np.concatenate([data[1] for _, data, _ in lines])) if lines else np.empty(0)
     low, high = inliers(points, np.array([data[1][-1] for _, data, _ in lines]), both)
     if not len(points) or (low, high) == (points[0], points[-1]):
@@ -368,9 +294,8 @@ def heatmap(
     axis.set_yticks(down, [rows[place] for place in down], fontsize=size, parse_math=False)
     axis.tick_params(length=0)
     figure = axis.get_figure(root=True)
-    if figure is not None:
-        bar = figure.colorbar(image, ax=axis, label=label, shrink=0.8, format=ScalarFormatter(useOffset=False))
-        bar.outline.set_visible(False)
+    assert figure is not None
+    figure.colorbar(image, ax=axis, label=label, shrink=0.8, format=ScalarFormatter(useOffset=False)).outline.set_visible(False)
     if count > ANNOTATED:
         return
     for (row, column), value in np.ndenumerate(values):

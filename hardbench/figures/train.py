@@ -1,7 +1,7 @@
 """Figures of training runs: learning curves, hardness and overlap of classes over time, overlap against overlap, confusions."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,24 +10,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from hardbench.array_keys import Array
 from hardbench.figures import layers, questions, style
-from hardbench.figures.style import FigureOptions, StoredRun, class_names, is_measured, line_style, measured, run_labels
+from hardbench.figures.runs import FigureOptions, Kind, Runs, class_names, file_stem, is_measured, literal, measured, run_labels, slug
+from hardbench.figures.style import line_style
 from hardbench.metrics.hardness import correlation, final, mean_stderr, row_shares
 
-Array = np.ndarray[Any, Any]
 Point = tuple[float, float, str, str]  # x, y, label, colour
 AXIS_LABELS = {"loss": "loss / nats", "accuracy": "accuracy"}
-PHASES: dict[str, tuple[str, str, Any]] = {  # array, its steps, stroke
+CURVES: dict[str, tuple[str, str, Any]] = {  # by phase: array of a metric, its steps, stroke
     "train": ("train_{}", "log_steps", "--"),
     "val": ("val_{}", "steps", ":"),
     "test": ("{}", "steps", "-"),
 }
-CLASSES_APART = 12  # classes up to which each has a look of its own
-PAIRS_APART = 6  # all pairs of four classes
-
-
-def _networks(count: int) -> str:
-    return f"mean ± standard error, {count} networks" if count > 1 else "one network"
+CLASSES_APART = 12  # classes up to which each has a line style of its own
+PAIRS_APART = 6  # the same for pairs of classes: all pairs of four
 
 
 def _metric_axis(axis: Axes, metric: str) -> None:
@@ -38,62 +35,60 @@ def _metric_axis(axis: Axes, metric: str) -> None:
         axis.set_ylim(bottom=0)
 
 
-def basic_training_curves(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+def basic_training_curves(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     """Loss and accuracy against the optimiser step: of training batches, and of validation (where measured) and test samples.
 
     Mean and standard error over repeats. One run: phases are colours; several: runs are colours, phases strokes.
     """
-    metric, phase = options.pick("metric", tuple(AXIS_LABELS)), options.pick("phase", tuple(PHASES))
+    metric, phase = options.pick("metric", AXIS_LABELS), options.pick("phase", CURVES)
     metrics = [metric] if metric else list(AXIS_LABELS)
     figure, axes = style.sheet(1, len(metrics), width=4.6)
     phases: set[str] = set()
     for axis, name in zip(axes.flat, metrics, strict=True):
         for number, run in enumerate(runs):
-            wanted = [phase] if phase else [each for each in PHASES if each == "test" or is_measured(run, PHASES[each][0].format(name))]
-            for each in wanted:
-                key, steps, stroke = PHASES[each]
-                line = {**line_style(number), "linestyle": stroke} if len(runs) > 1 else line_style(list(PHASES).index(each))
-                line |= {"linewidth": 0.8, "alpha": 0.8} if each == "train" else {"marker": "o", "markersize": 3}
+            shown = [phase] if phase else [part for part in CURVES if part == "test" or is_measured(run, CURVES[part][0].format(name))]
+            for part in shown:
+                key, steps, stroke = CURVES[part]
+                line = {**line_style(number), "linestyle": stroke} if len(runs) > 1 else line_style(list(CURVES).index(part))
+                line |= {"linewidth": 0.8, "alpha": 0.8} if part == "train" else {"marker": "o", "markersize": 3}
                 style.band(axis, run.arrays[steps], measured(run, key.format(name)), **line)
-            phases.update(wanted)
+            phases.update(shown)
         axis.set_xlabel("optimiser step")
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         _metric_axis(axis, name)
-    style.legend(axes.flat[-1], _curve_handles(runs, [each for each in PHASES if each in phases]))
+    style.legend(axes.flat[-1], _curve_handles(runs, [part for part in CURVES if part in phases]))
     return {"basic_training_curves": figure}
 
 
-def _curve_handles(runs: Sequence[StoredRun], phases: Sequence[str]) -> list[Line2D]:
-    counts = [_networks(len(run.arrays["accuracy"])).replace(", ", ",\n") for run in runs]
+def _curve_handles(runs: Runs, phases: Sequence[str]) -> list[Line2D]:
+    counts = [style.networks(len(run.arrays["accuracy"])).replace(", ", ",\n") for run in runs]
     if len(runs) == 1:
-        looks = [(each, line_style(list(PHASES).index(each)), "" if each == "train" else "o") for each in phases]
-        lines = [Line2D([], [], label=each, marker=marker, markersize=3, **line) for each, line, marker in looks]
-        return [*lines, Line2D([], [], linestyle="", label=counts[0])]
+        markers = {phase: "" if phase == "train" else "o" for phase in phases}
+        lines = [Line2D([], [], label=p, marker=markers[p], markersize=3, **line_style(list(CURVES).index(p))) for p in phases]
+        return [*lines, style.note(counts[0])]
     named = zip(run_labels(runs), counts, strict=True)
     lines = [Line2D([], [], label=f"{name}\n{count}", color=line_style(number)["color"]) for number, (name, count) in enumerate(named)]
-    return lines + [Line2D([], [], label=each, color=style.INK, linestyle=PHASES[each][2]) for each in phases]
+    return lines + [Line2D([], [], label=phase, color=style.INK, linestyle=CURVES[phase][2]) for phase in phases]
 
 
-def class_hardness(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+def class_hardness(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     """Per-class test accuracy (or loss, with `metric`) over pairwise overlaps of the last hidden layer, against step + 1 on a log axis.
 
     One column per run: one run makes one column, two make a 2x2, more make a 2x2 for every two. Mean and standard error over repeats.
     """
-    metric = options.pick("metric", tuple(AXIS_LABELS)) or "accuracy"
+    metric = options.pick("metric", AXIS_LABELS) or "accuracy"
     options.pick("phase", ("test",))
     labels = run_labels(runs)
     if len(runs) <= 2:
         return {"class_hardness": _hardness_columns(runs, labels, metric)}
     return {
-        f"class_hardness_{style.slug(labels[a])}_vs_{style.slug(labels[b])}": _hardness_columns(
-            [runs[a], runs[b]], [labels[a], labels[b]], metric
-        )
+        f"class_hardness_{slug(labels[a])}_vs_{slug(labels[b])}": _hardness_columns([runs[a], runs[b]], [labels[a], labels[b]], metric)
         for a, b in itertools.combinations(range(len(runs)), 2)
     }
 
 
-def _hardness_columns(runs: Sequence[StoredRun], labels: Sequence[str], metric: str) -> Figure:
+def _hardness_columns(runs: Runs, labels: Sequence[str], metric: str) -> Figure:
     longest = max(len(name) for run in runs for name in class_names(run))
     figure, axes = style.sheet(2, len(runs), width=4.8 + 0.12 * longest, height=3.3, sharex="col", sharey="row")
     classes, overlaps = [], []
@@ -104,13 +99,13 @@ def _hardness_columns(runs: Sequence[StoredRun], labels: Sequence[str], metric: 
         pairs, ends = _pairs(names)
         overlap = measured(run, "overlap_dynamic")[:, :, *ends]
         overlaps.append(style.family(bottom, x, overlap, pairs, PAIRS_APART, first=len(names))[0])
-        top.set_title(f"{label}\n{_networks(len(values))}", fontsize=style.SMALL + 1, parse_math=False)
+        top.set_title(f"{label}\n{style.networks(len(values))}", fontsize=style.SMALL + 1, parse_math=False)
         style.log_steps(bottom)
     _metric_axis(axes[0, 0], metric)
     axes[1, 0].set_ylabel("class overlap, last hidden layer\n(cosine of class means)")
-    looks = [[(line.get_label(), line.get_color(), line.get_linestyle()) for line in lines] for lines, _ in classes]
-    for axis, (lines, rest), own in zip(axes[0], classes, looks, strict=True):
-        if axis is axes[0, -1] or own != looks[-1]:
+    legends = [[(line.get_label(), line.get_color(), line.get_linestyle()) for line in lines] for lines, _ in classes]
+    for axis, (lines, rest), entries in zip(axes[0], classes, legends, strict=True):
+        if axis is axes[0, -1] or entries != legends[-1]:
             style.legend(axis, [*lines, *rest], "class" if not rest else f"{metric} highest, lowest")
     for axis, lines in zip(axes[1], overlaps, strict=True):
         style.label_ends(axis, lines)
@@ -122,7 +117,7 @@ def _pairs(names: Sequence[str]) -> tuple[list[str], tuple[Array, Array]]:
     return [f"{a} - {b}" for a, b in itertools.combinations(names, 2)], np.triu_indices(len(names), 1)
 
 
-def overlap_scatter(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+def overlap_scatter(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     """Final dynamic (x) against static (y) overlap of every pair of classes and every repeat of the runs, with Pearson's and Spearman's r.
 
     Small points are repeats, large ones their means. Labelled are the two highest, the two lowest and the two pairs whose ranks in x and y
@@ -132,7 +127,7 @@ def overlap_scatter(runs: Sequence[StoredRun], options: FigureOptions) -> dict[s
     options.pick("phase", ("test",))
     figure, axes = style.sheet(width=6.2, height=4.6)
     axis = axes[0, 0]
-    every: list[tuple[Array, Array]] = []
+    overlaps: list[tuple[Array, Array]] = []  # dynamic, static of each run
     means: list[Point] = []
     handles: list[Any] = []
     for number, (run, label) in enumerate(zip(runs, run_labels(runs), strict=True)):
@@ -140,7 +135,7 @@ def overlap_scatter(runs: Sequence[StoredRun], options: FigureOptions) -> dict[s
         pairs, ends = _pairs(class_names(run))
         dynamic = final(run.arrays, "overlap_dynamic")[:, *ends]  # [R, M]
         static = np.broadcast_to(measured(run, "overlap_static")[ends], dynamic.shape)
-        every.append((dynamic.ravel(), static.ravel()))
+        overlaps.append((dynamic.ravel(), static.ravel()))
         mean, colour = mean_stderr(dynamic)[0], line_style(number)["color"]
         drawn = np.arange(len(pairs))
         if len(class_names(run)) > style.CROWD:
@@ -150,7 +145,7 @@ def overlap_scatter(runs: Sequence[StoredRun], options: FigureOptions) -> dict[s
         axis.scatter(dynamic[:, drawn], static[:, drawn], s=size / 4, color=colour, alpha=0.35, linewidth=0)
         count = f"{len(pairs)} pair{'s' * (len(pairs) > 1)}, {len(dynamic)} network{'s' * (len(dynamic) > 1)}"
         count += f",\n{len(drawn)} pairs drawn" if len(drawn) < len(pairs) else ""
-        name = f"{label}\n{count}\n{_correlations(*every[-1])}"
+        name = f"{label}\n{count}\n{_correlations(*overlaps[-1])}"
         handles.append(axis.scatter(mean[drawn], static[0, drawn], s=size, color=colour, linewidth=0, label=name))
         means += [(mean[pair], static[0, pair], pairs[pair], colour) for pair in drawn if np.isfinite(mean[pair] + static[0, pair])]
     style.at_least(axis, 0.1)
@@ -158,7 +153,7 @@ def overlap_scatter(runs: Sequence[StoredRun], options: FigureOptions) -> dict[s
     if low < high:
         handles += axis.plot([low, high], [low, high], color=style.GREY, linewidth=0.8, linestyle="--", label="dynamic = static", zorder=1)
     if len(runs) > 1:
-        handles.append(Line2D([], [], linestyle="", label="all runs\n" + _correlations(*map(np.concatenate, zip(*every, strict=True)))))
+        handles.append(style.note("all runs\n" + _correlations(*map(np.concatenate, zip(*overlaps, strict=True)))))
     axis.set(xlabel="dynamic overlap at the end (last hidden layer, test set)", ylabel="static overlap (inputs, training set)")
     style.legend(axis, handles)
     style.label_points(axis, _extremes(means))
@@ -178,14 +173,14 @@ def _correlations(x: Array, y: Array) -> str:
     return "\n".join(f"{name} r {'undefined' if np.isnan(r) else f'{r:.2f}'}" for name, r in values.items())
 
 
-def confusion_matrix(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+def confusion_matrix(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     """Test confusions at each repeat's last evaluation point, as counts and as shares of the true class; several runs: one pair each."""
     options.pick("phase", ("test",))
     figures: dict[str, Figure] = {}
     for run, label in zip(runs, run_labels(runs), strict=True):
         measured(run, "confusion")
         drawn = confusion_figures(final(run.arrays, "confusion"), class_names(run))
-        figures |= {stem if len(runs) == 1 else f"{stem}_{style.slug(label)}": figure for stem, figure in drawn.items()}
+        figures |= {file_stem(kind, label, len(runs)): figure for kind, figure in drawn.items()}
     return figures
 
 
@@ -194,8 +189,8 @@ def confusion_figures(confusion: Array, names: Sequence[str]) -> dict[str, Figur
 
     Rows are the true classes. Up to ten classes the standard error is in the cell; a class without samples has no shares.
     """
-    confusion, names = np.asarray(confusion, dtype=float), [style.literal(name) for name in names]
-    networks = f"mean of {len(confusion)} networks" if len(confusion) > 1 else "one network"
+    confusion, names = np.asarray(confusion, dtype=float), [literal(name) for name in names]
+    networks = style.networks(len(confusion), error=False)
     return {
         "confusion_matrix": _confusion(confusion, names, f"test samples, {networks}", None),
         "confusion_matrix_normalized": _confusion(row_shares(confusion), names, f"share of the true class, {networks}", 1.0),
@@ -203,6 +198,7 @@ def confusion_figures(confusion: Array, names: Sequence[str]) -> dict[str, Figur
 
 
 def _confusion(values: Array, names: Sequence[str], label: str, top: float | None) -> Figure:
+    """A heatmap of the mean of values [R, K, K], in colours from 0 to `top` (None, for counts: to the largest)."""
     side = min(3.0 + 0.5 * len(names), 12.0)
     figure, axes = style.sheet(width=side + 1.4, height=side, layout="compressed")
     mean, stderr = mean_stderr(values)
@@ -218,12 +214,12 @@ def _confusion(values: Array, names: Sequence[str], label: str, top: float | Non
     return figure
 
 
-def confusion_matrix_normalized(runs: Sequence[StoredRun], options: FigureOptions) -> dict[str, Figure]:
+def confusion_matrix_normalized(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     """The shares of confusion_matrix alone."""
     return {stem: figure for stem, figure in confusion_matrix(runs, options).items() if "normalized" in stem}
 
 
-KINDS: dict[str, Callable[[Sequence[StoredRun], FigureOptions], dict[str, Figure]]] = (
+KINDS: dict[str, Kind] = (
     {
         kind.__name__: kind
         for kind in (basic_training_curves, class_hardness, overlap_scatter, confusion_matrix, confusion_matrix_normalized)
