@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from made_runs import Run
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from test_figures import draw as draw_train
@@ -11,6 +12,7 @@ from test_layer_figures import draw, make_run, texts
 
 from hardbench.errors import TrackingError
 from hardbench.figures import invert, questions, save, style
+from hardbench.figures.runs import FigureOptions
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -169,7 +171,7 @@ def test_the_last_point_of_a_line_stays_in_view():
 def test_error_ticks_are_told_apart():
     run = invert_run(3, 2)
     run.arrays["error"][:] = np.geomspace(0.9, 0.0009, 61)
-    (figure,) = invert.distance_error([run], style.FigureOptions()).values()
+    (figure,) = invert.distance_error([run], FigureOptions()).values()
     figure.draw_without_rendering()
     low, high = figure.axes[1].get_ylim()
     ticks = figure.axes[1].get_yticks()
@@ -213,13 +215,13 @@ def invert_run(classes: int, repeats: int):
         "class_names": np.array([f"kind {c}" for c in range(classes)]), "error": np.full((repeats, 61), 0.2),
         "distances": np.ones((repeats, 61, classes, classes)),
     }  # fmt: skip
-    return type(train_run(2, 1))("a" * 32, arrays, "parity mnist s0", "invert")
+    return Run("a" * 32, arrays, "parity mnist s0", "invert")
 
 
 @pytest.mark.parametrize("repeats", [2, 9])
 def test_radii_show_the_whole_course_and_mark_what_is_passed(repeats):
     run = invert_run(3, repeats)
-    (figure,) = invert.radii([run], style.FigureOptions()).values()
+    (figure,) = invert.radii([run], FigureOptions()).values()
     assert "passed later (a radius over 1% smaller)" in [text.get_text() for text in figure.legends[0].get_texts()]
     assert [axis.get_title() for axis in figure.axes] == [
         f"class kind 0: {repeats} of {repeats} invert, 1 passed", *(f"class kind {c}: {repeats} of {repeats} invert" for c in (1, 2))
@@ -274,7 +276,7 @@ def test_layer_and_inversion_figures_draw_names_as_they_are(tmp_path):
             _no_mathematics(figure)
     run = invert_run(len(NASTY), 2)
     run.arrays["class_names"] = np.array(NASTY)
-    save(invert.radii([run], style.FigureOptions()) | invert.distance_error([run, run], style.FigureOptions()), tmp_path)
+    save(invert.radii([run], FigureOptions()) | invert.distance_error([run, run], FigureOptions()), tmp_path)
 
 
 def test_a_figure_is_written_whole_or_not_at_all(tmp_path):
@@ -312,7 +314,7 @@ def test_figures_of_many_classes_draw_a_part_and_say_so():
     assert not figure.axes[0].texts
     assert max(len(figure.axes[0].get_xticks()), len(figure.axes[0].get_yticks())) <= style.CROWD
     assert figure.axes[0].images[0].get_array().shape == (200, 200)
-    assert len(invert.radii([invert_run(200, 2)], style.FigureOptions())["radii"].axes) <= style.CROWD
+    assert len(invert.radii([invert_run(200, 2)], FigureOptions())["radii"].axes) <= style.CROWD
 
 
 def test_fifty_classes_are_all_there():

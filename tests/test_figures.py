@@ -1,33 +1,21 @@
 import gc
 import itertools
 import weakref
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
+from made_runs import Run
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from hardbench.errors import ConfigError
 from hardbench.figures import style
-from hardbench.figures.style import FigureOptions
+from hardbench.figures.runs import FigureOptions, run_labels, slug
 from hardbench.figures.train import KINDS, confusion_figures
 
 pytestmark = pytest.mark.filterwarnings("error")
 PNG = b"\x89PNG"
-
-
-@dataclass(frozen=True)
-class Run:
-    """A stored run, made up."""
-
-    id: str
-    arrays: dict[str, np.ndarray]
-    name: str = "mlp mnist s0"
-    study: str = "train"
-    params: dict[str, str] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)
 
 
 def make_run(classes: int, repeats: int, seed: int = 0, name: str = "mlp mnist s0", stopped: bool = False) -> Run:
@@ -78,7 +66,7 @@ def test_every_kind_is_drawn_for_any_runs(kind, classes, repeats, stopped, count
     figures = draw(kind, *runs)
     assert figures
     for stem, figure in figures.items():
-        assert stem == style.slug(stem)
+        assert stem == slug(stem)
         path = tmp_path / f"{stem}.png"
         figure.savefig(path, dpi=40)
         assert path.read_bytes().startswith(PNG)
@@ -203,7 +191,7 @@ def test_labels_are_spread_by_the_gap_and_as_little_as_possible():
 
 def test_lines_of_a_family_are_told_apart():
     assert len({tuple(style.line_style(index).items()) for index in range(28)}) == 28
-    assert style.run_labels([make_run(2, 1, name="a"), make_run(2, 1, 1, "b")]) == ["a", "b"]
+    assert run_labels([make_run(2, 1, name="a"), make_run(2, 1, 1, "b")]) == ["a", "b"]
 
 
 def test_figures_do_not_stay_alive():

@@ -1,10 +1,10 @@
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
+from made_runs import Run
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -12,7 +12,7 @@ from hardbench.errors import ConfigError
 from hardbench.figures import questions
 from hardbench.figures.layers import KINDS
 from hardbench.figures.measures import held_out, with_error
-from hardbench.figures.style import FigureOptions
+from hardbench.figures.runs import FigureOptions
 from hardbench.figures.train import KINDS as TRAIN_KINDS
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -37,18 +37,6 @@ RANGES = {  # at initialisation, at the end in the first layer, at the end in th
     "ace_regularizer": (2.2, 0.25, 0.1),
 }
 CHANCE = {"probe_accuracy": 0.1, "f1_score": 0.1, "accuracy": 0.1, "cross_entropy": 6.5, "cross_entropy_raw": 2.4}
-
-
-@dataclass(frozen=True)
-class Run:
-    """A stored run, made up."""
-
-    id: str
-    arrays: dict[str, np.ndarray]
-    name: str
-    config: dict[str, Any]
-    study: str = "train"
-    params: dict[str, str] = field(default_factory=dict)
 
 
 def make_run(
@@ -95,7 +83,7 @@ def make_run(
             if values.ndim == 3:
                 values[-1, 5 if key != "train_layer_loss" else 40 :] = np.nan
     config = {"model": model, "val_size": 0.1 if val else 0, "width": 256, "widths": None, "depth": layers}
-    return Run(f"{seed:032x}"[::-1], arrays, name or f"{model} mnist s{seed}", config)
+    return Run(f"{seed:032x}"[::-1], arrays, name or f"{model} mnist s{seed}", config=config)
 
 
 def draw(kind: str, *runs: Run, **options: Any) -> dict[str, Figure]:
@@ -182,13 +170,18 @@ def test_what_cannot_be_drawn_is_said(kind, options, message):
 
 @pytest.mark.parametrize("kind", list(ALL))
 def test_runs_without_layer_metrics_are_said(kind):
-    bare = Run("0" * 32, {"steps": np.arange(3)}, "cnn mnist s0", {"model": "cnn"})
-    with pytest.raises(ConfigError):
-        draw(kind, bare)
-    assert kind in TRAIN_KINDS
-    if kind == "heatmap":
-        with pytest.raises(ConfigError, match="measured at the end alone"):
-            draw(kind, make_run(metrics=FEW[:1]), phase="test")
+    assert TRAIN_KINDS[kind] is ALL[kind]
+    runs = [
+        Run(f"{place}" * 32, {"steps": np.arange(3)}, f"{model} mnist s0", config={"model": model})
+        for place, model in enumerate(("mlp", "gmlp"))
+    ]
+    with pytest.raises(ConfigError, match=r"^layer_metrics: none measured in mlp mnist s0 \(00000000\)"):
+        ALL[kind](runs if kind in SEVERAL else runs[:1], FigureOptions())
+
+
+def test_a_phase_measured_at_the_end_alone_has_no_heatmap():
+    with pytest.raises(ConfigError, match=r"^layer_probe_accuracy_test: measured at the end alone; this figure needs train or val$"):
+        draw("heatmap", make_run(metrics=FEW[:1]), phase="test")
 
 
 @pytest.mark.parametrize(("kind", "layers"), [("research_questions", 4), ("research_questions", 12), ("all_metrics_overview", 12)])
@@ -282,8 +275,8 @@ def test_layers_differ_where_cka_stays_below():
 
 def test_verdicts_of_what_was_not_measured():
     run = make_run(metrics=("probe_accuracy",))
-    found = list(questions.verdicts(run, "val").values())
-    assert found[1] == "Not measured: mutual information, Gaussian entropy, participation ratio."
+    answers = list(questions.verdicts(run, "val").values())
+    assert answers[1] == "Not measured: mutual information, Gaussian entropy, participation ratio."
     assert held_out(run) == "val"
     (figure,) = draw("research_questions", run).values()
     assert len(figure.axes) == 1
