@@ -1,4 +1,4 @@
-"""The arrays of stored runs: their names, built and taken apart here alone, and their axes, checked when they come from the store."""
+"""The arrays of stored runs: how their names are built and taken apart, and their axes, checked when they come from the store."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase

@@ -1,8 +1,8 @@
 """Figures of layer metrics: over time, over layers, and between metrics, phases, runs and architectures.
 
-`metric`, `layer` and `phase` restrict a figure; one that has no use for an option is drawn as without it. Without options, kinds named
-after a metric draw every metric of the held-out phase, layers as lines, rows or panels; the others draw one file, and where named after a
-phase one per phase measured.
+The options `metric`, `layer` and `phase` restrict a figure; a figure that has no use for an option is drawn as without it. Without
+options, a kind whose files are named after a metric draws every metric of the held-out phase, with layers as lines, rows or panels. The
+other kinds draw one file, or where their files are named after a phase, one file for each phase that was measured.
 """
 
 from dataclasses import replace
@@ -44,7 +44,7 @@ def _overview(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
 
 
 def _distributions(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
-    """Where each network ended, layer by layer: a dot per repeat, the bar is their mean with its standard error."""
+    """The metrics at the end of training, layer by layer: a dot for each network, a bar for their mean with its standard error."""
     figure, axes = grid(len(metrics), [wording(metric)[2] for metric in metrics], "layer (dots: networks)")
     for axis, metric in zip(axes, metrics, strict=True):
         values = ends(run, metric, phase)
@@ -57,7 +57,7 @@ def _distributions(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
 
 
 def _progression(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
-    """How every metric changes from layer to layer and how that profile forms: up to five evaluation points, from light (first) to dark."""
+    """Every metric against the layer, as a line for each of up to five evaluation points, from light (the first) to dark."""
     figure, axes = grid(len(metrics), [wording(metric)[2] for metric in metrics], "layer (at lines: optimiser step)")
     steps = run.arrays["steps"]
     times = style.sampled(len(steps), 5)
@@ -84,9 +84,9 @@ def _heatmap(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
 
 
 def _metrics_heatmap(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
-    """All metrics (rows) of all layers (columns) at the end, coloured from 0 to 1, or to the row's largest where that is more.
+    """All metrics (rows) of all layers (columns) at the end, coloured from 0 to 1, or to the largest of the row where that is more.
 
-    Rows with negative numbers are coloured from their lowest. So a small difference is a small one in colour, too.
+    Rows with negative numbers are coloured from their lowest. A small difference is thus small in colour, too.
     """
     mean, stderr = mean_stderr(np.stack([ends(run, metric, phase) for metric in metrics], axis=1))  # [M, L]
     low, high = np.fmin.reduce(mean, axis=1, keepdims=True, initial=0), np.fmax.reduce(mean, axis=1, keepdims=True, initial=1)
@@ -119,7 +119,7 @@ def _correlations(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
 
 
 def _layerwise(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
-    """A metric against the layer at the end; dashed the published estimate, grey the band of permuted labels."""
+    """A metric against the layer at the end of training; the published estimate is dashed, permuted labels are a grey band."""
     figure, axes = style.sheet(width=6.2, height=3.9)
     axis, metric = axes[0, 0], metrics[0]
     lines = [profile(axis, values := ends(run, metric, phase), PHASES[phase], color=LOW)]
@@ -167,7 +167,7 @@ def timeline(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
 
 
 def _one_layer(axis: Axes, run: StoredRun, metric: str, layer: int, phases: list[str]) -> None:
-    """One layer's metric in each phase that has numbers, held out with its permuted labels, and its published estimate."""
+    """One layer's metric against the step: each phase that has numbers, permuted labels, and the published estimate."""
     x, lines = run.arrays["steps"] + 1, []
     for phase in phases:
         if len(phases) == 1 or is_measured(run, array_of(run, metric, phase)):
@@ -200,7 +200,7 @@ def _train_val(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
 
 
 def multi_run(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
-    """A metric against step + 1, runs as lines, a panel per layer; with `layer`, it alone: `multi_run_{metric}_{layer}_{phase}`."""
+    """A metric against step + 1, runs as lines, a panel for each layer, or for `layer` alone: `multi_run_{metric}_{layer}_{phase}`."""
     if len(runs) < 2:
         raise ConfigError(f"runs: {runs[0].name}; two or more, to be compared")
     layer, asked = options.layer, options.pick("phase", PHASES)
@@ -212,8 +212,7 @@ def multi_run(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
         curves = [over_time(run, metric, phase) for run, phase in parts]
         if layer is not None:
             curves = [of_layer(values, layer)[..., None] for values in curves]
-        known = [np.flatnonzero(np.isfinite(values).any(axis=(0, 1)))[-1] for values in curves]
-        count = max(known) + 1
+        count = 1 + max(np.flatnonzero(np.isfinite(values).any(axis=(0, 1)))[-1] for values in curves)  # layers with numbers
         size = WIDE if count == 1 else {}
         titles = [f"layer {index if layer is None else layer}" for index in range(count)]
         figure, axes = grid(count, titles, "optimiser step + 1", most=4, sharey=True, **size)
@@ -230,14 +229,14 @@ def multi_run(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
         style.legend(axes[min(3, count - 1)], handles)
         return figure
 
-    wanted = {stem.format(metric): partial(draw, metric) for metric in measures.metrics_of(parts, options.metric)}
-    return measures.collect(runs, wanted, strict=bool(options.metric))
+    drawings = {stem.format(metric): partial(draw, metric) for metric in measures.metrics_of(parts, options.metric)}
+    return measures.collect(runs, drawings, strict=bool(options.metric))
 
 
 def architecture_comparison(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     """mlp runs against gmlp runs: a metric by layer at the end (of the test set, or the phase asked for), and of the last layer over steps.
 
-    Colours are architectures, strokes their runs. Of metrics all have; those by anchors are gmlp's alone.
+    Colours are architectures, strokes their runs. The metrics are those that all runs have: none that need anchors, which mlp lacks.
     """
     models = [str(run.config.get("model")) for run in runs]
     if set(models) != set(MODELS):

@@ -49,7 +49,10 @@ def wording(metric: str) -> tuple[str, str, str]:
 
 
 def with_error(mean: float, stderr: float = np.nan, between: str = " ") -> str:
-    """`mean ± stderr` to the error's first figure (its second after a 1), at most four decimals; without one three figures or decimals."""
+    """`mean ± stderr` to the first figure of the error (the second after a 1), with at most four decimals.
+
+    Without an error, the mean to three figures, or three decimals below 1; `-` for nan.
+    """
     if stderr > 0:
         digits = int(np.clip(np.ceil(-np.log10(stderr / 1.95)), 0, 4))
         return f"{mean:.{digits}f}{between}± {stderr:.{digits}f}"
@@ -78,7 +81,7 @@ def over_time(run: StoredRun, metric: str, phase: str) -> Array:
 
 
 def of_layer(values: Array, layer: int) -> Array:
-    """One layer of [R, T, L], [R, T]; ConfigError where there is none or it has no number."""
+    """One layer of values [R, T, L], [R, T]; ConfigError where there is no such layer or it has no number."""
     if layer >= values.shape[2]:
         raise ConfigError(f"layer: {layer}; 0 to {values.shape[2] - 1}")
     if not np.isfinite(values[:, :, layer]).any():
@@ -87,7 +90,7 @@ def of_layer(values: Array, layer: int) -> Array:
 
 
 def last(values: Array) -> Array:
-    """[R, T, L] where each repeat last has a number in any layer, [R, L]; what has no time is that already."""
+    """Values [R, T, L] at the last evaluation point where a repeat has a number in any layer, [R, L]; [R, L] is returned as it is."""
     if values.ndim == 2:
         return values
     known = np.asarray(np.isfinite(values).any(axis=2))
@@ -100,7 +103,10 @@ def ends(run: StoredRun, metric: str, phase: str) -> Array:
 
 
 def published(run: StoredRun, metric: str) -> Array | None:
-    """The published estimate on one training mini-batch [R, T, L], None if not measured; entropy, a sum over units there, per unit."""
+    """The published estimate on one training mini-batch [R, T, L], None if not measured.
+
+    The published entropy is a sum over the units of a layer; it is divided by their number, as the other estimate is.
+    """
     name, units = layer_key(metric, "published"), run.config.get("widths") or run.config.get("width")
     if not is_measured(run, name) or (metric == "gaussian_entropy" and not units):
         return None
@@ -108,7 +114,10 @@ def published(run: StoredRun, metric: str) -> Array | None:
 
 
 def null_range(run: StoredRun, metric: str, phase: str, end: bool = False) -> Array | None:
-    """Held-out metric under permuted labels: mean - and + 2 std of permutations, mean over repeats [2, T, L], or [2, L]; None if absent."""
+    """The held-out metric under permuted labels: mean - 2 std and mean + 2 std of the permutations, each a mean over repeats.
+
+    [2, T, L], with `end` [2, L] at the last evaluation point; None for another phase, or where it was not measured.
+    """
     names = [layer_key(metric, part) for part in ("null_mean", "null_std")]
     if phase != held_out(run) or not all(is_measured(run, name) for name in names):
         return None
@@ -134,11 +143,11 @@ def headline(run: StoredRun, label: str, samples: str, error: bool = True) -> st
     return f"{label}\n{samples}; {style.networks(repeats_of(run), error)}"
 
 
-def collect(runs: Runs, wanted: Mapping[str, Callable[[], Figure]], strict: bool) -> dict[str, Figure]:
-    """The figures by file stem; those that lack numbers are left out, unless all do or `strict`: then that is the ConfigError."""
+def collect(runs: Runs, drawings: Mapping[str, Callable[[], Figure]], strict: bool) -> dict[str, Figure]:
+    """The figures by file stem. Those that lack numbers are left out; ConfigError where all do, or with `strict` one does."""
     figures: dict[str, Figure] = {}
     errors: list[ConfigError] = []
-    for stem, draw in wanted.items():
+    for stem, draw in drawings.items():
         try:
             figures[stem] = draw()
         except ConfigError as error:
@@ -166,15 +175,15 @@ def single(stem: str, draw: Callable[[StoredRun, str, list[str]], Figure], error
         return figure
 
     def kind(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
-        wanted, asked = {}, options.pick("phase", PHASES)
+        drawings, asked = {}, options.pick("phase", PHASES)
         for run, label in zip(runs, run_labels(runs), strict=True):
             held = held_out(run)
             for phase in [asked] if asked else dict.fromkeys(("train", held, "test")) if every_phase else [held]:
                 metrics = metrics_of([(run, phase)], options.metric)
                 for group in [[metric] for metric in metrics] if by_metric else [metrics] if metrics else []:
                     name = file_stem(stem.format(metric=group[0], phase=phase), label, len(runs))
-                    wanted[name] = partial(titled, run, label, phase, group)
-        return collect(runs, wanted, strict=bool(options.metric if by_metric else asked))
+                    drawings[name] = partial(titled, run, label, phase, group)
+        return collect(runs, drawings, strict=bool(options.metric if by_metric else asked))
 
     return kind
 

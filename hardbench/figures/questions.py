@@ -1,8 +1,8 @@
 """The three questions about layers, drawn and answered from a run's numbers.
 
-A change between two layers is seen if its paired mean over repeats exceeds its standard error by Student's factor for 95 % (4.3 for three
-networks), never by less than 2. For one network the binomial error of the samples stands in for accuracies; its other metrics have no
-error, and nothing is decided by them. The figure says which applied.
+A change between two layers counts if its mean over networks, paired, is larger than its standard error times Student's factor for 95 %
+(4.3 for three networks; at least 2). For one network, accuracies have the binomial error of their samples; its other metrics have no
+error, and decide nothing. The figure says which of these applied.
 """
 
 import itertools
@@ -33,11 +33,11 @@ class Change(NamedTuple):
     last: int
     difference: float  # mean over repeats of last - first
     stderr: float  # nan where it is not known
-    direction: int  # 1 up, -1 down, 0 not to be told from none
+    direction: int  # 1 up, -1 down, 0 where it does not exceed its error
 
 
 def factor(count: int) -> float:
-    """How many standard errors a difference has to exceed: those of a 95 % interval of `count` networks, 2 at least, and 2 for one."""
+    """The number of standard errors that a difference has to exceed: Student's for 95 % and `count` networks, at least 2; 2 for one."""
     from scipy.special import stdtrit
 
     return max(2.0, float(stdtrit(count - 1, 0.975))) if count > 1 else 2.0
@@ -67,7 +67,7 @@ def change(values: Array, samples: int = 0) -> Change | None:
 
 
 def errors(values: Array, samples: int = 0) -> Array:
-    """Standard errors [L] of the means of [R, L]; of one network the binomial ones of shares of `samples`, nan for 0."""
+    """Standard errors [L] of the means of [R, L]; of one network the binomial ones of shares of `samples` (nan for 0 samples)."""
     mean, stderr = mean_stderr(values)
     alone = np.isfinite(values).sum(axis=0) == 1
     return np.where(alone, np.sqrt(np.clip(mean * (1 - mean), 0, None) / (samples or np.nan)), stderr)

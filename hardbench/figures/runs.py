@@ -1,4 +1,4 @@
-"""What figures are drawn from: stored runs and the options of `plot`, with the names that runs, classes and files get."""
+"""The stored runs and the options that figures are drawn from, with the names that runs, classes and files get."""
 
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -38,7 +38,7 @@ Kind = Callable[[Runs, FigureOptions], dict[str, Figure]]
 
 
 def is_measured(run: StoredRun, name: str) -> bool:
-    """Whether a run stored an array that is not all nan."""
+    """True if a run stored an array of numbers that is not all nan."""
     return name in run.arrays and run.arrays[name].dtype.kind in "fiu" and bool(np.isfinite(run.arrays[name]).any())
 
 
@@ -51,7 +51,7 @@ def measured(run: StoredRun, name: str) -> Array:
 
 
 def run_labels(runs: Runs) -> list[str]:
-    """A label for each run, distinct, in file names too: its name, and where names repeat the start of its id."""
+    """A label for each run, its name, followed by the start of its id where names repeat; distinct in file names, too."""
     stems = [slug(literal(run.name)) for run in runs]
     return [literal(run.name) + ("" if stems.count(stem) == 1 else f" ({run.id[:6]})") for run, stem in zip(runs, stems, strict=True)]
 

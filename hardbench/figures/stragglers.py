@@ -34,7 +34,7 @@ def _several(run: StoredRun) -> list[str]:
 
 
 def _spread(run: StoredRun) -> str:
-    """What error bars stand for."""
+    """The meaning of the error bars, in words."""
     sets, repeats = run.arrays["accuracy_full"].shape[3:]
     if sets > 1:
         return f"mean ± standard error\nover {sets} sets of {repeats} networks"

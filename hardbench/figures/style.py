@@ -118,7 +118,7 @@ def spread_out(heights: Array, gap: float, top: float) -> Array:
 def label_ends(axis: Axes, lines: Sequence[Line2D]) -> None:
     """Write each line's label right of the axes at its last point, moved apart where they would overlap and tied to it by a hair line.
 
-    Call it last: limits and scale are taken as they are.
+    Call it last: it takes limits and scale as they are.
     """
     shown = [line for line in lines if len(line.get_xdata())]  # type: ignore[arg-type]
     if not shown:
@@ -141,7 +141,7 @@ def label_ends(axis: Axes, lines: Sequence[Line2D]) -> None:
 def label_points(axis: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
     """Write the label of each point (x, y, label, colour) near it, tied by a hair line, where it covers the fewest labels and dots.
 
-    Call it last: limits and layout are taken as they are.
+    Call it last: it takes limits and layout as they are.
     """
     figure = axis.get_figure(root=True)
     assert figure is not None
@@ -241,9 +241,9 @@ def family(
 ) -> tuple[list[Line2D], list[LineCollection]]:
     """Draw M curves from values [R, T, M]; returns the lines that carry a name and, if there are too many, one for the rest.
 
-    Up to `all_up_to` each has its own look, from line_style(first) on, with its band. Beyond, all are grey but the three that end highest
-    and the three that end lowest; of more than SAMPLED others as many are drawn, evenly chosen by where they end. Curves that are all nan
-    are left out.
+    Up to `all_up_to` curves have line styles of their own, from line_style(first) on, and bands. Of more, all are grey but the three that
+    end highest and the three that end lowest; of more than SAMPLED others as many are drawn, evenly chosen by where they end. Curves that
+    are all nan are left out.
     """
     mean = mean_stderr(values)[0]  # [T, M]
     known = np.isfinite(mean)

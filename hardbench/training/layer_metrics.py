@@ -83,7 +83,7 @@ class Probe:
         if self.published_batch:
             batch = self.phases["train"].pick(torch.arange(min(self.published_batch, len(samples)), device=samples.labels.device))
             batch_views = list(self._views(learner, batch, repeats))
-            for name in set(self.names) & set(PUBLISHED):
+            for name in [name for name in self.names if name in PUBLISHED]:
                 values[layer_key(name, "published")] = torch.stack([PUBLISHED[name](view) for view in batch_views], -1)
         return values
 
