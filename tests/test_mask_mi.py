@@ -203,7 +203,7 @@ def test_what_does_not_fit_is_told_before_a_run_exists(project, capsys, words, t
 def test_a_model_is_found_among_the_cells_of_a_sweep_but_not_without_weights(project):
     """As `sweep train` leaves them; `last` never means a cell."""
     config = train.Config(model="cnn", width=8, epochs=1, subset_size=200, eval_points=1, threads=1)
-    course = train.set_up(config)
+    course = train.prepare(config).setup
     with tracking.start("train", config, "cell", "note", kind="cell") as run:
         train._train(run, course, None)
     cell = last()
