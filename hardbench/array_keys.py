@@ -58,10 +58,10 @@ def settings_of(arrays: Mapping[str, Array]) -> dict[str, Array]:
 # model, small letters in all arrays of one layer (`_00` at the end); `+` stands for any further axes, `!` for an array that must be there.
 AXES: dict[str, dict[str, str]] = {
     "train": {
-        "steps": "T!", "log_steps": "S!", "class_names": "K", "stopped_step": "R", "overlap_static*": "KK", "layer_*_test": "RL+",
-        "train_layer_*": "RSL", "train_loss": "RS!", "train_accuracy": "RS!", "layer_*": "RTL+", "loss_per_class": "RTK!",
-        "accuracy_per_class": "RTK!", "confusion": "RTKK!", "overlap_dynamic*": "RTKK", "*_per_class_*": "RTK", "confusion_*": "RTKK",
-        "loss": "RT!", "accuracy": "RT!", "val_*": "RT", "loss_*": "RT", "accuracy_*": "RT",
+        "steps": "T!", "log_steps": "S!", "class_names": "K", "stopped_step": "R", "measured_samples": "R", "overlap_static*": "KK",
+        "layer_*_test": "RL+", "train_layer_*": "RSL", "train_loss": "RS!", "train_accuracy": "RS!", "layer_*": "RTL+",
+        "loss_per_class": "RTK!", "accuracy_per_class": "RTK!", "confusion": "RTKK!", "overlap_dynamic*": "RTKK", "*_per_class_*": "RTK",
+        "confusion_*": "RTKK", "loss": "RT!", "accuracy": "RT!", "val_*": "RT", "loss_*": "RT", "accuracy_*": "RT",
     },
     "invert": {
         "epochs": "T!", "radii": "RTK!", "distances": "RTKK!", "error": "RT!", "loss": "RT!", "inversion_epoch": "RK!", "class_names": "K!",
@@ -98,18 +98,22 @@ INTEGERS = (
 CLASS_NUMBERS = ("labels", "clean_labels", "predicted", "gallery_labels", "gallery_clean", "gallery_predicted")
 
 
+def axes_of(kind: str, name: str) -> str:
+    """The axes of an array of a kind of archive, a letter each; `+` for one that is not known."""
+    return next((axes for pattern, axes in AXES.get(kind, {}).items() if fnmatchcase(name, pattern)), "+").rstrip("!")
+
+
 def check(arrays: Mapping[str, Array], kind: str) -> None:
     """ValueError, naming the array, where one that a kind of archive must have is missing, or is of another type or shape."""
-    axes_of = AXES.get(kind, {})
-    _require(arrays, [name for name, axes in axes_of.items() if axes.endswith("!") and "*" not in name])
+    _require(arrays, [name for name, axes in AXES.get(kind, {}).items() if axes.endswith("!") and "*" not in name])
     if kind == "mask-mi":
-        _require(arrays, _masking_keys(arrays, axes_of))
+        _require(arrays, _masking_keys(arrays))
     lengths: dict[tuple[str, str], int] = {}
     for name, array in arrays.items():
         model, _, key = name.rpartition("/")
         if array.dtype.kind not in ("U" if _fits(key, TEXT) else "biu" if key in INTEGERS else "biuf"):
             raise ValueError(f"{name} is {array.dtype}; {'text' if _fits(key, TEXT) else 'numbers'}")
-        axes = next((axes for pattern, axes in axes_of.items() if fnmatchcase(key, pattern)), "+").rstrip("!")
+        axes = axes_of(kind, key)
         letters = axes.rstrip("+")
         if array.ndim < len(letters) or (letters == axes and array.ndim > len(letters)):
             raise ValueError(f"{name} has shape {array.shape}; {len(letters)} axes{' or more' if letters != axes else ''}")
@@ -130,11 +134,11 @@ def _check_numbers(arrays: Mapping[str, Array], classes: int | None, samples: in
             raise ValueError(f"{name} counts up to {arrays[name].max()}; {count} there are")
 
 
-def _masking_keys(arrays: Mapping[str, Array], names: Iterable[str]) -> Iterator[str]:
+def _masking_keys(arrays: Mapping[str, Array]) -> Iterator[str]:
     """The arrays that a mask-mi run must have of every model, and of its layers."""
     models = arrays["models"]
     for model in models:
-        yield from (model_key(name, model, len(models)) for name in names if "[" not in name and name != "models")
+        yield from (model_key(name, model, len(models)) for name in AXES["mask-mi"] if "[" not in name and name != "models")
         for layer in arrays[model_key("layers", model, len(models))]:
             yield from (model_key(masked_key(name, int(layer)), model, len(models)) for name in OF_MASKED_LAYERS)
 
