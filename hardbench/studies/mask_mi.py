@@ -98,6 +98,9 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedMasking:
         config = pinned(config)
         runs = named_sources(config)
     sources = tuple(trained_run(config, one) for one in runs)
+    digest = ",".join(dict.fromkeys(source.digest for source in sources))
+    if stored is not None and stored.tags.get("hardbench.data_digest", digest) != digest:
+        raise TrackingError(f"run: {stored.id}; the data set is not the one whose images it has counted so far")
     models = ", ".join(source.model for source in sources)
     note = f"{config.n_subsets} sets of channels per layer of {models}, {config.mask_mode}, {config.checkpoint} weights\n"
     note += f"information of {len(sources[0].test)} test images by {config.estimator}, runs {', '.join(one.id[:8] for one in runs)}"
@@ -107,7 +110,7 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedMasking:
         note=note,
         device=sources[0].test.labels.device,
         dataset=str(sources[0].stored.config["dataset"]),
-        digest=",".join(dict.fromkeys(source.digest for source in sources)),
+        digest=digest,
         sources=tuple(runs),
         trained=sources,
     )
@@ -232,7 +235,7 @@ def arrays_of(config: Config, source: TrainedRun) -> dict[str, np.ndarray]:
     estimate = ESTIMATORS[config.estimator]
     labels = torch.bincount(source.test.labels.cpu(), minlength=len(source.class_names))
     whole = torch.stack([counted.counts[-1].sum(0)[0] for counted in source.counts])  # [R, K, K]
-    found = {
+    arrays = {
         "layers": np.array([layer.number for layer in source.layers.values()]),
         "layer_names": np.array([layer.name for layer in source.layers.values()]),
         "n_channels": np.array([layer.channels for layer in source.layers.values()]),
@@ -246,24 +249,24 @@ def arrays_of(config: Config, source: TrainedRun) -> dict[str, np.ndarray]:
     for p, group in enumerate(PARTS) if source.part is not None else ():
         for at, number in ((-1, None), *((at, layer.number) for at, layer in source.layers.items())):
             counts = torch.stack([counted.counts[at][p][0 if at == -1 else slice(None)] for counted in source.counts])
-            found[masked_key(f"mi_{group}", number)] = estimate(counts).numpy()
-            found[masked_key(f"accuracy_{group}", number)] = accuracy(counts).numpy()
-        found[f"images_{group}"] = source.counts[0].counts[-1][p].sum().numpy()
+            arrays[masked_key(f"mi_{group}", number)] = estimate(counts).numpy()
+            arrays[masked_key(f"accuracy_{group}", number)] = accuracy(counts).numpy()
+        arrays[f"images_{group}"] = source.counts[0].counts[-1][p].sum().numpy()
     for at, layer in source.layers.items():
         confusion = torch.stack([counted.counts[at].sum(0) for counted in source.counts])  # [R, S, K, K]
         seeds = Seeds(config.seed).child("masks", layer.number, "bootstrap")
         own = of_sets(confusion, source.masks[at], config.estimator, config.pairs, seeds.generator)
-        found |= {masked_key(name, layer.number): value for name, value in own.items()}
-    return found
+        arrays |= {masked_key(name, layer.number): value for name, value in own.items()}
+    return arrays
 
 
 def summary(config: Config, source: TrainedRun, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """One model's part of the JSON: the published structure and what this study adds. Means over repeats; per_repeat has each."""
     layers, full = [], float(arrays["mi_full"].mean())
     for layer in source.layers.values():
-        own = {name: arrays[masked_key(name, layer.number)] for name in ("mi", "kept", "class_information", "ci95", "accuracy")}
-        mi, sets = own["mi"], len(own["kept"])
-        lost = (arrays["class_information_full"][:, None] - own["class_information"]).mean((0, 1))
+        masked = {name: arrays[masked_key(name, layer.number)] for name in ("mi", "kept", "class_information", "ci95", "accuracy")}
+        mi, sets = masked["mi"], len(masked["kept"])
+        lost = (arrays["class_information_full"][:, None] - masked["class_information"]).mean((0, 1))
         layers.append(
             {
                 "layer_idx": layer.number,
@@ -276,10 +279,10 @@ def summary(config: Config, source: TrainedRun, arrays: Mapping[str, np.ndarray]
                 "std_mi": float(mi.std(1).mean()),
                 "i_full": full,
                 "delta_mi": full - float(mi.mean()),
-                "ci95": known(own["ci95"]),
-                "k": own["kept"].tolist(),
+                "ci95": known(masked["ci95"]),
+                "k": masked["kept"].tolist(),
                 "mi": mi.mean(0).tolist(),
-                "accuracy": own["accuracy"].mean(0).tolist(),
+                "accuracy": masked["accuracy"].mean(0).tolist(),
                 "class_information_loss": known(lost),
                 "contribution_underdetermined": sets < 4 * layer.channels,
                 **apart(arrays, "mean_mi", layer.number),
@@ -307,16 +310,16 @@ def _store(run: tracking.Run, config: Config, sources: Sequence[TrainedRun]) -> 
     """Arrays, JSON and metrics; the JSON of each trained run goes to that run, too."""
     each = {source.model: arrays_of(config, source) for source in sources}
     alone = len(sources) == 1
-    arrays = {model_key(name, model, len(each)): value for model, found in each.items() for name, value in found.items()}
+    arrays = {model_key(name, model, len(each)): value for model, own in each.items() for name, value in own.items()}
     run.write_arrays(FILES[STUDY][0], arrays | {"models": np.array(list(each))})
     results = {source.model: summary(config, source, each[source.model]) for source in sources}
     run.write_text(_json(config), json.dumps(results, indent=1))
     for source in sources:
-        found, end = each[source.model], "" if alone else f"_{source.model}"
-        metrics = {f"mask_mi_full{end}": found["mi_full"]}
+        own, end = each[source.model], "" if alone else f"_{source.model}"
+        metrics = {f"mask_mi_full{end}": own["mi_full"]}
         for layer in source.layers.values():
-            mean = found[masked_key("mi", layer.number)].mean(1)
-            metrics |= {f"mask_mi{end}/{layer.number:02d}": mean, f"delta_mi{end}/{layer.number:02d}": found["mi_full"] - mean}
+            mean = own[masked_key("mi", layer.number)].mean(1)
+            metrics |= {f"mask_mi{end}/{layer.number:02d}": mean, f"delta_mi{end}/{layer.number:02d}": own["mi_full"] - mean}
         run.log(metrics)
         with tracking.extend(source.stored) as trained:
             trained.write_text(_json(config), json.dumps({source.model: results[source.model]}, indent=1))
