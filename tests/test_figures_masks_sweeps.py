@@ -68,10 +68,12 @@ def test_models_are_labelled_so_that_they_differ(runs, labels):
 
 
 def test_information_against_the_share_kept_is_binned():
-    axis = only(mask_mi.mi_vs_kept([masked()], FigureOptions(layer=2)), "mi_vs_kept").axes[0]
-    same(axis.collections[0].get_offsets(), np.stack([[1 / 3, 1 / 3, 2 / 3, 1], [0.075, 0.125, 0.175, 0.225]], 1))
-    same(axis.lines[0].get_data(), [[1 / 3, 2 / 3, 1], [0.1, 0.175, 0.225]])
-    same(extent(axis, 1), (0.075, 0.225))  # two sets share a bin
+    run = masked()
+    run.arrays.update(kept_02=np.array([1, 2, 19, 20]), masks_02=np.ones((4, 20), dtype=bool))
+    axis = only(mask_mi.mi_vs_kept([run], FigureOptions(layer=2)), "mi_vs_kept").axes[0]
+    same(axis.collections[0].get_offsets(), np.stack([[0.05, 0.1, 0.95, 1], [0.075, 0.125, 0.175, 0.225]], 1))
+    same(axis.lines[0].get_data(), [[0.05, 0.1, 0.975], [0.075, 0.125, 0.2]])  # of .1 width; the last two share a bin
+    same(extent(axis, 1), (0.075, 0.225))
     assert legend_of(axis)[:2] == ["2", "no mask: 0.90"]
     with pytest.raises(ConfigError, match="layer: 1; measured are 0, 2"):
         mask_mi.mi_vs_kept([masked()], FigureOptions(layer=1))
