@@ -1,4 +1,4 @@
-"""A training step of the greedy network (DEFINITIONS 2) at width 1024, depth 4, batch 128.
+"""A training step of the greedy network at width 1024, depth 4, batch 128.
 
 The straightforward form follows the text: layer by layer, q_{i+1} computed apart by a second forward pass, one unfused Adam and one
 schedule per layer, batches from a DataLoader; loss and accuracy of every layer are read at every step, as hardbench measures them.
@@ -30,7 +30,7 @@ LR, DECAY, TAU, LAMBDA, WARMUP = 1e-3, 1e-4, 0.1, 0.1, 0.05
 TOTAL = 1_000  # steps that the schedules are made for
 EARLY = 10  # steps whose losses have to be the same; rounding differences grow from there
 LOSS = {"fp32": 1e-4, "bf16": 0.05}
-GOALS = {"fp32": 0.6, "bf16": 0.28}
+GOALS = {"fp32": 0.52, "bf16": 0.34}
 
 
 def steps(quick: bool) -> int:

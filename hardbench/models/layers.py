@@ -79,12 +79,9 @@ class StackedLinear(nn.Module):
         self.inputs, self.outputs = first.in_features, first.out_features
         self.weight = nn.Parameter(_padded([m.weight.detach().t().flatten() for m in members]))
         self.bias = nn.Parameter(_padded([m.bias.detach() for m in members]))
-        self.through: Callable[[Tensor], Tensor] | None = None  # what computes the output in place of `forward`
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[R, B, out]."""
-        if self.through is not None:
-            return self.through(inputs)
         weight, bias = self.unpadded()
         return product(inputs, weight, bias.unsqueeze(1))
 
