@@ -1,6 +1,5 @@
 """What an update does: the greedy losses and their gradients, one forward for two; members as plain networks; the loop."""
 
-import copy
 from itertools import pairwise
 
 import numpy as np

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from hardbench.models.layers import Chain, Looped, image_side, init_members
+from hardbench.models.layers import Chain, image_side, init_members
+from hardbench.models.networks import Looped
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.settings import ModelSettings

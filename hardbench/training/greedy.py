@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hardbench.metrics.anchors import FLOOR
 from hardbench.models.gmlp import GreedyStack
-from hardbench.models.layers import Networks
+from hardbench.models.networks import Networks
 from hardbench.products import ALIGNED, row_means, sum_over
 from hardbench.settings import TrainingSettings
 from hardbench.training.learners import Learner, hits

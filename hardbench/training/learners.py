@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hardbench.errors import TrainingError
-from hardbench.models.layers import Networks
+from hardbench.models.networks import Networks
 from hardbench.products import row_means
 from hardbench.registry import OPTIMIZERS, SCHEDULERS
 from hardbench.settings import TrainingSettings

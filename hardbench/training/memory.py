@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hardbench.errors import ConfigError, DataError, brief
-from hardbench.models.layers import Looped
+from hardbench.models.networks import Looped
 from hardbench.ram import free_memory
 from hardbench.registry import MODELS
 from hardbench.seeding import networks as streams
