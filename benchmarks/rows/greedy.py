@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, RandomSampler
 
 from benchmarks import mnist
-from benchmarks.row import DifferentError, Goal, Piece, Row
+from benchmarks.row import DifferentError, Goal, Row, Workload
 from hardbench import console, seeding
 from hardbench.data.batches import Batches
 from hardbench.data.samples import prepare
@@ -34,7 +34,7 @@ GOALS = {"fp32": 0.52, "bf16": 0.34}
 
 
 def steps(quick: bool) -> int:
-    """Steps in one timed piece."""
+    """Steps in one timed call."""
     return 10 if quick else 30
 
 
@@ -95,8 +95,8 @@ def _factor(step: int) -> float:
     return (step + 1) / rising if step < rising else 0.5 * (1 + cos(pi * (step - rising) / (TOTAL - rising)))
 
 
-def plain(quick: bool) -> Piece:
-    """Steps of the two-forward form, going on from piece to piece."""
+def plain(quick: bool) -> Workload:
+    """Steps of the two-forward form, continued from call to call."""
     data = mnist.straightforward(True, steps(quick) * BATCH)
     network = Straightforward()
 
@@ -104,10 +104,10 @@ def plain(quick: bool) -> Piece:
         order = RandomSampler(data, generator=network.order)
         return torch.tensor([network.step(*batch)[0] for batch in DataLoader(data, batch_size=BATCH, sampler=order)])
 
-    return Piece(call, steps(quick))
+    return Workload(call, steps(quick))
 
 
-def ours(precision: str, quick: bool) -> Piece:
+def ours(precision: str, quick: bool) -> Workload:
     """The same steps by `fit`, with the callbacks `train` has at every step."""
     config = mnist.config(steps(quick) * BATCH, model="gmlp", depth=DEPTH, width=WIDTH, batch_size=BATCH, precision=precision)
     split = prepare(config, config.seed)
@@ -123,7 +123,7 @@ def ours(precision: str, quick: bool) -> Piece:
         fit(student, batches, student.steps + steps(quick), watching)
         return records.arrays()
 
-    return Piece(call, steps(quick), flops())
+    return Workload(call, steps(quick), flops())
 
 
 def check(precision: str, expected: Tensor, found: dict[str, np.ndarray]) -> str:
@@ -146,7 +146,7 @@ ROWS = [
         functools.partial(check, precision),
         Goal("share", GOALS[precision]),
         precision=precision,
-        rounds=15,  # steps that wait for memory more than others: what else a machine does shows in single pieces
+        rounds=15,  # these steps wait for memory more than others: other work on the machine shows in single calls
         needs=("mnist", "avx512_bf16") if precision == "bf16" else ("mnist",),
     )
     for precision in ("fp32", "bf16")

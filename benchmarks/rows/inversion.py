@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks import mnist
-from benchmarks.row import WALL, DifferentError, Goal, Piece, Row
+from benchmarks.row import WALL, DifferentError, Goal, Row, Workload
 from hardbench import console
 from hardbench.data.transforms import unit_of
 from hardbench.inversion.pool import prepare_pool
@@ -37,7 +37,7 @@ def data() -> Data:
     return Data(split.train, standardise, split.num_classes)
 
 
-def plain(loader: bool, quick: bool) -> Piece:
+def plain(loader: bool, quick: bool) -> Workload:
     """A few epochs of one network: an update, then a second pass for the radii [E, K]."""
     epochs = 2 if quick else 4
     pool = data()
@@ -65,7 +65,7 @@ def plain(loader: bool, quick: bool) -> Piece:
             radii.append(_radii(hidden, batches()))
         return torch.tensor(radii)
 
-    return Piece(call, epochs)
+    return Workload(call, epochs)
 
 
 def _network(start: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -89,7 +89,7 @@ def _radii(hidden: nn.Module, batches: DataLoader[tuple[Tensor, ...]] | list[tup
     return found
 
 
-def ours(repeats: int, precision: str, quick: bool) -> Piece:
+def ours(repeats: int, precision: str, quick: bool) -> Workload:
     """R networks at once, set-up included."""
     epochs = 10 if quick else 20
     pool = data()
@@ -101,7 +101,7 @@ def ours(repeats: int, precision: str, quick: bool) -> Piece:
         return search.watch.rows["radii"].transpose(0, 1)
 
     layers = [a * b for a, b in itertools.pairwise(SIZES)]
-    return Piece(call, epochs * repeats, 2.0 * COUNT * (2 * sum(layers) + sum(layers[1:])))
+    return Workload(call, epochs * repeats, 2.0 * COUNT * (2 * sum(layers) + sum(layers[1:])))
 
 
 def check(precision: str, expected: Tensor, found: Tensor) -> str:
