@@ -1,4 +1,4 @@
-"""Inversions of MNIST against the reference figures (DEFINITIONS 5)."""
+"""Inversions of MNIST against the reference figures."""
 
 import numpy as np
 import pytest
