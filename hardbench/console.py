@@ -1,6 +1,6 @@
-"""What a person sees in the terminal: progress with time left, tables, lines. Plain lines where there is no terminal.
+"""Output in the terminal: progress with time left, tables, lines. Plain lines where there is no terminal.
 
-Text is text: names and messages come from outside, so nothing in them is markup, an emoji code or a control character.
+Names and messages come from outside: nothing in them is read as markup, emoji codes or control characters.
 """
 
 import sys
@@ -36,20 +36,20 @@ def _text(words: object, console: Console) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table; numbers to the right."""
-    drawn = Table(title=_text(title, _out), title_justify="left", title_style="bold")
+    """A table; columns of numbers are aligned to the right."""
+    grid = Table(title=_text(title, _out), title_justify="left", title_style="bold")
     cells = [[_text(cell, _out) for cell in row] for row in rows]
     for i, column in enumerate(columns):
         numbers = all(row[i][:1] in "0123456789.-+" for row in cells)
-        drawn.add_column(_text(column, _out), justify="right" if numbers else "left", overflow="fold")
+        grid.add_column(_text(column, _out), justify="right" if numbers else "left", overflow="fold")
     for row in cells:
-        drawn.add_row(*row)
-    _out.print(drawn)
+        grid.add_row(*row)
+    _out.print(grid)
 
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """A function of (steps done, a short text) that keeps a bar, or a plain line now and then, with the time left."""
+    """A function of (steps done, a short text) that updates a bar with the time left; without a terminal it prints a line now and then."""
     if not _err.is_terminal:
         yield _plain(title, total)
         return
@@ -83,10 +83,10 @@ def _plain(title: str, total: int) -> Callable[[int, str], None]:
 
 
 def training_progress(show: Callable[[int, str], None]) -> Callback:
-    """An callback that shows loss and accuracy of the step just made, five times a second at most."""
+    """A callback that shows loss and accuracy of the last step, at most five times a second."""
     shown = 0.0
 
-    def look(state: TrainState) -> None:
+    def show_scalars(state: TrainState) -> None:
         nonlocal shown
         now = time.monotonic()
         if state.scalars and (now - shown > 0.2 or state.last):
@@ -94,4 +94,4 @@ def training_progress(show: Callable[[int, str], None]) -> Callback:
             loss, accuracy = (state.scalars[name].nanmean().item() for name in ("loss", "accuracy"))
             show(state.step, f"loss {loss:.4f} accuracy {accuracy:.4f}")
 
-    return look
+    return show_scalars

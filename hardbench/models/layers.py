@@ -62,7 +62,7 @@ class UnitScale(nn.Module):
 
 
 def _initialise(network: nn.Module, init: str | None) -> None:
-    """Draw Linear and Conv weights by the rule `init` and set biases to 0; by `default` (or None) they stay as PyTorch has drawn them."""
+    """Draw Linear and Conv weights by `init` (He et al. 2015, arXiv:1502.01852), biases 0; `default` or None leaves PyTorch's own."""
     draw = {"kaiming_normal": nn.init.kaiming_normal_, "kaiming_uniform": nn.init.kaiming_uniform_}.get(init or "default")
     if draw is not None:
         for module in network.modules():

@@ -1,4 +1,4 @@
-"""torchvision's residual networks, without pretrained weights; features are the pooled vector."""
+"""torchvision's residual networks (He et al. 2016, arXiv:1512.03385), not pretrained; the last hidden layer is the pooled vector."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,9 @@
-"""Greedy training of a chain of metric predictors: every layer descends its own loss; the losses and their gradients in closed form.
+"""Greedy training of a chain of metric predictors: every layer descends its own loss.
 
-Closed form, because autograd's bookkeeping costs more than these small tensors. Everything is [R, K, L, B]: classes are a slow axis, so
-that what is done to them runs along the samples.
+The loss of layer i is the cross entropy of the labels and its prediction q_i, less a weight times a distance of q_i from q_{i+1} (the
+Amended Cross Entropy of Shoham & Permuter 2020, arXiv:2007.08140, and variants of it). Losses and their gradients for the logits are in
+closed form, because autograd's bookkeeping costs more than these small tensors. Tensors are [R, K, L, B] (networks, classes, layers,
+samples): the classes are a slow axis, so that operations on them run along the samples.
 """
 
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from hardbench.training.learners import Learner, hits
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """Over the classes, [R, K, L, B]; every layer's numbers as if it stood alone (they depend on where a kernel's vectors begin)."""
+    """Log-softmax over the classes of [R, K, L, B]; every layer's numbers as if it stood alone (kernels round by alignment)."""
     if logits.shape[-1] % ALIGNED == 0:
         return logits.log_softmax(1)
     return torch.cat([layer.log_softmax(1) for layer in logits.split(1, 2)], 2)
@@ -62,9 +64,9 @@ def _js(q: Tensor, log_q: Tensor, log_after: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sym_kl(q: Tensor, log_q: Tensor, log_after: Tensor) -> tuple[Tensor, Tensor]:
-    (there, slope), (back, slope_back) = _to_next(q, log_q, log_after), _from_next(q, log_q, log_after)
-    distance = there - _entropy(q, log_q) + back - _entropy(log_after.exp(), log_after)
-    return distance, slope + q * log_q.clamp_min(FLOOR) + slope_back
+    (to_next, slope_to), (from_next, slope_from) = _to_next(q, log_q, log_after), _from_next(q, log_q, log_after)
+    distance = to_next - _entropy(q, log_q) + from_next - _entropy(log_after.exp(), log_after)
+    return distance, slope_to + q * log_q.clamp_min(FLOOR) + slope_from
 
 
 ACE: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
@@ -80,9 +82,9 @@ Jensen-Shannon, symmetric KL; and its slopes q_c dD/dq_c [R, K, L, B], up to a m
 class Greedy(Learner):
     """Greedy training of a chain of metric predictors: every layer descends its own loss.
 
-    One backward pass for all local losses is enough: each layer's input is detached, so that L_i reaches layer i alone. Adam works
-    element by element, so that one optimiser over all layers is one per layer. And one forward pass is enough: q_{i+1}, the next
-    layer BEFORE its update on the detached h_i, is what that layer computes in this very pass.
+    One backward pass serves all local losses: each layer's input is detached, so that the loss L_i reaches layer i alone. Optimisers work
+    element by element, so that one over all layers equals one per layer. And one forward pass serves both predictions: q_{i+1}, computed
+    by the next layer before its update from the detached h_i, is the prediction of that layer in the same pass.
     """
 
     def __init__(self, networks: GreedyStack, settings: TrainingSettings, total_steps: int):
@@ -93,9 +95,9 @@ class Greedy(Learner):
         self.lambdas[-1] = 0  # the last layer has no next one
 
     def backward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Gradients of the local losses into the parameters.
+        """Put the gradients of the local losses into the parameters.
 
-        Cross entropy and accuracy of the last layer [R], loss and accuracy of every layer [R, L].
+        Returns cross entropy and accuracy of the last layer [R], local loss and accuracy of every layer [R, L].
         """
         with self.arithmetic():
             logits = self.greedy.layer_logits(self.greedy.detached_activations(inputs))
@@ -111,7 +113,7 @@ class Greedy(Learner):
 
 
 def learner(networks: Networks, settings: TrainingSettings, total_steps: int) -> Learner:
-    """The learner of these networks."""
+    """The learner for these networks: greedy for greedy networks, else backpropagation."""
     if isinstance(networks, GreedyStack):
         return Greedy(networks, settings, total_steps)
     return Learner(networks, settings, total_steps)
