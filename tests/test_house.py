@@ -39,6 +39,7 @@ LINES = (
     ("lifecycle",),
     ("configs",),
     ("campaign",),
+    ("trained",),
     ("tracking", "figures", "console"),
     ("written",),
     ("store",),

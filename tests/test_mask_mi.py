@@ -13,6 +13,7 @@ from sklearn.metrics import mutual_info_score
 from hardbench import tracking
 from hardbench.cli import main
 from hardbench.errors import Killed
+from hardbench.lifecycle import launch
 from hardbench.masking.information import ESTIMATORS
 from hardbench.studies import mask_mi, train
 
@@ -24,7 +25,7 @@ KINDS = {"mi_per_layer", "delta_mi", "mi_vs_kept", "class_information", "top_cha
 def train_one(**settings):
     """A trained run without figures, which are not looked at here."""
     config = train.Config(**{"threads": 1, "layer_metrics": ("none",), "eval_points": 1, "epochs": 1} | settings)
-    return train.run(config, kinds=())
+    return launch(train, config, kinds=())
 
 
 @pytest.fixture(scope="module")
