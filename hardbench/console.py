@@ -13,7 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hardbench.errors import printable
-from hardbench.training.loop import Callback, TrainState
 
 PLAIN_SECONDS = 10.0
 WIDE = 1000  # columns of a table that goes into a file or pipe
@@ -80,18 +79,3 @@ def _plain(title: str, total: int) -> Callable[[int, str], None]:
             _err.print(_text(f"{title} {done}/{total} {text} {left:.0f} s left", _err), soft_wrap=True)
 
     return show
-
-
-def training_progress(show: Callable[[int, str], None]) -> Callback:
-    """A callback that shows loss and accuracy of the last step, at most five times a second."""
-    shown = 0.0
-
-    def show_scalars(state: TrainState) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if state.scalars and (now - shown > 0.2 or state.last):
-            shown = now
-            loss, accuracy = (state.scalars[name].nanmean().item() for name in ("loss", "accuracy"))
-            show(state.step, f"loss {loss:.4f} accuracy {accuracy:.4f}")
-
-    return show_scalars

@@ -60,7 +60,7 @@ LEVEL = {unit: line for line, units in enumerate(LINES) for unit in units}
 ALONE = {"click": {"options", "cli"}, "mlflow": {"store", "written", "tracking"}, "rich": {"console"}, "matplotlib": {"figures"}}
 LATE = {"sklearn", "scipy", "pandas", "torchvision"}  # inside functions only
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 350, 50, 11_000
-TOO_LONG = {"hardbench.config", "hardbench.store", "hardbench.figures.style", "hardbench.studies.mask_mi", "hardbench.studies.stragglers"}
+TOO_LONG = {"hardbench.config", "hardbench.store", "hardbench.figures.style"}
 
 
 def _imports(module: str) -> Iterator[tuple[str, bool]]:
@@ -94,7 +94,7 @@ def test_the_files_are_found():
     assert len(FILES) > 100 and "benchmarks.rows.greedy" in EVERYWHERE
     assert {_unit(module) for module in FILES} - {""} <= LEVEL.keys()
     assert ("hardbench.errors", True) in set(_imports("hardbench.registry"))
-    assert ("hardbench.training.loop", True) in set(_imports("hardbench.console"))
+    assert ("hardbench.training.loop", True) in set(_imports("hardbench.training.callbacks"))
 
 
 @pytest.mark.parametrize("module", FILES)
@@ -127,7 +127,6 @@ def test_no_imports_in_a_circle():
         visit(module, ())
 
 
-@pytest.mark.xfail(reason="the studies still call functions of train and eval; a study's life is to move into lifecycle.py", strict=True)
 def test_studies_do_not_import_each_other():
     """Only simulate, which is a chain of studies, does."""
     studies = {module for module in FILES if module.startswith("hardbench.studies.")} - {"hardbench.studies.simulate"}

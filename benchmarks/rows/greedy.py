@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from benchmarks import mnist
 from benchmarks.row import DifferentError, Goal, Row, Workload
-from hardbench import console, seeding
+from hardbench import seeding
 from hardbench.data.batches import Batches
 from hardbench.data.samples import prepare
 from hardbench.data.transforms import standardise_for
@@ -119,7 +119,7 @@ def ours(precision: str, quick: bool) -> Workload:
     def call() -> dict[str, np.ndarray]:
         records = callbacks.Records()
         curves = every(config.log_every, callbacks.curves(records, lambda values, step: None))
-        watching = [callbacks.divergence(), curves, console.training_progress(lambda done, text: None)]
+        watching = [callbacks.divergence(), curves, callbacks.progress(lambda done, text: None)]
         fit(student, batches, student.steps + steps(quick), watching)
         return records.arrays()
 

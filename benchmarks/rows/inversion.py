@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks import mnist
 from benchmarks.row import WALL, DifferentError, Goal, Row, Workload
-from hardbench import console
 from hardbench.data.transforms import unit_of
 from hardbench.inversion.pool import prepare_pool
 from hardbench.inversion.search import Data, Search
 from hardbench.settings import InversionSettings
+from hardbench.training import callbacks
 from hardbench.training.loop import fit
 
 SIZES, COUNT, CLASSES = (784, 20, 20, 10), 20_000, 10
@@ -96,7 +96,7 @@ def ours(repeats: int, precision: str, quick: bool) -> Workload:
 
     def call() -> Tensor:
         search = Search(pool, settings(epochs), range(repeats), precision=precision)
-        watching = [console.training_progress(lambda done, text: None)]
+        watching = [callbacks.progress(lambda done, text: None)]
         fit(search.learner, search.batches, epochs, [search.watch, *watching])
         return search.watch.rows["radii"].transpose(0, 1)
 

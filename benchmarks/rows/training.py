@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from benchmarks import mnist
 from benchmarks.row import DifferentError, Goal, Row, Workload
-from hardbench import console, seeding
+from hardbench import seeding
 from hardbench.data.batches import Batches
 from hardbench.data.samples import prepare
 from hardbench.data.transforms import standardise_for
@@ -81,7 +81,7 @@ def ours(repeats: int, precision: str, quick: bool) -> Workload:
         student = learner(networks, config, batches.per_epoch)
         records = callbacks.Records()
         curves = every(config.log_every, callbacks.curves(records, lambda values, step: None))
-        fit(student, batches, batches.per_epoch, [callbacks.divergence(), curves, console.training_progress(lambda done, text: None)])
+        fit(student, batches, batches.per_epoch, [callbacks.divergence(), curves, callbacks.progress(lambda done, text: None)])
         return student, records.arrays()
 
     return Workload(call, repeats, flops(count))

@@ -146,7 +146,7 @@ def _progress(run: tracking.Run) -> experiments.Progress:
     @contextmanager
     def shown(name: str, epochs: int) -> Iterator[Sequence[Callback]]:
         with console.progress(f"{run.id[:8]} {name}", epochs) as show:
-            yield [console.training_progress(show)]
+            yield [callbacks.progress(show)]
 
     return shown
 

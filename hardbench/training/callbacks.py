@@ -257,3 +257,18 @@ def checkpoint(seconds: float, write: Callable[[TrainState], None]) -> Callback:
             written = time.monotonic()
 
     return save
+
+
+def progress(show: Callable[[int, str], None]) -> Callback:
+    """A callback that shows loss and accuracy of the last step, at most five times a second."""
+    shown = 0.0
+
+    def show_scalars(state: TrainState) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if state.scalars and (now - shown > 0.2 or state.last):
+            shown = now
+            loss, accuracy = (state.scalars[name].nanmean().item() for name in ("loss", "accuracy"))
+            show(state.step, f"loss {loss:.4f} accuracy {accuracy:.4f}")
+
+    return show_scalars
