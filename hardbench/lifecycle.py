@@ -120,10 +120,13 @@ class Stages:
 
 
 class Study(Protocol):
-    """A module of studies/: its settings, and the functions of its life. FIGURES are the kinds drawn at its end (None: all that apply)."""
+    """A module of studies/: its settings, and the functions of its life."""
 
     STUDY: str
-    FIGURES: Sequence[str] | None
+
+    @property
+    def FIGURES(self) -> Sequence[str] | None:
+        """Kinds of figures drawn at its end; None: all that apply."""
 
     def prepare(self, config: Any, stored: StoredRun | None = None) -> Prepared:
         """All that can fail before a run exists, from settings or to go on with a stored run."""

@@ -14,8 +14,8 @@ AXES: dict[str, dict[str, str]] = {
     "train": {
         "steps": "T!", "log_steps": "S!", "class_names": "K", "stopped_step": "R", "measured_samples": "R", "overlap_static*": "KK",
         "layer_*_test": "RL+", "train_layer_*": "RSL", "train_loss": "RS!", "train_accuracy": "RS!", "layer_*": "RTL+",
-        "loss_per_class": "RTK!", "accuracy_per_class": "RTK!", "confusion": "RTKK!", "overlap_dynamic*": "RTKK", "*_per_class_*": "RTK", "confusion_*": "RTKK",
-        "loss": "RT!", "accuracy": "RT!", "val_*": "RT", "loss_*": "RT", "accuracy_*": "RT",
+        "loss_per_class": "RTK!", "accuracy_per_class": "RTK!", "confusion": "RTKK!", "overlap_dynamic*": "RTKK", "*_per_class_*": "RTK",
+        "confusion_*": "RTKK", "loss": "RT!", "accuracy": "RT!", "val_*": "RT", "loss_*": "RT", "accuracy_*": "RT",
     },
     "invert": {
         "epochs": "T!", "radii": "RTK!", "distances": "RTKK!", "error": "RT!", "loss": "RT!", "inversion_epoch": "RK!", "class_names": "K!",

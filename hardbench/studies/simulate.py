@@ -36,7 +36,7 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedSimulati
     wanted: dict[str, Any] = {"research_only": config.research_only, "compare_runs": list(config.compare_runs)}
     if stored is not None:
         try:
-            wanted: dict[str, Any] = {"research_only": False, "compare_runs": [], **json.loads(stored.tags[SIMULATION])}
+            wanted = {"research_only": False, "compare_runs": [], **json.loads(stored.tags[SIMULATION])}
         except (ValueError, TypeError):
             raise TrackingError(f"run: {stored.id}; its tag {SIMULATION} as `simulate` wrote it") from None
     compared = tuple(tracking.find(word, ["train"]) for word in wanted["compare_runs"])
