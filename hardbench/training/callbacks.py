@@ -14,7 +14,7 @@ from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise
 from hardbench.errors import TrainingError
 from hardbench.training.evaluation import evaluate, reaches
-from hardbench.training.layer_metrics import Probe, defined
+from hardbench.training.layer_metrics import LayerMetrics, defined
 from hardbench.training.loop import Callback, TrainState
 
 Sink = Callable[[Mapping[str, np.ndarray], int], None]
@@ -181,19 +181,19 @@ def evaluation(records: Records, sink: Sink, evaluator: Evaluator, best: Best) -
     return measure
 
 
-def layers(records: Records, sink: Sink, probe: Probe) -> Callback:
+def layers(records: Records, sink: Sink, layer_metrics: LayerMetrics) -> Callback:
     """The layer metrics of the held-out and the training samples; at the last step of the test samples, too."""
 
     def measure(state: TrainState) -> None:
         phases = ["val", "train"] + (["test"] if state.last else [])
         found: dict[str, Tensor] = {}
         for phase in phases:
-            found |= probe.measure(state.learner, phase)
+            found |= layer_metrics.measure(state.learner, phase)
         at_end = {name: found.pop(name) for name in list(found) if name.endswith("_test")}
         rows = records.add("steps", state, found) | records.add("end", state, at_end)
         metrics: dict[str, np.ndarray] = {}
         for key, row in rows.items():
-            name = next((n for n in probe.names if key in (f"layer_{n}", f"layer_{n}_train", f"layer_{n}_test")), None)
+            name = next((n for n in layer_metrics.names if key in (f"layer_{n}", f"layer_{n}_train", f"layer_{n}_test")), None)
             if name is not None:
                 metrics |= {f"{key}/{layer:02d}": values for layer, values in enumerate(defined(name, row).T)}
         sink(metrics, state.step)

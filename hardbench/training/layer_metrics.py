@@ -23,31 +23,17 @@ BYTES = 1 << 30  # of activations held at a time; with more, the repeats are mea
 
 
 @dataclass(frozen=True)
-class Probe:
-    """The fixed samples of the layer metrics: equally many of each phase, and further training samples on which probes are fitted."""
+class LayerMetrics:
+    """The layer metrics of a run, with the fixed samples that they are measured on; `draw_samples` draws these."""
 
     names: Sequence[str]
-    phases: dict[str, Samples]
-    fit: Samples
+    phases: dict[str, Samples]  # val, train and test
+    fit: Samples  # probes are fitted on them
     standardise: Standardise
     num_classes: int
     seeds: Seeds
     null_repeats: int = 0
     published_batch: int = 0  # samples of the training mini-batch of the published estimators; 0 for none
-
-    @classmethod
-    def of(cls, names: Sequence[str], train: Samples, held: Samples, test: Samples, seeds: Seeds, **more: object) -> "Probe":
-        """Draw the samples of the phases val (the validation split, or the test set), train and test, and other ones of train to fit on."""
-        count = sample_count(train, held, test)
-        generator = seeds.generator()
-        rows = torch.randperm(len(train), generator=generator).to(train.labels.device)
-        draw = {name: torch.randperm(len(part), generator=generator)[:count] for name, part in (("val", held), ("test", test))}
-        phases = {
-            "val": held.pick(draw["val"].to(rows.device)),
-            "train": train.pick(rows[:count]),
-            "test": test.pick(draw["test"].to(rows.device)),
-        }
-        return cls(names, phases, train.pick(rows[count : count + MOST]), seeds=seeds, **more)  # type: ignore[arg-type]
 
     def measure(self, learner: Learner, phase: str) -> dict[str, Tensor]:
         """layer_<metric> of a phase [R, L] on the CPU; for val also mean and std under permuted labels of the metrics that read labels."""
@@ -131,6 +117,15 @@ class Probe:
                 tau=tau,
                 seeds=self.seeds,
             )
+
+
+def draw_samples(train: Samples, held: Samples, test: Samples, seeds: Seeds) -> tuple[dict[str, Samples], Samples]:
+    """Equally many samples of the phases val (`held`: the validation split, or the test set), train and test; others of train to fit on."""
+    count = sample_count(train, held, test)
+    generator = seeds.generator()
+    of_train, of_held, of_test = (torch.randperm(len(part), generator=generator).to(train.labels.device) for part in (train, held, test))
+    phases = {"val": held.pick(of_held[:count]), "train": train.pick(of_train[:count]), "test": test.pick(of_test[:count])}
+    return phases, train.pick(of_train[count : count + MOST])
 
 
 def sample_count(train: Samples, held: Samples, test: Samples) -> int:
