@@ -249,7 +249,7 @@ def test_states_go_out_and_come_in(images, model):
 # the loop
 
 
-def test_observers_see_every_step_once(images):
+def test_callbacks_are_called_once_a_step(images):
     ready = course(**images, model="mlp", width=4)
     seen = []
     assert fit(ready.learner, ready.batches, ready.total, [lambda state: seen.append((state.step, state.epoch_ends, state.last))]) == 14

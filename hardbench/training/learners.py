@@ -18,7 +18,7 @@ from hardbench.settings import TrainingSettings
 class Learner:
     """R networks in training by backpropagation of the cross entropy.
 
-    Scalars are [R], one number per repeat; nan for a repeat that has stopped learning and has no loss of its own any more.
+    Scalars are [R], one number per repeat; those of a repeat that no longer learns have no meaning (nan where networks are looped).
     """
 
     def __init__(self, networks: Networks, settings: TrainingSettings, total_steps: int):
