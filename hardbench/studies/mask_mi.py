@@ -97,6 +97,9 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedMasking:
         config = pinned(config)
         runs = named_sources(config)
     sources = tuple(trained_run(config, one) for one in runs)
+    digest = ",".join(dict.fromkeys(source.digest for source in sources))
+    if stored is not None and stored.tags.get("hardbench.data_digest", digest) != digest:
+        raise TrackingError(f"run: {stored.id}; the data set is not the one whose images it has counted so far")
     models = ", ".join(source.model for source in sources)
     note = f"{config.n_subsets} sets of channels per layer of {models}, {config.mask_mode}, {config.checkpoint} weights\n"
     note += f"information of {len(sources[0].test)} test images by {config.estimator}, runs {', '.join(one.id[:8] for one in runs)}"
@@ -106,7 +109,7 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedMasking:
         note=note,
         device=sources[0].test.labels.device,
         dataset=str(sources[0].stored.config["dataset"]),
-        digest=",".join(dict.fromkeys(source.digest for source in sources)),
+        digest=digest,
         sources=tuple(runs),
         trained=sources,
     )
