@@ -155,9 +155,9 @@ class Ray:
             raise ConfigError("executor: ray; the extra is not installed: pip install 'hardbench[ray]'") from None
         self.ray, self.tries, self.resources = ray, tries, {"num_cpus": cpus, "num_gpus": gpus}
         try:
-            named = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
-            if ":" in named:  # where nothing answers Ray itself would wait for minutes
-                host, _, port = named.rpartition(":")
+            server = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+            if ":" in server:  # where nothing answers Ray itself would wait for minutes
+                host, _, port = server.rpartition(":")
                 socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
             ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # whatever Ray raises where there is no cluster
