@@ -250,7 +250,7 @@ def lock_of(run: MlflowRun) -> Path:
 
 
 def mine(run_id: str) -> bool:
-    """Whether this process works on the run."""
+    """True if this process works on the run."""
     return run_id in _mine
 
 
@@ -285,7 +285,7 @@ def taken(run: MlflowRun, wait: Callable[[], object] | None = None) -> Iterator[
 
 
 def held(run: MlflowRun) -> bool:
-    """Whether a process holds the run's own lock."""
+    """True if a process holds the run's own lock."""
     return mine(run.info.run_id) or locks.free(lock_of(run)) is False
 
 
@@ -296,7 +296,7 @@ def busy(run: MlflowRun) -> str:
 
 
 def alive(client: Any, run: MlflowRun, campaigns: dict[str, bool] | None = None) -> bool:
-    """Whether somebody works on a RUNNING run: who holds its lock (or its campaign's), else who has given a sign of late.
+    """True if somebody works on a RUNNING run: who holds its lock (or its campaign's), else who has given a sign of late.
 
     A lock that is free says that nobody does, if it was made under the kernel that runs here. Runs of versions before have their process.
     `campaigns` remembers the answers for the parents of cells.

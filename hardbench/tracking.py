@@ -142,7 +142,7 @@ def _delivered(run: Run, study: str = "", later: str = "resume") -> Iterator[Non
 
 @contextmanager
 def _failing(client: Any, run_id: str) -> Iterator[None]:
-    """What leaves the block ends the run as FAILED or KILLED."""
+    """End the run as FAILED or KILLED if an error leaves the block."""
     try:
         yield
     except BaseException as error:

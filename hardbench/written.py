@@ -116,7 +116,7 @@ class Run:
         self._flushed = time.monotonic()
 
     def _try(self, send: Callable[[], None]) -> bool:
-        """Whether the store took something; one that was away just now is not asked, as every call waits for its answer."""
+        """True if the store took something; one that was away just now is not asked, as every call waits for its answer."""
         if time.monotonic() < self._asked_again:
             return False
         try:

@@ -90,7 +90,7 @@ def variances(stack: Tensor) -> Tensor:
 
 @remembered
 def alive(stack: Tensor) -> list[bool]:
-    """Whether a layer is finite and has a unit that varies, per network."""
+    """True if a layer is finite and has a unit that varies, per network."""
     spread = variances(stack)
     return (spread.isfinite().all(1) & (spread > 0).any(1)).tolist()
 
