@@ -1,4 +1,4 @@
-"""Inversions of MNIST against the reference figures (DEFINITIONS 5)."""
+"""Inversions of MNIST beside the figures of Ciceri et al. 2024 (arXiv:2303.05161) and Pukowski & Lu 2024 (arXiv:2409.14401)."""
 
 import numpy as np
 import pytest

@@ -20,7 +20,7 @@ from hardbench.errors import ConfigError
 
 @dataclass(frozen=True)
 class Result:
-    """How a job ended: what it made, or the error (`lost`: its worker died, as often as it was tried)."""
+    """The end of a job: its value, or the error (`lost`: its worker died, as often as it was tried)."""
 
     job: Job
     value: Any = None
@@ -96,7 +96,7 @@ class Local:
         return self._hire(place)
 
     def _hand_out(self, queue: deque[Job], workers: Sequence[_Worker]) -> bool:
-        """Whether anyone got a job. One that cannot be handed over has a dead worker, whose pipe will say so."""
+        """True if anyone got a job. One that cannot be handed over has a dead worker, whose pipe will say so."""
         handed = False
         for worker in workers:
             if worker.job is None and queue:
@@ -116,7 +116,7 @@ class Local:
 
 
 def _message(worker: _Worker) -> tuple[Any, str | None] | None:
-    """What a worker has to say; None if it has died."""
+    """The answer of a worker; None if it has died."""
     try:
         message: tuple[Any, str | None] = worker.pipe.recv()
     except (EOFError, OSError):
@@ -155,7 +155,7 @@ class Ray:
             raise ConfigError("executor: ray; the extra is not installed: pip install 'hardbench[ray]'") from None
         self.ray, self.tries, self.resources = ray, tries, {"num_cpus": cpus, "num_gpus": gpus}
         try:
-            server = _address(address)
+            server = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
             if ":" in server:  # where nothing answers Ray itself would wait for minutes
                 host, _, port = server.rpartition(":")
                 socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
@@ -189,16 +189,6 @@ class Ray:
             for reference in pending:
                 ray.cancel(reference, force=True)
             ray.shutdown()
-
-
-def _address(word: str) -> str:
-    """HOST:PORT, also of `auto`: Ray takes RAY_ADDRESS, a head at work here, or the last one that was, which may be gone."""
-    if word != "auto":
-        return word
-    from ray._private import services
-
-    find = getattr(services, "get_ray_address_from_environment", None)  # not of Ray's public interface
-    return str(find("auto", None) or "") if find else ""
 
 
 def _pinned(call: str, payload: Any) -> tuple[Any, str | None]:

@@ -61,7 +61,7 @@ def recorded(folder: Path) -> list[str]:
 
 
 def whole(path: Path, steps: np.ndarray) -> bool:
-    """Whether a recording of these steps is there."""
+    """True if a recording of these steps is there."""
     try:
         return np.array_equal(archives.read(path, ("steps",), ())["steps"], steps)
     except ValueError:  # none, or a damaged one

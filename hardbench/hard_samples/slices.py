@@ -22,7 +22,7 @@ from hardbench.data.samples import Samples, Split
 from hardbench.data.transforms import Standardise
 from hardbench.hard_samples.cuts import TrainSlice
 from hardbench.inversion.fullbatch import FullBatch, predictions
-from hardbench.models.layers import Stacked
+from hardbench.models.stacked import Stacked
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.settings import TrainingSettings

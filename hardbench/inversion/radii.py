@@ -110,7 +110,7 @@ def inversion_epochs(curves: Array, settings: InversionSettings) -> Array:
 
 
 def passed(radii: Array, epochs: Array) -> Array:
-    """Whether an inversion is followed by a radius over 1 % (PASSED) smaller than that at it, [R, K], from radii [R, T, K], epochs [R, K].
+    """True if an inversion is followed by a radius over 1 % (PASSED) smaller than that at it, [R, K], from radii [R, T, K], epochs [R, K].
 
     False where there is no inversion.
     """

@@ -187,7 +187,7 @@ class Watch:
             self.epochs[r, c] = found[r, c]
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The arrays so far, as a checkpoint keeps them."""
         rows = {name: found[: self.known].clone() for name, found in self.rows.items()}
         parts = {"recent": self.recent, "weights": self.weights, "epochs": torch.from_numpy(self.epochs.copy())}
         return {"rows": rows, "wrong": list(self.wrong), **parts}

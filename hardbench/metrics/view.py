@@ -31,7 +31,7 @@ class LayerView:
     """One layer of R networks on N held-out samples, with the M training samples that probes are fitted on.
 
     Quantities shared by metrics are remembered per tensor: pass the same tensor object as `activations` of a layer, `before` of the next
-    and `after` of the one below, and the same `inputs` at every evaluation point.
+    and `after` of the one below, and the same `inputs` at every evaluation point. Nothing may write into them.
     """
 
     activations: Tensor  # [R, N, D]
@@ -55,16 +55,15 @@ class LayerView:
 
 
 def remembered(function: Callable[[S], T]) -> Callable[[S], T]:
-    """The function of one object (a tensor or view), computed once per object and forgotten with it; again if the tensor was written to."""
-    known: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by identity: tensors compare elementwise
+    """The function of one object (a tensor or view), computed once per object and forgotten with it. The object may not be written to."""
+    values: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by identity: tensors compare elementwise
 
     @functools.wraps(function)
     def call(thing: S) -> T:
-        version = thing._version if isinstance(thing, Tensor) and not thing.is_inference() else 0
-        if thing not in known or known[thing][0] != version:
-            known[thing] = version, function(thing)
-        found: T = known[thing][1]
-        return found
+        if thing not in values:
+            values[thing] = function(thing)
+        value: T = values[thing]
+        return value
 
     return call
 
@@ -91,7 +90,7 @@ def variances(stack: Tensor) -> Tensor:
 
 @remembered
 def alive(stack: Tensor) -> list[bool]:
-    """Whether a layer is finite and has a unit that varies, per network."""
+    """True if a layer is finite and has a unit that varies, per network."""
     spread = variances(stack)
     return (spread.isfinite().all(1) & (spread > 0).any(1)).tolist()
 

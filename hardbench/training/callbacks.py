@@ -15,7 +15,7 @@ from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise
 from hardbench.errors import TrainingError
 from hardbench.training.evaluation import evaluate, reaches
-from hardbench.training.layer_metrics import Probe, defined
+from hardbench.training.layer_metrics import LayerMetrics, defined
 from hardbench.training.loop import Callback, TrainState
 
 Sink = Callable[[Mapping[str, np.ndarray], int], None]
@@ -63,7 +63,7 @@ class Records:
         return arrays
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The arrays so far, as a checkpoint keeps them."""
         rows = {name: [axis, torch.stack(column)] for name, (axis, column) in self._rows.items()}
         return {"steps": {axis: list(steps) for axis, steps in self._steps.items()}, "rows": rows}
 
@@ -150,7 +150,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """What evaluation looks with: the sets, the constants of standardisation, the classes."""
+    """Evaluates networks: the sets of samples, the constants of standardisation, the classes."""
 
     test: Samples
     val: Samples | None
@@ -182,15 +182,15 @@ def evaluation(records: Records, sink: Sink, evaluator: Evaluator, best: Best) -
     return measure
 
 
-def layers(records: Records, sink: Sink, probe: Probe) -> Callback:
+def layers(records: Records, sink: Sink, layer_metrics: LayerMetrics) -> Callback:
     """The layer metrics of the held-out and the training samples; at the last step of the test samples, too."""
 
-    metric_of = {layer_key(name, phase): name for name in probe.names for phase in ("val", "train", "test")}
+    metric_of = {layer_key(name, phase): name for name in layer_metrics.names for phase in ("val", "train", "test")}
 
     def measure(state: TrainState) -> None:
-        rows = records.add("steps", state, probe.measure(state.learner, "val") | probe.measure(state.learner, "train"))
+        rows = records.add("steps", state, layer_metrics.measure(state.learner, "val") | layer_metrics.measure(state.learner, "train"))
         if state.last:
-            rows |= records.add("end", state, probe.measure(state.learner, "test"))
+            rows |= records.add("end", state, layer_metrics.measure(state.learner, "test"))
         metrics: dict[str, np.ndarray] = {}
         for key, row in rows.items():
             if key in metric_of:
@@ -256,3 +256,18 @@ def checkpoint(seconds: float, write: Callable[[TrainState], None]) -> Callback:
             written = time.monotonic()
 
     return save
+
+
+def progress(show: Callable[[int, str], None]) -> Callback:
+    """A callback that shows loss and accuracy of the last step, at most five times a second."""
+    shown = 0.0
+
+    def show_scalars(state: TrainState) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if state.scalars and (now - shown > 0.2 or state.last):
+            shown = now
+            loss, accuracy = (state.scalars[name].nanmean().item() for name in ("loss", "accuracy"))
+            show(state.step, f"loss {loss:.4f} accuracy {accuracy:.4f}")
+
+    return show_scalars

@@ -20,7 +20,7 @@ from hardbench.registry import MODELS
 from hardbench.settings import DataSettings, TrainingSettings
 from hardbench.training import callbacks, memory
 from hardbench.training.greedy import learner
-from hardbench.training.layer_metrics import Probe
+from hardbench.training.layer_metrics import LayerMetrics, draw_samples
 from hardbench.training.learners import Learner
 from hardbench.training.loop import Callback, at, evaluation_steps, every
 
@@ -29,7 +29,7 @@ _loaded: dict[str, Split] = {}  # the last split of this process
 
 
 def data_key(config: TrainingSettings) -> str:
-    """What fixes the samples before labels are made wrong: configurations with the same key share them."""
+    """A key of the samples before labels are made wrong: configurations with the same key share them."""
     unlike = ("corruption_p", "noise_ratio", "normalize", "mean", "std", "shift", "augment")
     found = {name: getattr(config, name) for name in options(DataSettings) if name not in unlike}
     drawn = config.val_size or config.dataset == "gaussian" or (config.subset_size != "all" and config.subset_from == "random")
@@ -65,7 +65,7 @@ class TrainSetup:
     _static: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def rows(self, place: int) -> slice:
-        """Where the networks of the member at a place are among all."""
+        """The places of a member's networks among all."""
         first = sum(member.repeats for member in self.members[:place])
         return slice(first, first + self.members[place].repeats)
 
@@ -159,7 +159,7 @@ def measuring_callbacks(setup: TrainSetup, records: callbacks.Records, best: cal
     watching += [
         every(config.log_every, callbacks.curves(records, sink)),
         at(steps, callbacks.evaluation(records, sink, evaluator, best)),
-        *([at(steps, callbacks.layers(records, sink, layer_probe(setup, evaluator)))] if setup.layer_metrics else []),
+        *([at(steps, callbacks.layers(records, sink, layer_metrics_of(setup, evaluator)))] if setup.layer_metrics else []),
         *([at(steps, callbacks.groups(records, sink, evaluator, groups))] if groups else []),
         callbacks.validation(evaluator, best, steps),
     ]
@@ -167,20 +167,16 @@ def measuring_callbacks(setup: TrainSetup, records: callbacks.Records, best: cal
 
 
 def has_target(config: TrainingSettings) -> bool:
-    """Whether the training accuracy is watched: where the run is to stop by it, or the recipe (or the user) names a target of its own."""
+    """True if the training accuracy is watched: where the run is to stop by it, or the recipe (or the user) names a target of its own."""
     named = config.target_accuracy != options(TrainingSettings)["target_accuracy"].declared.default
     return config.stop_at_target or named or "target_accuracy" in MODELS[config.model].defaults
 
 
-def layer_probe(setup: TrainSetup, evaluator: callbacks.Evaluator) -> Probe:
-    """What measures the layers: on the validation split, or the test set where there is none."""
+def layer_metrics_of(setup: TrainSetup, evaluator: callbacks.Evaluator) -> LayerMetrics:
+    """The layer metrics of a run, on the validation split, or on the test set where there is none."""
     config, train = setup.config, setup.batches.train
     seeds = seeding.Seeds(config.seed).child("data", "layers")
     batch = setup.batches.size if config.layer_estimator == "published" else 0
-    more = {
-        "standardise": evaluator.standardise,
-        "num_classes": evaluator.num_classes,
-        "null_repeats": config.null_repeats,
-        "published_batch": batch,
-    }
-    return Probe.of(setup.layer_metrics, train, evaluator.val or evaluator.test, evaluator.test, seeds, **more)
+    phases, fitted = draw_samples(train, evaluator.val or evaluator.test, evaluator.test, seeds)
+    constants, classes = evaluator.standardise, evaluator.num_classes
+    return LayerMetrics(setup.layer_metrics, phases, fitted, constants, classes, seeds, config.null_repeats, batch)
