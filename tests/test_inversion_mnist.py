@@ -6,7 +6,7 @@ import torch
 
 from hardbench.config import environment
 from hardbench.inversion.pool import prepare_pool
-from hardbench.inversion.search import Data, Search
+from hardbench.inversion.search import Search, TrainingData
 from hardbench.settings import InversionSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.real]
 def search(repeats, **words):
     settings = InversionSettings.read({"dataset": "mnist", "detector": "published"} | words, environment(InversionSettings))
     split, standardise = prepare_pool(settings, 0)
-    return Search(Data(split.train, standardise, split.num_classes), settings, range(repeats))
+    return Search(TrainingData(split.train, standardise, split.num_classes), settings, range(repeats))
 
 
 def test_parity():

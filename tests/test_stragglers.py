@@ -18,9 +18,9 @@ from hardbench.config import parse_yaml
 from hardbench.data.batches import Batches
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise
-from hardbench.hard_samples.cuts import Order
+from hardbench.hard_samples.cuts import HardEasyOrder
 from hardbench.hard_samples.selection import hardest
-from hardbench.hard_samples.slices import SliceTraining, pieces
+from hardbench.hard_samples.slices import SliceTraining, segments
 from hardbench.inversion.fullbatch import FullBatch
 from hardbench.inversion.search import training_settings
 from hardbench.registry import MODELS
@@ -209,14 +209,14 @@ def test_a_stopped_study_goes_on_at_the_next_group(run, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("reduce_hard", [False, True])
-def test_pieces_are_the_slices_taken_apart(reduce_hard):
-    order = Order.of(torch.arange(500) % 9 == 0, Seeds(0))
-    cuts = [order.cut(ratio, share, reduce_hard) for ratio in (0.9, 0.5, 0.7) for share in (1, 0.2, 0, 0.75)]
+def test_segments_are_the_slices_taken_apart(reduce_hard):
+    order = HardEasyOrder.of(torch.arange(500) % 9 == 0, Seeds(0))
+    cuts = [order.train_slice(ratio, share, reduce_hard) for ratio in (0.9, 0.5, 0.7) for share in (1, 0.2, 0, 0.75)]
     for largest in (10**6, 300):
         seen = np.zeros((len(cuts), 500), dtype=int)
-        for piece in pieces(cuts, largest):
-            seen[piece.first : piece.last, piece.start : piece.end] += 1
-            assert (piece.end - piece.start) * (piece.last - piece.first) < 1.6 * largest
+        for segment in segments(cuts, largest):
+            seen[segment.first : segment.last, segment.start : segment.end] += 1
+            assert (segment.end - segment.start) * (segment.last - segment.first) < 1.6 * largest
         for row, cut in zip(seen, cuts, strict=True):
             assert row.tolist() == [int(cut.low <= place < cut.high) for place in range(500)]
 
@@ -231,12 +231,12 @@ def _samples(count=90):
 def test_a_network_on_a_slice_is_the_network_on_those_samples_alone():
     samples, settings = _samples(), training_settings(InversionSettings(dataset="digits", epochs=50, lr=0.2))
     identity = Standardise(torch.zeros(1), torch.ones(1))
-    order = Order.of(hardest(torch.rand(90, generator=torch.Generator().manual_seed(0)), 30), Seeds(0))
-    cuts = [order.cut(0.8, share) for share in (0, 0.3, 1)]
+    order = HardEasyOrder.of(hardest(torch.rand(90, generator=torch.Generator().manual_seed(0)), 30), Seeds(0))
+    cuts = [order.train_slice(0.8, share) for share in (0, 0.3, 1)]
     streams = [Seeds(3).child("repeat", r) for r in range(2)]
     course = SliceTraining.of(samples.pick(order.rows), identity, 3, cuts, streams, settings)
     fit(course.learner, course.batches, settings.epochs)
-    judged = course.judge()
+    judged = course.accuracies()
     for i, cut in enumerate(cuts):
         own = samples.pick(order.rows[cut.low : cut.high])
         networks = MODELS["mlp"].call((12,), 3, settings, streams)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from hardbench import machine
 from hardbench.data.samples import Samples
-from hardbench.inversion.agreement import class_shares, hardest, overlap_z
+from hardbench.inversion.agreement import class_shares, most_voted, overlap_z
 from hardbench.inversion.radii import passed
-from hardbench.inversion.search import Data, Inversions, Search
+from hardbench.inversion.search import Inversions, Search, TrainingData
 from hardbench.metrics.hardness import mean_stderr
 from hardbench.seeding import Seeds
 from hardbench.settings import InversionSettings
@@ -33,7 +33,7 @@ class Journey:
 
     def __init__(
         self,
-        data: Data,
+        data: TrainingData,
         settings: InversionSettings,
         seed: int,
         precision: str,
@@ -153,7 +153,7 @@ def straggler_arrays(found: Inversions, train: Samples) -> dict[str, Array]:
     fingerprint [N] (of the inputs), judged_epoch [R, K], and of the hardest: gallery [G] (places in N), gallery_inputs [G, ...] as they are
     in the data set.
     """
-    rows = hardest(found.stragglers, found.logits, train.labels, GALLERY)
+    rows = most_voted(found.stragglers, found.logits, train.labels, GALLERY)
     return {
         "stragglers": found.stragglers.numpy(),
         "predicted": found.predicted.numpy(),

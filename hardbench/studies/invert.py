@@ -27,7 +27,7 @@ from hardbench.inversion import experiments
 from hardbench.inversion.experiments import Journey
 from hardbench.inversion.pool import prepare_pool
 from hardbench.inversion.radii import PASSED, passed, shortest
-from hardbench.inversion.search import Data, Inversions, Search, estimate, find_inversions
+from hardbench.inversion.search import Inversions, Search, TrainingData, estimate, find_inversions
 from hardbench.stored import StoredRun
 from hardbench.studies import train
 from hardbench.training import callbacks, checkpoints, memory
@@ -45,7 +45,7 @@ class Course:
 
     config: Config
     split: Split
-    data: Data
+    data: TrainingData
 
 
 def set_up(config: Config) -> Course:
@@ -59,7 +59,7 @@ def set_up(config: Config) -> Course:
     if config.prune_curve and not len(split.test):
         raise ConfigError(f"prune_curve: true; samples to test on, and subset_size {config.subset_size} leaves none")
     memory.check(estimate(config, split, config.precision), config, device, {"repeats": 1})
-    return Course(config, split, Data(split.train.to(device), standardise.to(device), split.num_classes))
+    return Course(config, split, TrainingData(split.train.to(device), standardise.to(device), split.num_classes))
 
 
 def run(config: Config, kinds: Sequence[str] | None = None) -> StoredRun:
@@ -143,7 +143,7 @@ def _search(run: tracking.Run, course: Course, state: dict[str, Any] | None, end
         sink = _live(run, config, split, "") if first else None
         return journey.search(f"networks {repeats[0]}", repeats, looks=sorted({*looks, *points}), sink=sink)
 
-    found = find_inversions(course.data, config, range(config.first_repeat, config.first_repeat + config.repeats), more)
+    found = find_inversions(config, range(config.first_repeat, config.first_repeat + config.repeats), more)
     if not len(found.repeats):
         _store(run, course, Inversions(**next(iter(journey.done.values()))), journey)
         failed = f"none of {10 * config.repeats} networks had an inversion of every class"

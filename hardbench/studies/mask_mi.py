@@ -23,8 +23,9 @@ from hardbench.data.samples import Samples, load, prepare
 from hardbench.data.transforms import Standardise, unit_of
 from hardbench.errors import ConfigError, DataError, TrackingError
 from hardbench.masking import masks as masking
-from hardbench.masking.information import ESTIMATORS, PARTS, accuracy, apart, class_information, entropy, known, of_repeat, of_sets
+from hardbench.masking.information import ESTIMATORS, PARTS, by_hardness, class_information, entropy, json_numbers, mask_arrays, per_repeat
 from hardbench.masking.masks import ConfusionCounts, Masker
+from hardbench.metrics.classification import overall_accuracy
 from hardbench.metrics.hardness import mean_stderr
 from hardbench.models.layers import Chain
 from hardbench.registry import MODELS
@@ -76,8 +77,8 @@ class TrainedRun:
     def masker(self, config: Config, r: int) -> Masker:
         """Network r under the masks, its constants set."""
         made = Masker(self.members[r], self.test.shape, self.masks, config.precision, config.memory << 20)
-        size = made.batch(config.batch_size)
-        made.fix(config.mask_mode, lambda: (self.inputs(first, first + size) for first in range(0, len(self.test), size)))
+        size = made.batch_size(config.batch_size)
+        made.set_constants(config.mask_mode, lambda: (self.inputs(first, first + size) for first in range(0, len(self.test), size)))
         return made
 
 
@@ -162,9 +163,9 @@ def set_up(config: Config, stored: StoredRun) -> TrainedRun:
     split = prepare(trained, trained.seed)
     learner, standardise = restore(stored, trained, split, config.checkpoint)
     members = [learner.networks.member(r).to(learner.device).eval() for r in range(trained.repeats)]
-    masking.check(members[0], trained.model)
+    masking.check_sequential(members[0], trained.model)
     seeds = Seeds(config.seed).child("masks")
-    products, there = masking.steps(members[0], split.test.shape), masking.masked_layers(members[0])
+    products, there = masking.folded_blocks(members[0], split.test.shape), masking.masked_layers(members[0])
     chosen = range(len(there)) if "all" in config.layers else sorted(set(config.layers))
     if max(chosen) >= len(there):
         raise ConfigError(f"layers: {max(chosen)}; from 0 to {len(there) - 1} ({trained.model})")
@@ -177,7 +178,7 @@ def set_up(config: Config, stored: StoredRun) -> TrainedRun:
     layers = {}
     for i in chosen:
         step = products[there[i]]
-        layers[there[i]] = Layer(i, step.name, step.module, step.channels, masking.work(products, there[i]))
+        layers[there[i]] = Layer(i, step.name, step.module, step.channels, masking.mask_cost(products, there[i]))
     masks = {at: masking.subsets(layer.channels, config.n_subsets, seeds.child(layer.number).generator()) for at, layer in layers.items()}
     device = learner.device
     part = None if config.hardness is None else _parts(config.hardness, trained, test).to(device)
@@ -235,8 +236,8 @@ def _counted(run: tracking.Run, config: Config, sources: list[TrainedRun], every
             source = sources[m]
             counted = source.counts[r]
             masker = source.masker(config, r)
-            size = masker.batch(config.batch_size)
-            for _ in masking.count(masker, source.inputs, source.test.labels, counted, size, source.part):
+            size = masker.batch_size(config.batch_size)
+            for _ in masking.count_confusions(masker, source.inputs, source.test.labels, counted, size, source.part):
                 begun = min(size, len(source.test) - counted.images)
                 now = done + counted.images * sum(weights[m].values()) + begun * sum(weights[m][at] for at in counted.layers)
                 show(now >> 20, f"{source.model} images {counted.images}/{len(source.test)}")
@@ -257,18 +258,18 @@ def arrays_of(config: Config, source: TrainedRun) -> dict[str, np.ndarray]:
         "label_entropy": entropy(labels).numpy(),
         "confusion_full": whole.numpy(),
         "mi_full": estimate(whole).numpy(),
-        "accuracy_full": accuracy(whole).numpy(),
+        "accuracy_full": overall_accuracy(whole).numpy(),
         "class_information_full": class_information(whole).numpy(),
     }
     for p, group in enumerate(PARTS) if source.part is not None else ():
         for at, suffix in ((-1, "full"), *((at, f"{layer.number:02d}") for at, layer in source.layers.items())):
             counts = torch.stack([counted.counts[at][p][0 if at == -1 else slice(None)] for counted in source.counts])
-            found |= {f"mi_{group}_{suffix}": estimate(counts).numpy(), f"accuracy_{group}_{suffix}": accuracy(counts).numpy()}
+            found |= {f"mi_{group}_{suffix}": estimate(counts).numpy(), f"accuracy_{group}_{suffix}": overall_accuracy(counts).numpy()}
         found[f"images_{group}"] = source.counts[0].counts[-1][p].sum().numpy()
     for at, layer in source.layers.items():
         confusion = torch.stack([counted.counts[at].sum(0) for counted in source.counts])  # [R, S, K, K]
         seeds = Seeds(config.seed).child("masks", layer.number, "bootstrap")
-        own = of_sets(confusion, source.masks[at], config.estimator, config.pairs, seeds.generator)
+        own = mask_arrays(confusion, source.masks[at], config.estimator, config.pairs, seeds.generator)
         found |= {f"{name}_{layer.number:02d}": value for name, value in own.items()}
     return found
 
@@ -288,17 +289,17 @@ def summary(config: Config, source: TrainedRun, arrays: Mapping[str, np.ndarray]
                 "n_channels": layer.channels,
                 "n_subsets": sets,
                 "mean_mi": float(mi.mean()),
-                "mean_mi_stderr": known(mean_stderr(mi.mean(1))[1]),
+                "mean_mi_stderr": json_numbers(mean_stderr(mi.mean(1))[1]),
                 "std_mi": float(mi.std(1).mean()),
                 "i_full": full,
                 "delta_mi": full - float(mi.mean()),
-                "ci95": known(arrays[f"ci95_{number}"]),
+                "ci95": json_numbers(arrays[f"ci95_{number}"]),
                 "k": arrays[f"kept_{number}"].tolist(),
                 "mi": mi.mean(0).tolist(),
                 "accuracy": arrays[f"accuracy_{number}"].mean(0).tolist(),
-                "class_information_loss": known(lost),
+                "class_information_loss": json_numbers(lost),
                 "contribution_underdetermined": sets < 4 * layer.channels,
-                **apart(arrays, "mean_mi", number),
+                **by_hardness(arrays, "mean_mi", number),
             }
         )
     return {
@@ -312,10 +313,10 @@ def summary(config: Config, source: TrainedRun, arrays: Mapping[str, np.ndarray]
         **{f"n_images_{group}": int(arrays[f"images_{group}"]) for group in PARTS[1:] if f"images_{group}" in arrays},
         "n_repeats": len(source.members),
         "i_full": full,
-        **apart(arrays, "i_full", "full"),
+        **by_hardness(arrays, "i_full", "full"),
         "label_entropy": float(arrays["label_entropy"]),
         "layers": layers,
-        "per_repeat": [of_repeat([layer.number for layer in source.layers.values()], arrays, r) for r in range(len(source.members))],
+        "per_repeat": [per_repeat([layer.number for layer in source.layers.values()], arrays, r) for r in range(len(source.members))],
     }
 
 

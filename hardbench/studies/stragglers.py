@@ -22,14 +22,14 @@ from hardbench.data.samples import Samples, Split
 from hardbench.data.transforms import Standardise
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.hard_samples import slices
-from hardbench.hard_samples.cuts import Order, TrainSlice
+from hardbench.hard_samples.cuts import HardEasyOrder, TrainSlice
 from hardbench.hard_samples.detection import detection
-from hardbench.hard_samples.identify import Hard, fresh_logits, gallery, identify, search, straggler_counts
+from hardbench.hard_samples.identify import HardSamples, fresh_logits, gallery, identify, search_until_inverted, straggler_counts
 from hardbench.hard_samples.slices import SliceTraining
-from hardbench.hard_samples.tables import TESTS, class_table, describe, independent, network_table, printed, summary_table
+from hardbench.hard_samples.tables import TESTS, agreement_arrays, class_table, independent, network_table, summary_rows, summary_table
 from hardbench.inversion import search as inversion
 from hardbench.inversion.pool import prepare_pool
-from hardbench.inversion.search import Data, Inversions, Search, find_inversions, training_settings
+from hardbench.inversion.search import Inversions, Search, TrainingData, find_inversions, training_settings
 from hardbench.settings import STRAGGLERS
 from hardbench.stored import ARRAYS, StoredRun
 from hardbench.studies import train
@@ -54,9 +54,9 @@ class Study:
     arrays: dict[str, Array] = field(default_factory=dict)
 
     @property
-    def data(self) -> Data:
+    def data(self) -> TrainingData:
         """The samples on the device."""
-        return Data(self.split.train.to(self.device), self.standardise.to(self.device), self.split.num_classes)
+        return TrainingData(self.split.train.to(self.device), self.standardise.to(self.device), self.split.num_classes)
 
     @property
     def labels(self) -> torch.Tensor:
@@ -162,7 +162,7 @@ def _showing(show: Callable[[int, str], None], text: str, before: int = 0) -> Ca
     return look
 
 
-def _stragglers(run: tracking.Run, study: Study, data: Data) -> Inversions:
+def _stragglers(run: tracking.Run, study: Study, data: TrainingData) -> Inversions:
     """One network per set with its stragglers; a fact for every set that is missing, TrainingError if all are or one diverged."""
     config = study.config
 
@@ -171,11 +171,11 @@ def _stragglers(run: tracking.Run, study: Study, data: Data) -> Inversions:
             with console.progress(f"{run.id[:8]} search", config.epochs) as show:
                 text = f"networks {repeats[0]} to {repeats[-1]}"
                 ready = Search(data, config, repeats, config.seed, config.precision)
-                return search(ready, _showing(show, text)).state()
+                return search_until_inverted(ready, _showing(show, text)).state()
 
         return Inversions(**_once(run, study, f"search_{repeats[0]:03d}", make))
 
-    found = find_inversions(data, config, range(config.sets), draw_networks)
+    found = find_inversions(config, range(config.sets), draw_networks)
     missing = config.sets - len(found.repeats)
     if missing == config.sets:
         raise TrainingError(
@@ -188,7 +188,7 @@ def _stragglers(run: tracking.Run, study: Study, data: Data) -> Inversions:
     return found
 
 
-def _scores(run: tracking.Run, study: Study, data: Data, sets: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _scores(run: tracking.Run, study: Study, data: TrainingData, sets: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [S, T, N, K] of one fresh network per set, and their steps [T]."""
     config = study.config
 
@@ -205,7 +205,7 @@ def _scores(run: tracking.Run, study: Study, data: Data, sets: int) -> tuple[tor
     return state["logits"], state["steps"]
 
 
-def _describe(run: tracking.Run, study: Study, found: Inversions, counts: torch.Tensor, hard: Mapping[str, Hard]) -> None:
+def _describe(run: tracking.Run, study: Study, found: Inversions, counts: torch.Tensor, hard: Mapping[str, HardSamples]) -> None:
     """hard_samples.npz, what is known of the sets, and facts about classes without hard samples."""
     config, samples = study.config, study.split.train
     parts = {"index": samples.index, "labels": samples.labels, "clean": samples.clean, "fingerprint": samples.fingerprints}
@@ -225,7 +225,7 @@ def _describe(run: tracking.Run, study: Study, found: Inversions, counts: torch.
                 study.note(f"strategy: {name}; no hard sample of class {', '.join(without)} in set {s}")
 
 
-def _grid(run: tracking.Run, study: Study, data: Data, hard: Mapping[str, Hard]) -> None:
+def _grid(run: tracking.Run, study: Study, data: TrainingData, hard: Mapping[str, HardSamples]) -> None:
     """Train every network of the grid, one group per set and strategy, and fill in the arrays."""
     config = study.config
     sets = len(next(iter(hard.values())).hard)
@@ -239,9 +239,9 @@ def _grid(run: tracking.Run, study: Study, data: Data, hard: Mapping[str, Hard])
     groups = [(m, s) for s in range(sets) for m in range(shape[0])]
     with console.progress(f"{run.id[:8]} grid", len(groups) * config.epochs) as show:
         for done, (m, s) in enumerate(groups):
-            order = Order.of(hard[config.strategy[m]].hard[s], seeding.Seeds(config.seed).child("data", "split", s))
+            order = HardEasyOrder.of(hard[config.strategy[m]].hard[s], seeding.Seeds(config.seed).child("data", "split", s))
             cuts = {
-                (p, q): order.cut(ratio, share, config.reduce_hard)
+                (p, q): order.train_slice(ratio, share, config.reduce_hard)
                 for p, ratio in enumerate(config.train_ratios)
                 for q, share in enumerate(config.remaining_train_ratios)
             }
@@ -256,8 +256,8 @@ def _grid(run: tracking.Run, study: Study, data: Data, hard: Mapping[str, Hard])
 def _group(
     run: tracking.Run,
     study: Study,
-    data: Data,
-    order: Order,
+    data: TrainingData,
+    order: HardEasyOrder,
     cuts: Mapping[tuple[int, int], TrainSlice],
     place: tuple[int, int],
     show: Callback,
@@ -281,7 +281,7 @@ def _group(
         settings = training_settings(config, config.precision)
         networks = SliceTraining.of(samples, data.standardise, data.num_classes, list(cells.values()), streams, settings)
         _train(run, config, networks, name, show)
-        return {**networks.judge(), "lost": len(networks.learner.diverged)}
+        return {**networks.accuracies(), "lost": len(networks.learner.diverged)}
 
     found = _once(run, study, f"grid_{name}", make)
     if found["lost"]:
@@ -308,12 +308,12 @@ def _train(run: tracking.Run, config: Config, networks: SliceTraining, name: str
     fit(networks.learner, networks.batches, config.epochs, watching)
 
 
-def _finish(run: tracking.Run, study: Study, found: Inversions, hard: Mapping[str, Hard]) -> None:
+def _finish(run: tracking.Run, study: Study, found: Inversions, hard: Mapping[str, HardSamples]) -> None:
     """metrics.npz, tables and metrics."""
     arrays = study.arrays
     masks = np.stack([one.hard.numpy() for one in hard.values()], 1)  # [S, M, N]
     scores = np.stack([one.score.numpy() for one in hard.values()], 1)
-    arrays |= describe(masks, scores, study.labels.numpy(), study.split.num_classes)
+    arrays |= agreement_arrays(masks, scores, study.labels.numpy(), study.split.num_classes)
     arrays |= {"class_names": np.array(study.split.class_names), "inversion_epoch": found.inversion_epoch.numpy()}
     arrays |= {name: value.numpy() for name, value in gallery(study.split.train, found, list(hard.values())).items()}
     run.write_arrays(ARRAYS, arrays)
@@ -361,7 +361,7 @@ def _log_detection(run: tracking.Run, study: Study, masks: Array, scores: Array)
 
 def _report(stored: StoredRun) -> None:
     """Print the tables."""
-    console.table("Accuracy on test samples", *printed(stored.arrays))
+    console.table("Accuracy on test samples", *summary_rows(stored.arrays))
     if stored.has("detection.csv"):
         import pandas
 

@@ -43,7 +43,7 @@ def set_up(config: Config) -> TrainSetup:
 
 def hardness(word: str) -> sample_hardness.Hardness:
     """The hardness that RUN or RUN:STRATEGY hands on."""
-    run, strategy = sample_hardness.words(word)
+    run, strategy = sample_hardness.run_and_strategy(word)
     stored = _source(run)
     artifact = sample_hardness.SOURCES[stored.study][0]
     if not stored.has(artifact):
@@ -67,7 +67,7 @@ def _source(word: str) -> StoredRun:
 
 def named(word: str) -> str:
     """RUN or RUN:STRATEGY with the run by its id, which goes on to mean the same run."""
-    run, strategy = sample_hardness.words(word)
+    run, strategy = sample_hardness.run_and_strategy(word)
     return ":".join(filter(None, (_source(run).id, strategy)))
 
 
@@ -129,7 +129,7 @@ def _complete(
             then(run)
 
     def close(run: tracking.Run) -> None:
-        run.remove(*(f"{recorder.FOLDER}/{name}" for name in recorder.recorded(run.folder / recorder.FOLDER)))
+        run.remove(*(f"{recorder.FOLDER}/{name}" for name in recorder.recorded_files(run.folder / recorder.FOLDER)))
         run.remove(*(f"checkpoints/{name}" for name in checkpoints.spare(config.keep_checkpoints)))
 
     return lifecycle.complete(opening, compute, report, close, lambda run: finish(run, out))
@@ -177,7 +177,7 @@ def _train(run: tracking.Run, setup: TrainSetup, saved: dict[str, Any] | None) -
         watching += [console.training_progress(show), callbacks.checkpoint(config.checkpoint_every, write)]
         done = fit(student, setup.batches, setup.total, watching)
     run.log({"samples_per_second": done * setup.batches.size * config.repeats / (spent + time.monotonic() - began)}, done)
-    if logits_of_training is not None and not recorder.whole(run.folder / recorder.ARTIFACT, records.arrays()["steps"]):
+    if logits_of_training is not None and not recorder.is_complete(run.folder / recorder.ARTIFACT, records.arrays()["steps"]):
         run.write_arrays(recorder.ARTIFACT, logits_of_training.arrays(records.arrays()["steps"]), compressed=False)
     found = result_of(setup, records)
     _finish(run, config, found)
@@ -190,7 +190,7 @@ def _train(run: tracking.Run, setup: TrainSetup, saved: dict[str, Any] | None) -
 def _logit_recorder(run: tracking.Run, setup: TrainSetup, points: int) -> recorder.LogitRecorder:
     """What records the logits of the training samples; a warning where that is a lot."""
     train = setup.batches.train
-    needed = recorder.size(setup.config.repeats, points, len(train), setup.split.num_classes)
+    needed = recorder.recording_bytes(setup.config.repeats, points, len(train), setup.split.num_classes)
     if needed > recorder.LARGE:
         console.warn(f"record_dynamics: {needed / 1e9:.1f} GB for {points} points; fewer with eval_steps")
     return recorder.LogitRecorder(train, setup.standardise.to(setup.learner.device), run.fetch(recorder.FOLDER), run.publish)
@@ -266,7 +266,7 @@ def note_of(config: TrainingSettings, classes: int, samples: int) -> str:
 
 def tags_of(config: TrainingSettings, device: str) -> dict[str, str]:
     """The run's own tags, and how it was computed."""
-    source = {} if config.hardness is None else {"hardbench.source_run": sample_hardness.words(config.hardness)[0]}
+    source = {} if config.hardness is None else {"hardbench.source_run": sample_hardness.run_and_strategy(config.hardness)[0]}
     return {**(config.tag or {}), **source, "hardbench.device": device, "hardbench.precision": config.precision}
 
 
