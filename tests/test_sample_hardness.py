@@ -158,7 +158,7 @@ def test_what_cannot_be_split_is_one_line(recorded, capsys, tmp_path):
     np.savez(tmp_path / "other.npz", **images)
     before = last().id
     assert "others)" in _refused(capsys, 3, *line[:-1], f"npz:{tmp_path / 'other.npz'}", "--hardness", recorded.id)
-    assert "digits" not in _refused(capsys, 3, *line[:-2], "--dataset", "digits", "--hardness", recorded.id)
+    assert "others)" in _refused(capsys, 3, *line[:-1], "digits", "--hardness", recorded.id)
     assert "nearest: energy" in _refused(capsys, 2, *line, "--hardness", f"{recorded.id}:enrgy")
     assert "a run id" in _refused(capsys, 5, *line, "--hardness", "zzz")
     assert last().id == before

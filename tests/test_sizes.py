@@ -161,7 +161,7 @@ else:
     cuts = [order.train_slice(p, q, False) for p in config.train_ratios for q in config.remaining_train_ratios]
     plain = lambda one: training_settings(one, "fp32")
     streams = [seeding.Seeds(0).child("repeat", r) for r in range(config.repeats)]
-    course = slices.SliceTraining.of(split.train, standardise, split.num_classes, cuts, streams, plain(config))
+    course = slices.SliceTraining(data, cuts, streams, plain(config))
     fit(course.learner, course.batches, 2, [])
     course.accuracies()
     found = slices.estimate(split, plain)(config, config.repeats * len(cuts))

@@ -116,7 +116,7 @@ def ours(quick: bool) -> Piece:
     training = training_settings(config)
 
     def call() -> list[dict[str, Tensor]]:
-        networks = SliceTraining.of(samples, standardise, 10, cuts, streams(config), training)
+        networks = SliceTraining(TrainingData(samples, standardise, 10), cuts, streams(config), training)
         first: list[dict[str, Tensor]] = []
 
         def keep(state: TrainState) -> None:

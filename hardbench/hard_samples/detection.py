@@ -1,4 +1,4 @@
-"""How well a hardness score finds the samples that something is wrong with, such as those of a wrong label."""
+"""Detection of samples with a wrong label (or another defect) by a hardness score."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Which samples are hard, by every strategy, in every one of S sets: from a search for stragglers and S fresh networks.
+"""The hard samples by every strategy in every one of S sets: from a search for stragglers and S newly trained networks.
 
 After Pukowski & Lu 2024 (arXiv:2409.14401): stragglers say how many samples of a class are hard, a score says which ones.
 """
@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardbench.data.batches import Batches
 from hardbench.data.samples import Samples
 from hardbench.hard_samples.dynamics import Dynamics
 from hardbench.hard_samples.selection import hardest_at_level
 from hardbench.inversion.fullbatch import FullBatch
 from hardbench.inversion.search import Inversions, Search, TrainingData
-from hardbench.registry import MODELS, SCORES
+from hardbench.registry import SCORES
 from hardbench.seeding import Seeds
 from hardbench.settings import STRAGGLERS, TrainingSettings
 from hardbench.training import callbacks
@@ -48,9 +47,7 @@ def search_until_inverted(search: Search, show: Callback) -> Inversions:
 
 def fresh_logits(data: TrainingData, settings: TrainingSettings, streams: Sequence[Seeds], show: Callback) -> tuple[Tensor, Tensor]:
     """Logits [S, T, N, K] of one newly trained network per stream, on all samples, and the steps [T] they were recorded at."""
-    networks = MODELS[settings.model].call(data.train.shape, data.num_classes, settings, streams).to(data.train.labels.device)
-    batches = Batches(data.train, data.standardise, "full", streams, [0.0] * len(streams))
-    learner = FullBatch(networks, settings, settings.epochs)
+    learner = FullBatch(data.networks(settings, streams), settings, settings.epochs)
     steps: list[int] = []
     points: list[Tensor] = []
 
@@ -59,7 +56,7 @@ def fresh_logits(data: TrainingData, settings: TrainingSettings, streams: Sequen
         points.append(learner.forward_all(state.batches.draw()[0]).logits.transpose(1, 2).float().cpu())
 
     recording = at(evaluation_steps(POINTS, None, settings.epochs), record)
-    fit(learner, batches, settings.epochs, [callbacks.divergence(), recording, show])
+    fit(learner, data.batches(streams), settings.epochs, [callbacks.divergence(), recording, show])
     return torch.stack(points, 1), torch.tensor(steps)
 
 

@@ -20,10 +20,10 @@ HARD, EASY = "hard", "easy"
 
 @dataclass(frozen=True)
 class Hardness:
-    """Which of M samples are hard, bool [M].
+    """The hardness of M samples by one run.
 
-    index: int64 [M], counts the data set's train samples, then its test samples, each in their own order; score: [M], higher is harder;
-    fingerprint: int64 [M], of the inputs.
+    source: the run's short id; index: int64 [M], position in the data set (its train samples, then its test samples); hard: bool [M];
+    score: [M], higher is harder; fingerprint: int64 [M], of the inputs.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""Which samples a score calls hard: as many as are asked for, of the whole data set or of every class."""
+"""The samples that a score calls hard: a given number, of the whole data set or of every class."""
 
 import torch
 from torch import Tensor

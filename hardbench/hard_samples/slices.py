@@ -11,20 +11,17 @@ import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hardbench.data.batches import Batches
-from hardbench.data.samples import Samples, Split
-from hardbench.data.transforms import Standardise
+from hardbench.data.samples import Split
 from hardbench.hard_samples.cuts import TrainSlice
 from hardbench.hard_samples.tables import TESTS
 from hardbench.inversion.fullbatch import FullBatch, predictions
+from hardbench.inversion.search import TrainingData
 from hardbench.models.layers import Stacked
-from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.settings import TrainingSettings
 from hardbench.training import memory
@@ -78,11 +75,8 @@ def window(stack: Stacked, first: int, last: int) -> Stacked:
 
 def estimate(split: Split, plain: memory.Plain) -> memory.Estimate:
     """Estimated memory of networks on slices of a split, which hold the activations of one segment at a time."""
-
-    def at_once(config: Any, networks: int) -> int:
-        return max(LARGEST, networks)
-
-    return memory.Estimate(split.train.shape, split.num_classes, len(split.train), plain, at_once=at_once)
+    shape, classes, samples = split.train.shape, split.num_classes, len(split.train)
+    return memory.Estimate(shape, classes, samples, plain, at_once=lambda config, networks: max(LARGEST, networks))
 
 
 class SliceLearner(FullBatch):
@@ -145,41 +139,24 @@ class SliceLearner(FullBatch):
         return {name: torch.cat(values) for name, values in zip((*TESTS, "per_class"), zip(*rows, strict=True), strict=True)}
 
 
-@dataclass
 class SliceTraining:
     """Networks on the slices of one order, ready to be trained: one per stream on each slice, from the same initial weights.
 
-    `places` [S * size] says where in the learner's stack the networks of the slices are, in the order in which the slices were given.
+    The data's train samples are in the slices' order. `places` [S * size] says where in the learner's stack the networks of the slices are,
+    in the order in which the slices were given.
     """
 
-    learner: SliceLearner
-    batches: Batches
-    samples: Samples
-    num_classes: int
-    places: list[int]
-
-    @classmethod
-    def of(
-        cls,
-        samples: Samples,
-        standardise: Standardise,
-        num_classes: int,
-        slices: Sequence[TrainSlice],
-        streams: Sequence[Seeds],
-        settings: TrainingSettings,
-    ) -> "SliceTraining":
-        """The training of networks on samples [N] that are in the slices' order, on the samples' device."""
+    def __init__(self, data: TrainingData, slices: Sequence[TrainSlice], streams: Sequence[Seeds], settings: TrainingSettings):
         far_first = sorted(range(len(slices)), key=lambda i: (-slices[i].high, slices[i].low))
         all_streams = list(streams) * len(slices)
-        networks = MODELS[settings.model].call(samples.shape, num_classes, settings, all_streams).to(samples.labels.device)
-        batches = Batches(samples, standardise, "full", all_streams, [0.0] * len(all_streams))
-        learner = SliceLearner(networks, settings, settings.epochs, [slices[i] for i in far_first])
-        places = [far_first.index(i) * len(streams) + r for i in range(len(slices)) for r in range(len(streams))]
-        return cls(learner, batches, samples, num_classes, places)
+        self.data, self.batches = data, data.batches(all_streams)
+        networks = data.networks(settings, all_streams)
+        self.learner = SliceLearner(networks, settings, settings.epochs, [slices[i] for i in far_first])
+        self.places = [far_first.index(i) * len(streams) + r for i in range(len(slices)) for r in range(len(streams))]
 
     def accuracies(self) -> dict[str, Tensor]:
         """`SliceLearner.accuracies` on the labels trained on, by slice in the order given; nan for networks that diverged."""
-        accuracies = self.learner.accuracies(self.batches.draw()[0], self.samples.labels, self.num_classes)
+        accuracies = self.learner.accuracies(self.batches.draw()[0], self.data.train.labels, self.data.num_classes)
         for values in accuracies.values():
             values[list(self.learner.diverged)] = torch.nan
         return {name: values[self.places] for name, values in accuracies.items()}

@@ -1,4 +1,4 @@
-"""Do networks, or two strategies for hard samples, select the same ones: overlap of sets, of ranks, and against chance."""
+"""Agreement of networks, or of strategies for hard samples, on the samples they select: overlap of sets, of ranks, and beside chance."""
 
 import itertools
 from typing import Any

@@ -21,6 +21,7 @@ from hardbench.data.samples import Samples, Split
 from hardbench.data.transforms import Standardise
 from hardbench.inversion.fullbatch import ForwardPass, FullBatch, predictions
 from hardbench.inversion.radii import class_means, distances, inversion_epochs, lag, radii
+from hardbench.models.layers import Stacked
 from hardbench.registry import MODELS
 from hardbench.settings import InversionSettings, TrainingSettings
 from hardbench.training import callbacks, memory
@@ -38,6 +39,15 @@ class TrainingData:
     train: Samples
     standardise: Standardise
     num_classes: int
+
+    def networks(self, settings: TrainingSettings, streams: Sequence[seeding.Seeds]) -> Stacked:
+        """Newly initialised networks for the data, one per stream."""
+        networks: Stacked = MODELS[settings.model].call(self.train.shape, self.num_classes, settings, streams).to(self.train.labels.device)
+        return networks
+
+    def batches(self, streams: Sequence[seeding.Seeds]) -> Batches:
+        """The whole data set as the batch of every step, for one network per stream."""
+        return Batches(self.train, self.standardise, "full", streams, [0.0] * len(streams))
 
 
 @dataclass(frozen=True)
@@ -186,7 +196,7 @@ class RadiusRecorder:
                 self.inversion_epoch[r, c] = epochs[r, c]
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """All that a checkpoint keeps."""
         rows = {name: values[: self.measured].clone() for name, values in self.rows.items()}
         epochs = torch.from_numpy(self.inversion_epoch.copy())
         return {"rows": rows, "wrong": list(self.wrong), "recent": self.recent, "weights": self.weights, "epochs": epochs}
@@ -221,9 +231,8 @@ class Search:
         self.data, self.settings, self.repeats, self.seed = data, settings, list(repeats), seed
         streams = [seeding.Seeds(seed).child("repeat", r) for r in repeats]
         training = training_settings(settings, precision)
-        networks = MODELS["mlp"].call(data.train.shape, data.num_classes, training, streams).to(data.train.labels.device)
-        self.learner = FullBatch(networks, training, settings.epochs, weights)
-        self.batches = Batches(data.train, data.standardise, "full", streams, [0.0] * len(streams))
+        self.learner = FullBatch(data.networks(training, streams), training, settings.epochs, weights)
+        self.batches = data.batches(streams)
         self.recorder = RadiusRecorder(data, settings, self.learner, looks, sink)
 
     def run(self, more: Sequence[Callback] = ()) -> Inversions:

@@ -1,4 +1,4 @@
-"""Layer metrics the published way, on ONE training mini-batch: to show what a small batch does to them, not to measure with.
+"""Layer metrics estimated as published, on ONE training mini-batch: they show the bias of a small batch and are not meant as measurements.
 
 Each takes a view whose `activations` are those of the batch. Fitted and scored on the same 128 samples of 1 024 units, the probe is
 perfect on random labels; 50 bins find two nats in independent data; CKA is biased upward; entropy sums over units and stops at 0.

@@ -9,7 +9,7 @@ samples are in-sample for the score that named them. Expect about .92 | .25 | .9
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -279,7 +279,7 @@ def _group(
         samples = Samples(*(getattr(data.train, part)[order.rows.to(study.device)] for part in ("inputs", "labels", "index", "clean")))
         streams = [seeding.Seeds(config.seed).child("set", s, "repeat", config.first_repeat + r) for r in range(config.repeats)]
         settings = training_settings(config, config.precision)
-        networks = SliceTraining.of(samples, data.standardise, data.num_classes, list(cells.values()), streams, settings)
+        networks = SliceTraining(replace(data, train=samples), list(cells.values()), streams, settings)
         _train(run, config, networks, name, show)
         return {**networks.accuracies(), "lost": len(networks.learner.diverged)}
 
