@@ -128,7 +128,7 @@ def test_units_of_an_mlp_and_the_other_settings(project):
 def test_an_interrupted_run_goes_on_at_the_next_layer(project, monkeypatch):
     """Killed behind the fifth of twelve layers (two networks, three batches, two layers); the numbers are those of a run in one go."""
     monkeypatch.setattr(mask_mi, "SAVE_SECONDS", 0.0)
-    counted, done = mask_mi.masking.count, []
+    counted, done = mask_mi.masking.count_confusions, []
 
     def dies(*given):
         for layer in counted(*given):
@@ -137,12 +137,12 @@ def test_an_interrupted_run_goes_on_at_the_next_layer(project, monkeypatch):
                 raise Killed
             yield layer
 
-    monkeypatch.setattr(mask_mi.masking, "count", dies)
+    monkeypatch.setattr(mask_mi.masking, "count_confusions", dies)
     assert main([*MASK, "--model", "cnn", "--mask-mode", "activation_zero"]) == 143
     broken = last()
     assert broken.status == "KILLED" and broken.has("partial.npz") and not broken.has("masking.npz")
     done.clear()
-    monkeypatch.setattr(mask_mi.masking, "count", lambda *given: (done.append(layer) or layer for layer in counted(*given)))
+    monkeypatch.setattr(mask_mi.masking, "count_confusions", lambda *given: (done.append(layer) or layer for layer in counted(*given)))
     assert main(["resume", "last", "--threads", "1"]) == 0
     resumed = last()
     assert resumed.id == broken.id and resumed.status == "FINISHED" and not resumed.has("partial.npz")
