@@ -6,6 +6,7 @@ import torch
 
 from hardbench.config import environment
 from hardbench.inversion.pool import prepare_pool
+from hardbench.inversion.radii import published
 from hardbench.inversion.search import Search, TrainingData
 from hardbench.settings import InversionSettings
 
@@ -53,4 +54,5 @@ def test_the_smooth_detector_finds_most_of_them_near_the_published_ones():
     epochs = found.inversion_epoch.numpy()
     assert np.isfinite(epochs).sum() >= 44
     assert 100 <= np.nanmedian(epochs) <= 250
+    assert np.nanmedian(np.abs(epochs - published(found.radii.transpose(0, 1).numpy()))) < 10
     assert torch.equal(found.inversion_epoch.isnan(), found.judged == 500)  # a class without inversion is judged at the end
