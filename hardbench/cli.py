@@ -41,7 +41,11 @@ def settings_of(name: str) -> ModuleType:
 
 def _load(name: str) -> click.Command:
     def work(config: Config) -> None:
-        importlib.import_module(commands()[name][0]).run(config)
+        module = importlib.import_module(commands()[name][0])
+        if hasattr(module, "run"):
+            module.run(config)
+        else:
+            importlib.import_module("hardbench.lifecycle").launch(module, config)
 
     text = ast.get_docstring(ast.parse(_files()[name.replace("-", "_")].read_text()))
     return command(name, settings_of(name), text or "", work)

@@ -29,14 +29,14 @@ class DataError(HardbenchError):
 class TrainingError(HardbenchError):
     """A training that cannot go on: a loss that is not finite, a checkpoint that cannot be read.
 
-    `measured`: the study has stored all that it measured before it came to this.
+    `measured`: the study has stored all that it measured before it came to this. `finished`: its run is FINISHED all the same.
     """
 
     exit_code = 4
 
-    def __init__(self, line: str, measured: bool = False):
+    def __init__(self, line: str, measured: bool = False, finished: bool = False):
         super().__init__(line)
-        self.measured = measured
+        self.measured, self.finished = measured, finished
 
 
 class TrackingError(HardbenchError):

@@ -1,39 +1,187 @@
-"""A study's life in its run: compute, report, close, and only then FINISHED."""
+"""The life of a study: prepare, open a run or go on with one, compute, draw, report; and the one memory of what is done."""
 
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
 
-from hardbench import console, tracking
-from hardbench.errors import TrainingError
-from hardbench.figures import draw
+from hardbench import console, figures, machine, tracking
+from hardbench.errors import ConfigError, TrackingError, TrainingError
+from hardbench.hard_samples import sample_hardness
+from hardbench.hard_samples.sample_hardness import Hardness
 from hardbench.stored import StoredRun
 from hardbench.training import checkpoints
 
-Step = Callable[[tracking.Run], None]
+CHECKPOINTS = "checkpoints"
+Pinned = TypeVar("Pinned")
 
 
-def complete(opening: AbstractContextManager[tracking.Run], compute: Step, report: Step, close: Step, last: Step) -> StoredRun:
-    """Do a study's steps within a run, which is FINISHED when all of them are done, and not before; the stored run.
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Everything that a bad setting could spoil, built before a run exists; a study subclasses it with what it computes with."""
 
-    What a kill leaves undone a resumed run does: every step may be done again. `close` removes what only resuming needs: the last thing
-    before FINISHED. `last` comes after it: a copy that finds no room undoes no run. A TrainingError whose study has `measured` all it could
-    is raised after all of them; after any other error nothing is removed.
+    config: Any  # the study's Config
+    title: str  # the run's name
+    note: str  # two lines on it for its reader
+    device: torch.device
+    dataset: str
+    digest: str  # of the data
+    sources: tuple[StoredRun, ...] = ()  # runs that it reads
+    tags: Mapping[str, str] = field(default_factory=dict)  # further ones of its run
+
+    def opening(self, study: str, stored: StoredRun | None) -> AbstractContextManager[tracking.Run]:
+        """The run to compute in: a new one of the study, or the stored one to go on with."""
+        if stored is not None:
+            return tracking.reopen(stored)
+        source = {"hardbench.source_run": ",".join(one.id for one in self.sources)} if self.sources else {}
+        return tracking.start(study, self.config, self.title, self.note, tags={**(self.config.tag or {}), **source, **self.tags})
+
+    def describe(self, run: tracking.Run) -> None:
+        """What the run is computed on, at its start and again when it goes on: tags of device, precision and threads, and the data set."""
+        run.data(self.dataset.rpartition("/")[2], self.digest, self.dataset)
+        for key, value in (("device", self.device), ("precision", self.config.precision), ("threads", torch.get_num_threads())):
+            run.tag(f"hardbench.{key}", str(value))
+
+    def copied(self, run: tracking.Run) -> Sequence[str]:
+        """Files and folders of the run that `--out` gets."""
+        return (".",)
+
+
+class Stages:
+    """The one memory of what a run has done, for a run that goes on: states under way, and parts that are done, in its checkpoints/.
+
+    All of it is written whole or not at all, and what only going on needs is removed when the run ends.
     """
-    with opening as run:
+
+    def __init__(self, run: tracking.Run, resumed: bool):
+        self._run, self._resumed = run, resumed
+        self._folder = run.folder / CHECKPOINTS
+        self._spare: set[str] = set()  # files that a run which has ended does without
+        self._parts: list[str] = []
+        self._states = False  # whether states under way are kept: only then are there any to remove
+        if resumed:
+            run.fetch(CHECKPOINTS)
+
+    def newest(self, wanted: Mapping[str, Any] = checkpoints.TRAINING) -> dict[str, Any] | None:
+        """The newest state that can be read, with what is wanted in it; None at a first start, and where there is none.
+
+        A warning if it is not the last that was saved.
+        """
+        self._states = True
+        if not self._resumed:
+            return None
+        state, note = checkpoints.newest(self._folder, wanted)
+        if note or not (state or any(self._folder.glob("*.pt"))):
+            console.warn(note or f"run {self._run.id} had no checkpoint yet: it starts again from step 0")
+        return state
+
+    def save(self, state: dict[str, Any], *others: tuple[str, dict[str, Any]]) -> None:
+        """Keep the state under way as last.pt, after other checkpoints by file name."""
+        self._states = True
+        self._run.close()  # what a checkpoint counts as measured must be in the store
+        for name, content in (*others, (checkpoints.LAST, state)):
+            checkpoints.save(self._folder, name, content)
+        for name in (checkpoints.LAST, *(name for name, _ in others)):
+            self._run.publish(f"{CHECKPOINTS}/{name}")
+
+    def once(self, name: str, make: Callable[[], dict[str, Any]], spare: bool = False) -> dict[str, Any]:
+        """A named part: as it is stored, or made now and stored, so that a run that goes on does not compute it again.
+
+        It stays with the checkpoints that are kept, unless it is `spare`.
+        """
+        path = self._folder / f"{name}.pt"
+        self._parts.append(path.name)
+        if spare:
+            self.only_to_resume(f"{CHECKPOINTS}/{path.name}")
+        if path.exists():
+            try:
+                return {key: value for key, value in checkpoints.load(path).items() if key != "networks"}
+            except TrainingError as error:
+                console.warn(f"{error}; trained again")
+        part = make()
+        checkpoints.save(self._folder, path.name, {"networks": [], **part})
+        self._run.publish(f"{CHECKPOINTS}/{path.name}")
+        return part
+
+    def only_to_resume(self, *names: str) -> None:
+        """Files of the run, by their names in its folder, that are removed when it ends."""
+        self._spare |= set(names)
+
+    def end(self, keep: bool) -> None:
+        """Remove what only going on needs; checkpoints and parts stay if they are to be kept."""
+        names = [f".{name}.part" for name in self._parts] + ([] if keep else self._parts)
+        names += checkpoints.spare(keep) if self._states else []
+        self._run.remove(*sorted(self._spare | {f"{CHECKPOINTS}/{name}" for name in names}))
+
+
+class Study(Protocol):
+    """A module of studies/: its settings, and the functions of its life."""
+
+    STUDY: str
+
+    @property
+    def FIGURES(self) -> Sequence[str] | None:
+        """Kinds of figures drawn at its end; None: all that apply."""
+
+    def prepare(self, config: Any, stored: StoredRun | None = None) -> Prepared:
+        """All that can fail before a run exists, from settings or to go on with a stored run."""
+
+    def compute(self, prepared: Any, run: tracking.Run, stages: Stages) -> None:
+        """The work, from what the stages have of it on."""
+
+    def report(self, stored: StoredRun) -> None:
+        """Print what was measured."""
+
+
+def launch(study: Study, config: Any, kinds: Sequence[str] | str | None = "default") -> StoredRun:
+    """Do a study in a run of its own, and draw figures of some kinds (the study's own by default, None: all that apply); the stored run."""
+    out = out_folder(config.out)
+    prepared = study.prepare(config)
+    return _live(study, prepared, None, out, study.FIGURES if kinds == "default" else kinds)
+
+
+def resume(study: Study, stored: StoredRun, config: Any) -> StoredRun:
+    """Go on with a stored run that is not finished, under settings that are its own but for where it is computed; the stored run."""
+    out = out_folder(config.out)
+    prepared = study.prepare(config, stored)
+    if stored.tags.get("hardbench.data_digest", prepared.digest) != prepared.digest:
+        raise TrainingError(f"run: {stored.id}; the data set is not the one it was started on")
+    return _live(study, prepared, stored, out, study.FIGURES)
+
+
+def _live(study: Study, prepared: Prepared, stored: StoredRun | None, out: Path | None, kinds: Any) -> StoredRun:
+    """A study's steps within a run, which is FINISHED when all of them are done, and not before; the stored run.
+
+    What a kill leaves undone a resumed run does: every step may be done again. What only resuming needs is removed last. A TrainingError
+    whose study has measured all it could is raised after all of them; after any other error nothing is removed.
+    """
+    measured: TrainingError | None = None
+    with prepared.opening(study.STUDY, stored) as run:
+        prepared.describe(run)
+        stages = Stages(run, stored is not None)
         try:
-            compute(run)
+            study.compute(prepared, run, stages)
         except TrainingError as error:
-            if error.measured:
-                report(run)
-                close(run)
-                last(run)
-            raise
-        report(run)
-        close(run)
-    last(run)
+            if not error.measured:
+                raise
+            measured = error
+        publish(run, [so_far(run)], kinds)
+        stages.end(getattr(prepared.config, "keep_checkpoints", False))
+        if measured is not None and not measured.finished:
+            study.report(so_far(run))
+            finish(run, out, prepared.copied(run))
+            raise measured
+    study.report(so_far(run))
+    finish(run, out, prepared.copied(run))
+    if getattr(prepared.config, "show", False):
+        figures.show(run.folder / "figures", sorted(path.name for path in (run.folder / "figures").glob("*.png")))
+    if measured is not None:
+        raise measured
     return so_far(run)
 
 
@@ -43,30 +191,79 @@ def so_far(run: tracking.Run) -> StoredRun:
     return StoredRun(run.client, run.client.get_run(run.id))
 
 
-def check_data(stored: StoredRun, digest: str) -> None:
-    """TrainingError if a run that goes on was started on other data."""
-    if stored.tags.get("hardbench.data_digest", digest) != digest:
-        raise TrainingError(f"run: {stored.id}; the data set is not the one it was started on")
-
-
-def newest_state(stored: StoredRun, wanted: Mapping[str, Any] = checkpoints.TRAINING) -> dict[str, Any] | None:
-    """The newest state to go on from that has what is wanted, None where there is none; a warning if it is not the last that was stored."""
-    state, note = checkpoints.newest(stored.file("checkpoints"), wanted) if stored.has("checkpoints") else (None, "")
-    if note or state is None:
-        console.warn(note or f"run {stored.id} had no checkpoint yet: it starts again from step 0")
-    return state
-
-
-def describe(run: tracking.Run, device: torch.device, precision: str, dataset: str, digest: str) -> None:
-    """What a run is computed on, at its start and again when it goes on: tags of device, precision and threads, and the data set."""
-    run.data(dataset.rpartition("/")[2], digest, dataset)
-    for key, value in (("device", device), ("precision", precision), ("threads", torch.get_num_threads())):
-        run.tag(f"hardbench.{key}", str(value))
-
-
-def draw_into(run: tracking.Run, kinds: Sequence[str] | None) -> StoredRun:
-    """Draw the kinds of figures that apply (None: all there are) into an open run; the run as stored so far."""
-    stored = so_far(run)
-    for name in draw([stored], run.folder / "figures", kinds, strict=False):
+def publish(run: tracking.Run, runs: Sequence[StoredRun], kinds: Sequence[str] | None) -> list[str]:
+    """Draw the kinds of figures that apply to some runs (None: all there are) into an open run; the names of the files."""
+    names = figures.draw(runs, run.folder / "figures", kinds, strict=False) if kinds is None or kinds else []
+    for name in names:
         run.publish(f"figures/{name}")
-    return stored
+    return names
+
+
+def out_folder(out: str | None) -> Path | None:
+    """The folder of `--out`, made now so that a bad one is known before any work."""
+    if out is None:
+        return None
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ConfigError(f"out: {out}; a folder that can be written ({error.strerror})") from None
+    return Path(out)
+
+
+def finish(run: tracking.Run, out: Path | None, copied: Sequence[str] = (".",)) -> None:
+    """The closing lines of every command that writes to a run: its id, where its files are, where the UI shows it.
+
+    `copied` (files or folders of the run) go to `out`, unless that is where they are.
+    """
+    if out is not None and "." in copied:
+        run.gather()
+    try:
+        for name in copied if out is not None and out.resolve() != run.folder.resolve() else ():
+            source, copy = run.folder / name, Path(str(out)) / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, copy, dirs_exist_ok=True) if source.is_dir() else shutil.copy(source, copy)
+    except OSError as error:  # of a whole folder: a list of (from, to, why)
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
+        raise TrackingError(f"out: {out}; a folder that takes a copy of {run.folder} ({reason})") from None
+    console.say(f"run {run.id}")
+    console.say(f"files {out or run.folder}")
+    console.say(machine.described())
+    console.say(f"hardbench ui shows it at {run.link}")
+
+
+# runs that settings name
+
+
+def pinned(config: Pinned) -> Pinned:
+    """Settings whose `hardness` names its run by the id, which goes on to mean the same run: `last` is another one tomorrow."""
+    word = getattr(config, "hardness", None)
+    return config if word is None else replace(config, hardness=pinned_hardness(word))  # type: ignore[type-var]
+
+
+def pinned_hardness(word: str) -> str:
+    """RUN or RUN:STRATEGY with the run by its id."""
+    run, strategy = sample_hardness.run_and_strategy(word)
+    return ":".join(filter(None, (hardness_source(run).id, strategy)))
+
+
+def hardness_source(word: str) -> StoredRun:
+    """The run of an id or a prefix of one; of `last` the newest finished one that has samples' hardness to hand on."""
+    if word == "last":
+        for stored in tracking.runs():
+            artifact, _ = sample_hardness.SOURCES.get(stored.study, ("", None))
+            if stored.status == "FINISHED" and artifact and stored.has(artifact):
+                return stored
+    return tracking.find(word, list(sample_hardness.SOURCES))
+
+
+def read_hardness(word: str) -> Hardness:
+    """The hard samples that RUN or RUN:STRATEGY hands on; ConfigError for a run without any."""
+    run, strategy = sample_hardness.run_and_strategy(word)
+    stored = hardness_source(run)
+    artifact = sample_hardness.SOURCES[stored.study][0]
+    if not stored.has(artifact):
+        how = "train --record-dynamics" if stored.study == "train" else stored.study
+        raise ConfigError(f"hardness: {stored.id}; a run of {how}, with the artifact {artifact}")
+    return sample_hardness.read(stored.study, stored.id, stored.archive(artifact), strategy)

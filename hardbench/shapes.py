@@ -12,10 +12,10 @@ Array = np.ndarray[Any, Any]
 # model, small letters in all arrays of one layer (`_00` at the end); `+` stands for any further axes, `!` for an array that must be there.
 AXES: dict[str, dict[str, str]] = {
     "train": {
-        "steps": "T!", "log_steps": "S!", "class_names": "K", "stopped_step": "R", "overlap_static*": "KK", "layer_*_test": "RL+",
-        "train_layer_*": "RSL", "train_loss": "RS!", "train_accuracy": "RS!", "layer_*": "RTL+", "loss_per_class": "RTK!",
-        "accuracy_per_class": "RTK!", "confusion": "RTKK!", "overlap_dynamic*": "RTKK", "*_per_class_*": "RTK", "confusion_*": "RTKK",
-        "loss": "RT!", "accuracy": "RT!", "val_*": "RT", "loss_*": "RT", "accuracy_*": "RT",
+        "steps": "T!", "log_steps": "S!", "class_names": "K", "stopped_step": "R", "measured_samples": "R", "overlap_static*": "KK",
+        "layer_*_test": "RL+", "train_layer_*": "RSL", "train_loss": "RS!", "train_accuracy": "RS!", "layer_*": "RTL+",
+        "loss_per_class": "RTK!", "accuracy_per_class": "RTK!", "confusion": "RTKK!", "overlap_dynamic*": "RTKK", "*_per_class_*": "RTK",
+        "confusion_*": "RTKK", "loss": "RT!", "accuracy": "RT!", "val_*": "RT", "loss_*": "RT", "accuracy_*": "RT",
     },
     "invert": {
         "epochs": "T!", "radii": "RTK!", "distances": "RTKK!", "error": "RT!", "loss": "RT!", "inversion_epoch": "RK!", "class_names": "K!",
@@ -65,7 +65,7 @@ def check(arrays: Mapping[str, Array], kind: str) -> None:
         model, _, own = name.rpartition("/")
         if array.dtype.kind not in ("U" if _any(own, WORDS) else "biu" if own in WHOLE else "biuf"):
             raise ValueError(f"{name} is {array.dtype}; {'text' if _any(own, WORDS) else 'numbers'}")
-        axes = next((axes for pattern, axes in known.items() if fnmatchcase(own, pattern)), "+").rstrip("!")
+        axes = axes_of(kind, own)
         letters = axes.rstrip("+")
         if array.ndim < len(letters) or (letters == axes and array.ndim > len(letters)):
             raise ValueError(f"{name} has shape {array.shape}; {len(letters)} axes{' or more' if letters != axes else ''}")
@@ -79,6 +79,11 @@ def check(arrays: Mapping[str, Array], kind: str) -> None:
     for name in [name for name in (*CLASSES, "gallery") if name in arrays and classes is not None]:
         if (arrays[name] >= (samples if name == "gallery" else classes)).any() or (arrays[name] < -1).any():
             raise ValueError(f"{name} counts up to {arrays[name].max()}; {samples if name == 'gallery' else classes} there are")
+
+
+def axes_of(kind: str, name: str) -> str:
+    """The axes of an array of a kind of archive, a letter each; `+` for one that is not known."""
+    return next((axes for pattern, axes in AXES.get(kind, {}).items() if fnmatchcase(name, pattern)), "+").rstrip("!")
 
 
 def _any(name: str, patterns: Iterable[str]) -> bool:

@@ -20,6 +20,7 @@ from hardbench.errors import ConfigError, TrackingError, brief
 from hardbench.yaml_text import LARGEST, parse_yaml
 
 STUDY, ARRAYS, SETTINGS = "hardbench.study", "metrics.npz", "config.yaml"
+SIMULATION = "hardbench.simulate"  # tag of a training that is a simulation, with what else it does, for a resumed one
 INVERSION = ("radii.npz", "stragglers.npz", "stability.npz", "prune_curve.npz")  # what there is of them
 FILES: dict[str, tuple[str, ...]] = {"invert": INVERSION, "mask-mi": ("masking.npz",)}
 """The .npz artifacts of a study's runs, where these are not ARRAYS."""

@@ -51,6 +51,7 @@ class Run:
         self._asked_again = 0.0  # when a store that was away is asked next
         self._model = bool(run.outputs and run.outputs.model_outputs)
         self.copy: Run | None = None  # a run that gets the same metrics
+        self.published: list[str] = []  # artifacts that this process has written
         local = local_path(run.info.artifact_uri)
         self._remote = local is None
         self.folder = local or scratch() / self.id / "artifacts"
@@ -195,6 +196,7 @@ class Run:
     def publish(self, name: str) -> Path:
         """Make an artifact of a file in `folder` (nothing to do where the store keeps files in folders); its path."""
         path = self.folder / name
+        self.published.append(name)
         if self._remote and not self._try(lambda: self._upload(name)):
             self._unpublished = [*(one for one in self._unpublished if one != name), name]
             self._keep()

@@ -31,7 +31,7 @@ def images_in_classes(path: Path) -> str:
 
 def course(**settings: object) -> TrainSetup:
     """A course on one CPU thread, ready to start; layer metrics only if asked for."""
-    return train.set_up(train.Config(**{"threads": 1, "device": "cpu", "layer_metrics": ("none",)} | settings))
+    return train.prepare(train.Config(**{"threads": 1, "device": "cpu", "layer_metrics": ("none",)} | settings)).setup
 
 
 @dataclass

@@ -92,7 +92,7 @@ def test_a_variant_where_there_is_none(choice):
     """`emnist:letters` and `npz:PATH` have a part behind a colon; what has none must not swallow it."""
     name, _, word = choice.partition("=")
     with pytest.raises(HardbenchError, match=f"^{name}: {word}:x; "):
-        train.set_up(train.Config(**{name: f"{word}:x"}))
+        train.prepare(train.Config(**{name: f"{word}:x"}))
 
 
 def test_exit_codes():

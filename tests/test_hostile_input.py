@@ -355,7 +355,7 @@ def test_checkpoints_of_a_run(data):
         if name == "best":
             evaluation.restore(run, config, prepare(config, config.seed), name)
             return
-        course = train.set_up(config)
+        course = train.prepare(config).setup
         found = checkpoints.load(path, checkpoints.TRAINING)
         with checkpoints.restoring(path, found["steps"], course.total):
             course.learner.load(found)

@@ -29,6 +29,7 @@ LINES = (
     ("lifecycle",),
     ("configs",),
     ("campaign",),
+    ("trained",),
     ("tracking", "figures", "console"),
     ("written",),
     ("store",),

@@ -13,7 +13,7 @@ from setups import copied
 from hardbench.cli import main
 from hardbench.errors import ConfigError, DataError
 from hardbench.inversion.agreement import class_shares, most_voted, overlap_z, share
-from hardbench.inversion.experiments import Journey, looks
+from hardbench.inversion.experiments import SearchSeries, looks
 from hardbench.inversion.pool import prepare_pool
 from hardbench.inversion.radii import class_means, distances, inversion_epochs, published, published_parity, radii, shortest, smooth
 from hardbench.inversion.search import Search, TrainingData, find_inversions, judging_epochs
@@ -345,31 +345,50 @@ def test_an_interrupted_search_goes_on_bit_for_bit():
             assert torch.equal(torch.nan_to_num(value.double(), -1), torch.nan_to_num(whole.state()[name].double(), -1)), name
 
 
+class Notes:
+    """What a run's checkpoints hold of its searches, in memory."""
+
+    def __init__(self):
+        self.parts, self.states = {}, []
+
+    def once(self, name, make, spare=False):
+        if name not in self.parts:
+            self.parts[name] = copied(make())
+        return self.parts[name]
+
+    def save(self, state):
+        self.states.append(copied(state))
+
+
+@pytest.mark.parametrize("former", [False, True])
 @pytest.mark.parametrize("name", ["one", "two"])
-def test_searches_in_a_row_go_on_in_the_one_that_was_interrupted(name):
+def test_searches_in_a_row_go_on_in_the_one_that_was_interrupted(name, former):
+    """Also from a checkpoint of a former version, which held the searches that were done."""
     chosen = settings(epochs=9)
     split, standardise = prepare_pool(chosen, 0)
     data = TrainingData(split.train, standardise, split.num_classes)
-    written = []
 
     def stop(state):
         if state.step == 5:
             raise KeyboardInterrupt
 
-    def go(state, until=None):
+    def go(notes, state=None, until=None):
         @contextmanager
         def progress(title, epochs):
             yield [stop] if title == until else []
 
-        journey = Journey(data, chosen, 0, "fp32", 0.0, lambda found: written.append(copied(found)), progress, state)
-        first = journey.search("one", [0, 1])
-        return first, journey.search("two", [0, 1], first.stragglers, slim=True)
+        series = SearchSeries(data, chosen, 0, "fp32", 0.0, notes, progress, state)
+        first = series.search("one", [0, 1])
+        return first, series.search("two", [0, 1], first.stragglers, slim=True)
 
-    whole = go(None)
+    whole, notes = go(Notes()), Notes()
     with pytest.raises(KeyboardInterrupt):
-        go(None, until=name)
-    assert (written[-1]["name"], written[-1]["steps"]) == (name, 4)
-    for again, before in zip(go(written[-1]), whole, strict=True):
+        go(notes, until=name)
+    state = notes.states[-1]
+    assert (state["name"], state["steps"]) == (name, 4)
+    if former:
+        state, notes = state | {"done": notes.parts}, Notes()
+    for again, before in zip(go(notes, state), whole, strict=True):
         for key in ("radii", "error", "stragglers", "predicted"):
             np.testing.assert_array_equal(getattr(again, key), getattr(before, key), err_msg=key)
 

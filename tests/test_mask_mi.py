@@ -13,6 +13,7 @@ from sklearn.metrics import mutual_info_score
 from hardbench import tracking
 from hardbench.cli import main
 from hardbench.errors import Killed
+from hardbench.lifecycle import launch
 from hardbench.masking.information import ESTIMATORS
 from hardbench.studies import mask_mi, train
 
@@ -24,7 +25,7 @@ KINDS = {"mi_per_layer", "delta_mi", "mi_vs_kept", "class_information", "top_cha
 def train_one(**settings):
     """A trained run without figures, which are not looked at here."""
     config = train.Config(**{"threads": 1, "layer_metrics": ("none",), "eval_points": 1, "epochs": 1} | settings)
-    return train.run(config, kinds=())
+    return launch(train, config, kinds=())
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +203,7 @@ def test_what_does_not_fit_is_told_before_a_run_exists(project, capsys, words, t
 def test_a_model_is_found_among_the_cells_of_a_sweep_but_not_without_weights(project):
     """As `sweep train` leaves them; `last` never means a cell."""
     config = train.Config(model="cnn", width=8, epochs=1, subset_size=200, eval_points=1, threads=1)
-    course = train.set_up(config)
+    course = train.prepare(config).setup
     with tracking.start("train", config, "cell", "note", kind="cell") as run:
         train._train(run, course, None)
     cell = last()

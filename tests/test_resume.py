@@ -16,6 +16,7 @@ from setups import equal_weights, images_in_classes
 
 from hardbench import tracking
 from hardbench.errors import Killed, TrackingError, TrainingError
+from hardbench.lifecycle import launch
 from hardbench.stored import StoredRun
 from hardbench.studies import train
 from hardbench.training import checkpoints
@@ -55,7 +56,7 @@ class Interrupted:
 def _interrupt(folder, name, number):
     images_in_classes(folder / "images.npz")
     config = _config(folder, name)
-    whole = train.run(config, ())
+    whole = launch(train, config, ())
     (folder / "config.yaml").write_text(config.to_yaml())
     other = folder / "other"
     other.mkdir()

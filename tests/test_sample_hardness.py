@@ -56,10 +56,10 @@ def test_dynamics_are_the_logits_of_the_training_set(recorded):
     assert len(set(found["index"])) == count
     assert (found["labels"] != found["clean"]).sum() == int(0.1 * count)
     config = train.Config.read({}, recorded.config)
-    split = train.set_up(config).split
+    split = train.prepare(config).setup.split
     np.testing.assert_array_equal(found["index"], split.train.index)
     state = torch.load(recorded.file("checkpoints/last.pt"), weights_only=True)
-    course = train.set_up(config)
+    course = train.prepare(config).setup
     course.learner.networks.load_states(state["networks"])
     logits = course.learner.predict(course.standardise(split.train.inputs, 255.0))
     np.testing.assert_allclose(found["logits"][:, -1], logits, rtol=1e-4, atol=1e-5)
@@ -135,7 +135,7 @@ def test_metrics_are_split_on_a_subset_by_original_index(recorded):
     line = ["train", "--dataset", recorded.config["dataset"], *SMALL, "--epochs", "1", "--subset-size", "40", "--seed", "3"]
     assert main([*line, "--hardness", recorded.id]) == 0
     known = train.hardness(recorded.id)
-    here = train.set_up(train.Config.read({}, last().config)).split.train.index.numpy()
+    here = train.prepare(train.Config.read({}, last().config)).setup.split.train.index.numpy()
     hard = set(known.index[known.hard]) & set(here)
     easy = set(known.index[~known.hard]) & set(here)
     assert 0 < len(hard) + len(easy) < 40

@@ -143,7 +143,7 @@ def test_checkpoints_hold_plain_networks(finished):
     state = torch.load(finished.file("checkpoints/last.pt"), weights_only=True)
     best = torch.load(finished.file("checkpoints/best.pt"), weights_only=True)
     config = train.Config.read(finished.config)
-    member = train.set_up(config).learner.networks.member(0)
+    member = train.prepare(config).setup.learner.networks.member(0)
     for found in (state, best):
         assert len(found["networks"]) == 2
         member.load_state_dict(found["networks"][0])

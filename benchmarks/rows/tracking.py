@@ -23,8 +23,9 @@ import mlflow
 from benchmarks import mnist
 from benchmarks.row import Clock, DifferentError, Goal, Piece, Row
 from hardbench import tracking
+from hardbench.lifecycle import launch
 from hardbench.studies import train
-from hardbench.training import checkpoints
+from hardbench.training import checkpoints, core
 
 T = TypeVar("T")
 EXPERIMENT = "one by one"
@@ -140,7 +141,7 @@ def trained(model: str, quick: bool) -> Tracked:
         inside = WATCH.read() - before
         return done
 
-    original = train.fit
+    original = core.fit
     more: dict[str, Any] = {"epochs": 1, "subset_size": 5_000, "layer_metrics": ("none",)} if quick else {}
     config = train.Config(dataset="mnist", data_dir=str(mnist.folder()), model=model, threads=1, **more)
     with ExitStack() as stack:
@@ -150,8 +151,8 @@ def trained(model: str, quick: bool) -> Tracked:
             stack.enter_context(mock.patch.object(tracking, name, WATCH.context(getattr(tracking, name))))
         stack.enter_context(mock.patch.object(tracking, "find", WATCH.function(tracking.find)))
         stack.enter_context(mock.patch.object(checkpoints, "save", WATCH.function(checkpoints.save)))
-        stack.enter_context(mock.patch.object(train, "fit", fit))
-        run = train.run(config, kinds=())
+        stack.enter_context(mock.patch.object(core, "fit", fit))
+        run = launch(train, config, kinds=())
     found = stored(run.id)
     found.training = fitting.read() - inside
     return found

@@ -23,9 +23,9 @@ def serve(steps: int) -> None:
     """Train that many steps for every line that comes in, and answer with the mean loss of the last; the first answer says it is ready."""
     from dataclasses import replace
 
-    from hardbench.studies import train
+    from hardbench.training.setup import train_setup
 
-    course = train.set_up(replace(mnist.config(20_000, repeats=3, epochs=100), threads=THREADS))
+    course = train_setup(replace(mnist.config(20_000, repeats=3, epochs=100), threads=THREADS))
     sys.stdout.write("\n")
     sys.stdout.flush()
     for _ in sys.stdin:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -14,8 +15,10 @@ from hardbench.campaign.jobs import Job
 from hardbench.campaign.plan import CELL, IN_FLIGHT, Plan
 from hardbench.campaign.results import SECONDS, Table
 from hardbench.errors import TrainingError
+from hardbench.settings import TrainingSettings
 from hardbench.stored import ARRAYS, StoredRun
-from hardbench.training.setup import TrainResult, joined
+from hardbench.trained import store_cell
+from hardbench.training.core import TrainResult, joined
 
 EVERY = 2.0  # seconds between two writings of the tables
 ALSO = "hardbench.also"  # tag of a cell that a further sweep counts as its own, with that sweep's id
@@ -24,8 +27,8 @@ ALSO = "hardbench.also"  # tag of a cell that a further sweep counts as its own,
 class Campaign:
     """The parent's side: `take` a result, and its cells become runs when all their parts are there."""
 
-    def __init__(self, parent: tracking.Run, plan: Plan, swept: Sequence[str], out: Path, write: Callable[..., None]):
-        self.parent, self.plan, self.out, self.write = parent, plan, out, write
+    def __init__(self, parent: tracking.Run, plan: Plan, swept: Sequence[str], out: Path):
+        self.parent, self.plan, self.out = parent, plan, out
         self.table = Table(swept)
         self.networks = 0  # trained by this command
         self._parts: dict[int, dict[int, TrainResult]] = {}
@@ -114,11 +117,11 @@ class Campaign:
         whole = joined(ordered)
         del self._parts[index]
         with signals.held():  # what is finished gets stored whole
-            run = self._new(index, f"{cell.networks} networks of a sweep, {whole.about[1]} training samples")
+            run = self._new(index, f"{cell.networks} networks of a sweep, {whole.train_samples} training samples")
             try:
                 with tracking.closing_cell(run):
                     run.write_arrays(SECONDS, {"": seconds})
-                    self.write(run, cell.config, whole)
+                    store_cell(run, cast(TrainingSettings, cell.config), whole)
             except TrainingError as error:  # networks diverged: what they measured is kept
                 self._failed[index] = f"{cell.label}: {error}"
                 self.plan.states[index] = "failed"

@@ -38,7 +38,7 @@ class Job:
         return sum(part.count for part in self.parts)
 
 
-STACK = "hardbench.training.setup:train_stack"
+STACK = "hardbench.training.core:train_stack"
 
 
 def stackable(config: Config) -> bool:

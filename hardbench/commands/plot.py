@@ -12,15 +12,15 @@ from hardbench.configs.plot import Config
 from hardbench.errors import ConfigError
 from hardbench.figures import draw, several, show
 from hardbench.figures.style import FigureOptions
+from hardbench.lifecycle import out_folder
 from hardbench.stored import StoredRun
-from hardbench.studies import train
 
 STUDIES = ("train", "sweep", "mask-mi", "invert", "stragglers")  # those with a file of figures
 
 
 def run(config: Config) -> None:
     """Draw the kinds asked for and list the files."""
-    target = train.out_folder(config.out)
+    target = out_folder(config.out)
     found = [tracking.find(word, STUDIES, finished=True if word == "last" else None) for word in config.runs]
     stored = list({one.id: one for one in found}.values())
     if len({one.study for one in stored}) > 1:
@@ -28,7 +28,7 @@ def run(config: Config) -> None:
     kinds = None if "all" in config.kind else [kind.replace("-", "_") for kind in config.kind]
     options = FigureOptions(config.metric, config.layer, config.phase, _two(config.by))
     if len(stored) > 1:
-        folder = target or train.out_folder(several(stored))
+        folder = target or out_folder(several(stored))
         assert folder is not None
         names, link = draw(stored, folder, kinds, options, config.format), ""
     else:

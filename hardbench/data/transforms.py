@@ -42,6 +42,10 @@ class Standardise:
         """None where there is nothing to add: a product alone is the same numbers, and faster where it is with one number."""
         return self.shift - self.mean * self._scale if self.shift or bool(self.mean.any()) else None
 
+    def constants(self) -> dict[str, Tensor | float]:
+        """mean, std and shift, as a checkpoint keeps them."""
+        return {"mean": self.mean, "std": self.std, "shift": self.shift}
+
     def to(self, device: torch.device | str) -> "Standardise":
         """The same constants on a device."""
         return Standardise(self.mean.to(device), self.std.to(device), self.shift)

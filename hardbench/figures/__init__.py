@@ -27,7 +27,7 @@ def draw(
 ) -> list[str]:
     """Draw the kinds asked for (default: all that apply to the runs) into a folder; the names of the files.
 
-    ConfigError for an unknown kind, and if the runs have no numbers for any of the kinds; `strict`: for one of those asked for.
+    ConfigError for an unknown kind; if `strict`, also where the runs have no numbers for one of those asked for, or for none at all.
     """
     from hardbench.figures.style import FigureOptions
 
@@ -47,7 +47,7 @@ def draw(
             missing = error
             continue
         names += save(figures, folder, formats)
-    if missing is not None and not names:
+    if strict and missing is not None and not names:
         raise missing
     return list(dict.fromkeys(names))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -28,8 +28,18 @@ Progress = Callable[[str, int], AbstractContextManager[Sequence[Callback]]]
 """Given the name of a search and its epochs, the callbacks that show how far it is."""
 
 
-class Journey:
-    """Named searches in a row. A checkpoint holds those that are done and the state of the one under way; `state` is one to go on from."""
+class Memory(Protocol):
+    """What a run remembers of its searches: `once` a part is done it is not computed again, and the state of the one under way."""
+
+    def once(self, name: str, make: Callable[[], dict[str, Any]], spare: bool = False) -> dict[str, Any]:
+        """A part by its name, as it was stored or as it is made now."""
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Keep the state of what is under way."""
+
+
+class SearchSeries:
+    """Named searches in a row, which a run that goes on does not make again; `saved` is the state to go on from."""
 
     def __init__(
         self,
@@ -38,14 +48,14 @@ class Journey:
         seed: int,
         precision: str,
         seconds: float,
-        write: Callable[[dict[str, Any]], None],
+        memory: Memory,
         progress: Progress,
-        state: Mapping[str, Any] | None = None,
+        saved: Mapping[str, Any] | None = None,
     ):
         self.data, self.settings, self.seed, self.precision = data, settings, seed, precision
-        self.seconds, self.write, self.progress = seconds, write, progress
-        self.done: dict[str, Any] = dict(state.get("done", {})) if state else {}
-        self._under_way = state
+        self.seconds, self.memory, self.progress = seconds, memory, progress
+        self.done: dict[str, Any] = dict(saved.get("done", {})) if saved else {}  # checkpoints of older versions and of failed runs have it
+        self._under_way = saved
 
     def search(
         self,
@@ -56,30 +66,35 @@ class Journey:
         sink: callbacks.Sink | None = None,
         slim: bool = False,
     ) -> Inversions:
-        """The result of a search, from the checkpoint where it has been done; `without` [R, N] are samples left out, per network.
+        """The result of a search, as stored where it has been made; `without` [R, N] are samples left out, per network.
 
-        `slim` results are stored without logits.
+        `slim` results have no logits.
         """
-        if name in self.done:
-            with checkpoints.restoring(f"of the search {name}", 0, 0):
-                return Inversions(**self.done[name])
+
+        def make() -> dict[str, Any]:
+            state = self._run(name, repeats, without, looks, sink).state()
+            return state | {"logits": torch.empty(len(repeats), 0, 0)} if slim else state
+
+        if name not in self.done:
+            self.done[name] = self.memory.once(name.replace(" ", "_"), make, spare=True)
+        with checkpoints.restoring(f"of the search {name}", 0, 0):
+            return Inversions(**self.done[name])
+
+    def _run(
+        self, name: str, repeats: Sequence[int], without: Tensor | None, looks: Iterable[int], sink: callbacks.Sink | None
+    ) -> Inversions:
         machine.trim()  # of what the search before has left
         weights = None if without is None else (~without).float().to(self.data.train.labels.device)
         search = Search(self.data, self.settings, repeats, self.seed, self.precision, weights, looks, sink)
         if self._under_way is not None and self._under_way["name"] == name:
             with checkpoints.restoring(f"of the search {name}", self._under_way.get("steps"), self.settings.epochs):
                 search.load(self._under_way)
-        with self.progress(name, self.settings.epochs) as watching:
-            found = search.run([*watching, callbacks.checkpoint(self.seconds, self._saver(name, search))])
-        state = found.state()
-        self.done[name] = state | {"logits": torch.empty(len(repeats), 0, 0)} if slim else state
-        return found
 
-    def _saver(self, name: str, search: Search) -> Callable[[TrainState], None]:
         def save(state: TrainState) -> None:
-            self.write({**search.state(), "name": name, "done": self.done})
+            self.memory.save({**search.state(), "name": name, "standardise": self.data.standardise.constants()})
 
-        return save
+        with self.progress(name, self.settings.epochs) as shown:
+            return search.run([*shown, callbacks.checkpoint(self.seconds, save)])
 
 
 def looks(count: int, last: int, first: int = 0) -> list[int]:
@@ -105,18 +120,18 @@ def stability(found: Inversions, epochs: Sequence[int]) -> dict[str, Array]:
     }
 
 
-def prune_curve(journey: Journey, found: Inversions, epochs: Sequence[int], test: Samples, noise: Sequence[float]) -> dict[str, Array]:
+def prune_curve(series: SearchSeries, found: Inversions, epochs: Sequence[int], test: Samples, noise: Sequence[float]) -> dict[str, Array]:
     """Networks from the same initial weights, trained without the samples that the first training had wrong at an epoch.
 
     prune_epochs [P], prune_removed [R, P] (shares), test_noise [S] (standard deviations, on standardised inputs), prune_error [R, S, P]
     (test error in [0, 1]) and prune_baseline [R, S] (of the networks trained on everything).
     """
     repeats = found.repeats.tolist()
-    judge = Search(journey.data, journey.settings, repeats, journey.seed, journey.precision)
+    judge = Search(series.data, series.settings, repeats, series.seed, series.precision)
     errors, removed = [], []
     for epoch in epochs:
         wrong = found.wrong[found.looks.tolist().index(epoch)]
-        pruned = journey.search(f"without epoch {epoch}", repeats, wrong, slim=True)
+        pruned = series.search(f"without epoch {epoch}", repeats, wrong, slim=True)
         errors.append(errors_on(judge, pruned.final, test, noise))
         removed.append(wrong.double().mean(1))
     return {

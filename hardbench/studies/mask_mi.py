@@ -7,21 +7,22 @@ each channel adds. Expect early layers to lose more than late ones; VGG-11 with 
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hardbench import console, lifecycle, tracking
+from hardbench import console, tracking
 from hardbench.configs.mask_mi import Config
-from hardbench.data.samples import Samples, load, prepare
+from hardbench.configs.train import Config as TrainConfig
+from hardbench.data.samples import Samples, load
+from hardbench.data.samples import prepare as split_of
 from hardbench.data.transforms import Standardise, unit_of
 from hardbench.errors import ConfigError, DataError, TrackingError
+from hardbench.lifecycle import CHECKPOINTS, Prepared, Stages, pinned, read_hardness, so_far
 from hardbench.masking import masks as masking
 from hardbench.masking.information import ESTIMATORS, PARTS, by_hardness, class_information, entropy, json_numbers, mask_arrays, per_repeat
 from hardbench.masking.masks import ConfusionCounts, Masker
@@ -31,13 +32,13 @@ from hardbench.models.layers import Chain
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.stored import FILES, StoredRun
-from hardbench.studies import train
-from hardbench.studies.eval import restore
+from hardbench.trained import restore
 from hardbench.training import checkpoints
 
 STUDY = "mask-mi"
+FIGURES = None
 VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
-STATE = "partial.npz"  # what is done so far, while the run is on
+FORMER_STATE = "partial.npz"
 SAVE_SECONDS = 10.0
 BIASED = 0.2  # nats by which the plug-in estimate may be too high before it is told
 
@@ -82,62 +83,64 @@ class TrainedRun:
         return made
 
 
-def run(config: Config) -> None:
-    """Measure the runs asked for, in a run of its own; the JSON goes to the trained runs, too."""
-    target = train.out_folder(config.out)
-    config = config if config.hardness is None else replace(config, hardness=train.named(config.hardness))
-    sources = [set_up(config, stored) for stored in named_sources(config)]
+@dataclass(frozen=True, kw_only=True)
+class PreparedMasking(Prepared):
+    """Trained runs that are ready to be measured."""
+
+    trained: tuple[TrainedRun, ...]
+
+
+def prepare(config: Config, stored: StoredRun | None = None) -> PreparedMasking:
+    """The trained runs that the settings name, or that the stored run was measuring: networks, test images, layers and masks."""
+    if stored is not None:
+        runs = [tracking.find(word, ["train"]) for word in stored.tags["hardbench.source_run"].split(",")]
+    else:
+        config = pinned(config)
+        runs = named_sources(config)
+    sources = tuple(trained_run(config, one) for one in runs)
     models = ", ".join(source.model for source in sources)
     note = f"{config.n_subsets} sets of channels per layer of {models}, {config.mask_mode}, {config.checkpoint} weights\n"
-    note += f"information of {len(sources[0].test)} test images by {config.estimator}, runs {', '.join(s.stored.id[:8] for s in sources)}"
-    tags = {**(config.tag or {}), "hardbench.source_run": ",".join(source.stored.id for source in sources)}
-    opening = tracking.start(STUDY, config, config.name or f"{models} {config.mask_mode}", note, tags=tags)
-    _complete(opening, config, sources, lambda: None, target)
+    note += f"information of {len(sources[0].test)} test images by {config.estimator}, runs {', '.join(one.id[:8] for one in runs)}"
+    return PreparedMasking(
+        config=config,
+        title=config.name or f"{models} {config.mask_mode}",
+        note=note,
+        device=sources[0].test.labels.device,
+        dataset=str(sources[0].stored.config["dataset"]),
+        digest=",".join(dict.fromkeys(source.digest for source in sources)),
+        sources=tuple(runs),
+        trained=sources,
+    )
 
 
-def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> None:
-    """Go on with an unfinished run at its next unfinished layer."""
-    target = train.out_folder(out)
-    config = stored.settings(Config, changed)
-    found = [tracking.find(word, ["train"]) for word in stored.tags["hardbench.source_run"].split(",")]
-    sources = [set_up(config, one) for one in found]
-    lifecycle.check_data(stored, _digest(sources))
-
-    def state() -> dict[str, np.ndarray] | None:
-        if not stored.has(STATE):
-            console.warn(f"run {stored.id} had finished no layer yet: it starts again")
-            return None
-        return stored.archive(STATE)
-
-    _complete(tracking.reopen(stored), config, sources, state, target)
-
-
-def _complete(
-    opening: AbstractContextManager[tracking.Run],
-    config: Config,
-    sources: list[TrainedRun],
-    state: Callable[[], Mapping[str, np.ndarray] | None],
-    out: Path | None,
-) -> None:
-    """The counts from a stored `state` (None: none) on, and what follows from them."""
-
-    def compute(run: tracking.Run) -> None:
-        one = sources[0]
-        lifecycle.describe(run, one.test.labels.device, config.precision, str(one.stored.config["dataset"]), _digest(sources))
-        _measure(run, config, sources, state())
-
-    def report(run: tracking.Run) -> None:
-        _report(lifecycle.draw_into(run, None), config)
-
-    def close(run: tracking.Run) -> None:
-        run.remove(STATE, f".{STATE}.part")
-
-    lifecycle.complete(opening, compute, report, close, lambda run: train.finish(run, out))
+def compute(prepared: PreparedMasking, run: tracking.Run, stages: Stages) -> None:
+    """Count the confusions of every network, layer and set, from the stored counts on; then store what follows from them."""
+    config, sources = prepared.config, prepared.trained
+    stages.only_to_resume(*(FORMER_STATE, f".{FORMER_STATE}.part"))
+    for source in sources:
+        parts = 1 if source.part is None else len(PARTS)
+        source.counts = [ConfusionCounts(source.masks, len(source.class_names), parts) for _ in source.members]
+    every = [(m, r) for m, source in enumerate(sources) for r in range(len(source.members))]
+    saved = _former(run) or stages.newest({})
+    if saved is not None:
+        with checkpoints.restoring(run.folder / CHECKPOINTS, 0, 0):
+            for m, r in every:
+                start = f"{m}_{r}_"
+                own = {name.removeprefix(start): np.asarray(value) for name, value in saved.items() if name.startswith(start)}
+                sources[m].counts[r].load(own)
+    last = time.monotonic()
+    for _ in _counted(run, config, sources, every):
+        if time.monotonic() - last > SAVE_SECONDS:
+            done = {f"{m}_{r}_{name}": torch.from_numpy(value) for m, r in every for name, value in sources[m].counts[r].state().items()}
+            stages.save({"networks": [], **done})
+            last = time.monotonic()
+    _store(run, config, sources)
 
 
-def _digest(sources: Sequence[TrainedRun]) -> str:
-    """Of the data that the runs are measured on."""
-    return ",".join(dict.fromkeys(source.digest for source in sources))
+def _former(run: tracking.Run) -> dict[str, np.ndarray] | None:
+    """The counts of an unfinished run as versions before 0.2 kept them."""
+    stored = so_far(run)
+    return stored.archive(FORMER_STATE) if stored.has(FORMER_STATE) else None
 
 
 def named_sources(config: Config) -> list[StoredRun]:
@@ -156,11 +159,11 @@ def named_sources(config: Config) -> list[StoredRun]:
     return [newest[name] for name in wanted if name in newest]
 
 
-def set_up(config: Config, stored: StoredRun) -> TrainedRun:
+def trained_run(config: Config, stored: StoredRun) -> TrainedRun:
     """All that measuring a run needs; raises before a run exists if anything does not fit."""
     place = {"device": config.device, "threads": config.threads, "data_dir": config.data_dir, "config": None}
-    trained = stored.settings(train.Config, place)
-    split = prepare(trained, trained.seed)
+    trained = stored.settings(TrainConfig, place)
+    split = split_of(trained, trained.seed)
     learner, standardise = restore(stored, trained, split, config.checkpoint)
     members = [learner.networks.member(r).to(learner.device).eval() for r in range(trained.repeats)]
     masking.check_sequential(members[0], trained.model)
@@ -188,9 +191,9 @@ def set_up(config: Config, stored: StoredRun) -> TrainedRun:
     )
 
 
-def _parts(hardness: str, trained: train.Config, test: Samples) -> Tensor:
+def _parts(hardness: str, trained: TrainConfig, test: Samples) -> Tensor:
     """Which of PARTS every test image is in, [N]; DataError if none of them is known to the run."""
-    rows, hard = train.hardness(hardness).match(test, len(load(trained, trained.seed).train))
+    rows, hard = read_hardness(hardness).match(test, len(load(trained, trained.seed).train))
     if not len(rows):
         raise DataError(f"hardness: {hardness}; a run that knows test images (stragglers or invert on this data set)")
     return torch.zeros(len(test), dtype=torch.long).index_put((rows,), 1 + hard.long())
@@ -205,28 +208,7 @@ def _warn_of_bias(config: Config, classes: int, images: int, part: Tensor | None
             console.warn(f"estimator: plugin; {told}")
 
 
-def _measure(run: tracking.Run, config: Config, sources: list[TrainedRun], state: Mapping[str, np.ndarray] | None) -> None:
-    """Count the confusions of every network, layer and set; then store what follows from them."""
-    for source in sources:
-        source.counts = [
-            ConfusionCounts(source.masks, len(source.class_names), 1 if source.part is None else len(PARTS)) for _ in source.members
-        ]
-    every = [(m, r) for m, source in enumerate(sources) for r in range(len(source.members))]
-    if state is not None:
-        with checkpoints.restoring(run.folder / STATE, 0, 0):
-            for m, r in every:
-                start = f"{m}_{r}_"
-                sources[m].counts[r].load({name.removeprefix(start): found for name, found in state.items() if name.startswith(start)})
-    saved = time.monotonic()
-    for _ in _counted(run, config, sources, every):
-        if time.monotonic() - saved > SAVE_SECONDS:
-            done = {f"{m}_{r}_{name}": value for m, r in every for name, value in sources[m].counts[r].state().items()}
-            run.write_arrays(STATE, done)
-            saved = time.monotonic()
-    _store(run, config, sources)
-
-
-def _counted(run: tracking.Run, config: Config, sources: list[TrainedRun], every: list[tuple[int, int]]) -> Iterator[None]:
+def _counted(run: tracking.Run, config: Config, sources: Sequence[TrainedRun], every: list[tuple[int, int]]) -> Iterator[None]:
     """Fills the counts, showing how far it is."""
     weights = [{at: layer.work * len(source.masks[at]) for at, layer in source.layers.items()} for source in sources]
     total = sum(sum(weights[m].values()) * len(sources[m].test) for m, _ in every)
@@ -320,7 +302,7 @@ def summary(config: Config, source: TrainedRun, arrays: Mapping[str, np.ndarray]
     }
 
 
-def _store(run: tracking.Run, config: Config, sources: list[TrainedRun]) -> None:
+def _store(run: tracking.Run, config: Config, sources: Sequence[TrainedRun]) -> None:
     """Arrays, JSON and metrics; the JSON of each trained run goes to that run, too."""
     each = {source.model: arrays_of(config, source) for source in sources}
     alone = len(sources) == 1
@@ -344,9 +326,9 @@ def _json(config: Config) -> str:
     return f"mi_results_{config.checkpoint}.json"
 
 
-def _report(stored: StoredRun, config: Config) -> None:
+def report(stored: StoredRun) -> None:
     """Print a line per layer."""
-    for model, part in json.loads(stored.file(_json(config)).read_text()).items():
+    for model, part in json.loads(stored.file(f"mi_results_{stored.config['checkpoint']}.json").read_text()).items():
         columns = ["layer", "name", "channels", "sets", "mean I", "std", "delta I", "95 %"]
         rows = []
         for layer in part["layers"]:

@@ -8,18 +8,15 @@ samples are in-sample for the score that named them. Expect about .92 | .25 | .9
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from hardbench import console, lifecycle, machine, seeding, tracking
+from hardbench import console, machine, seeding, tracking
 from hardbench.configs.stragglers import Config
 from hardbench.data.samples import Samples, Split
-from hardbench.data.transforms import Standardise
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.hard_samples import slices
 from hardbench.hard_samples.cuts import HardEasyOrder, TrainSlice
@@ -27,41 +24,53 @@ from hardbench.hard_samples.detection import detection
 from hardbench.hard_samples.identify import HardSamples, fresh_logits, gallery, identify, search_until_inverted, straggler_counts
 from hardbench.hard_samples.slices import SliceTraining
 from hardbench.hard_samples.tables import TESTS, agreement_arrays, class_table, independent, network_table, summary_rows, summary_table
-from hardbench.inversion import search as inversion
 from hardbench.inversion.pool import prepare_pool
-from hardbench.inversion.search import Inversions, Search, TrainingData, find_inversions, training_settings
+from hardbench.inversion.search import Inversions, Search, TrainingData, estimate, find_inversions, training_settings
+from hardbench.lifecycle import CHECKPOINTS, Prepared, Stages
 from hardbench.settings import STRAGGLERS
 from hardbench.stored import ARRAYS, StoredRun
-from hardbench.studies import train
 from hardbench.training import callbacks, checkpoints, memory
 from hardbench.training.loop import Callback, TrainState, fit
 
 Array = np.ndarray[Any, Any]
+STUDY = "stragglers"
+FIGURES = None
 HARD_SAMPLES = "hard_samples.npz"
-FOLDER = "checkpoints"
 
 
-@dataclass
-class Study:
-    """A study that is ready to start, and what it has found so far; arrays: see metrics/imbalance.py."""
+@dataclass(frozen=True, kw_only=True)
+class PreparedStudy(Prepared):
+    """The samples that the study is about, on the device."""
 
-    config: Config
     split: Split
-    standardise: Standardise
-    device: torch.device
-    facts: list[str] = field(default_factory=list)
-    parts: list[str] = field(default_factory=list)  # names of the files that hold what groups of networks gave
-    arrays: dict[str, Array] = field(default_factory=dict)
-
-    @property
-    def data(self) -> TrainingData:
-        """The samples on the device."""
-        return TrainingData(self.split.train.to(self.device), self.standardise.to(self.device), self.split.num_classes)
+    data: TrainingData
 
     @property
     def labels(self) -> torch.Tensor:
         """Labels [N] that networks are trained on."""
         return self.split.train.labels
+
+
+@dataclass
+class Work:
+    """A study at work: what it is about, where it is stored, what it has found so far; arrays: see hard_samples/tables.py."""
+
+    prepared: PreparedStudy
+    run: tracking.Run
+    stages: Stages
+    saved: dict[str, Any] | None  # the state of the group of networks that was under way
+    facts: list[str] = field(default_factory=list)
+    arrays: dict[str, Array] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Config:
+        """The study's settings."""
+        return cast(Config, self.prepared.config)
+
+    @property
+    def split(self) -> Split:
+        """The study's samples."""
+        return self.prepared.split
 
     def note(self, fact: str) -> None:
         """Remember something a reader has to know, and say it once."""
@@ -70,8 +79,8 @@ class Study:
             console.warn(fact)
 
 
-def set_up(config: Config) -> Study:
-    """The data; raises before a run exists if a setting does not fit it."""
+def prepare(config: Config, stored: StoredRun | None = None) -> PreparedStudy:
+    """The samples on the device."""
     device = machine.take(config)
     split, standardise = prepare_pool(config, config.seed)
     if int(len(split.train) * (least := min(config.train_ratios))) == 0:
@@ -79,77 +88,37 @@ def set_up(config: Config) -> Study:
     empty = [name for c, name in enumerate(split.class_names) if not (split.train.labels == c).any()]
     if empty:
         raise ConfigError(f"subset_size: {config.subset_size}; samples of every class, and there is none of {', '.join(empty)}")
-    memory.check(inversion.estimate(config, split, config.precision), config, device, {"sets": 1})
+    memory.check(estimate(config, split, config.precision), config, device, {"sets": 1})
     cells = len(config.train_ratios) * len(config.remaining_train_ratios)
     memory.check(slices.estimate(split, lambda one: training_settings(one, config.precision)), config, device, {"repeats": cells})
-    return Study(config, split, standardise, device)
-
-
-def run(config: Config) -> StoredRun:
-    """Do the study in a run of its own; the stored run."""
-    target = train.out_folder(config.out)
-    study = set_up(config)
     dataset = config.dataset.rpartition("/")[2]
-    title = config.name or f"{'+'.join(config.strategy)} {dataset} s{config.seed}"
-    note = f"Hard samples of {len(study.labels)} from {dataset} by {', '.join(config.strategy)}; "
+    note = f"Hard samples of {len(split.train)} from {dataset} by {', '.join(config.strategy)}; "
     note += f"{config.sets} x {config.repeats} networks\nHard test samples are in-sample for the score that named them."
-    return _complete(tracking.start("stragglers", config, title, note, tags=config.tag), study, target)
+    return PreparedStudy(
+        config=config,
+        title=config.name or f"{'+'.join(config.strategy)} {dataset} s{config.seed}",
+        note=note,
+        device=device,
+        dataset=config.dataset,
+        digest=split.digest,
+        split=split,
+        data=TrainingData(split.train.to(device), standardise.to(device), split.num_classes),
+    )
 
 
-def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> StoredRun:
-    """Go on with an unfinished run at the group of networks it was at."""
-    target = train.out_folder(out)
-    study = set_up(stored.settings(Config, changed))
-    lifecycle.check_data(stored, study.split.digest)
-    return _complete(tracking.reopen(stored), study, target)
-
-
-def _complete(opening: AbstractContextManager[tracking.Run], study: Study, out: Path | None) -> StoredRun:
-    """The study in its run, from what is stored of it on."""
-
-    def compute(run: tracking.Run) -> None:
-        lifecycle.describe(run, study.device, study.config.precision, study.config.dataset, study.split.digest)
-        _all_networks(run, study)
-
-    def report(run: tracking.Run) -> None:
-        _report(lifecycle.draw_into(run, None))
-
-    def close(run: tracking.Run) -> None:
-        spare = set(checkpoints.spare(study.config.keep_checkpoints)) | {checkpoints.LAST}
-        spare |= {f".{name}.part" for name in study.parts} | set(() if study.config.keep_checkpoints else study.parts)
-        run.remove(*(f"{FOLDER}/{name}" for name in sorted(spare)))
-
-    return lifecycle.complete(opening, compute, report, close, lambda run: train.finish(run, out))
-
-
-def _all_networks(run: tracking.Run, study: Study) -> None:
+def compute(prepared: PreparedStudy, run: tracking.Run, stages: Stages) -> None:
     """Search, scores, grid, results."""
-    config = study.config
-    run.fetch(FOLDER)
-    data = study.data
-    found = _stragglers(run, study, data)
-    counts = straggler_counts(found, study.labels, study.split.num_classes)
-    logits = _scores(run, study, data, len(counts)) if set(config.strategy) - {STRAGGLERS} else None
-    more = counts + int(config.noise_ratio * len(study.labels) / study.split.num_classes)
-    hard = identify(config.strategy, found, logits, study.labels, study.split.train.index, more, config.level)
-    _describe(run, study, found, counts, hard)
-    _grid(run, study, data, hard)
-    _finish(run, study, found, hard)
-
-
-def _once(run: tracking.Run, study: Study, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a group of networks gave: as stored, or made now and stored, so that a resumed run does not train it again."""
-    path = run.folder / FOLDER / f"{name}.pt"
-    study.parts.append(path.name)
-    if path.exists():
-        try:
-            return {key: value for key, value in checkpoints.load(path).items() if key != "networks"}
-        except TrainingError as error:
-            console.warn(f"{error}; trained again")
-    state = make()
-    checkpoints.save(path.parent, path.name, {"networks": [], **state})
-    run.publish(f"{FOLDER}/{path.name}")
-    return state
+    work = Work(prepared, run, stages, stages.newest({}))
+    config, labels, classes = prepared.config, prepared.labels, prepared.split.num_classes
+    stages.only_to_resume(f"{CHECKPOINTS}/{checkpoints.LAST}")
+    inversions = _stragglers(work)
+    counts = straggler_counts(inversions, labels, classes)
+    logits = _scores(work, len(counts)) if set(config.strategy) - {STRAGGLERS} else None
+    more = counts + int(config.noise_ratio * len(labels) / classes)
+    hard = identify(config.strategy, inversions, logits, labels, prepared.split.train.index, more, config.level)
+    _describe(work, inversions, counts, hard)
+    _grid(work, hard)
+    _store(work, inversions, hard)
 
 
 def _showing(show: Callable[[int, str], None], text: str, before: int = 0) -> Callback:
@@ -162,18 +131,18 @@ def _showing(show: Callable[[int, str], None], text: str, before: int = 0) -> Ca
     return look
 
 
-def _stragglers(run: tracking.Run, study: Study, data: TrainingData) -> Inversions:
+def _stragglers(work: Work) -> Inversions:
     """One network per set with its stragglers; a fact for every set that is missing, TrainingError if all are or one diverged."""
-    config = study.config
+    config = work.config
 
     def draw_networks(repeats: Sequence[int]) -> Inversions:
         def make() -> dict[str, Any]:
-            with console.progress(f"{run.id[:8]} search", config.epochs) as show:
+            with console.progress(f"{work.run.id[:8]} search", config.epochs) as show:
                 text = f"networks {repeats[0]} to {repeats[-1]}"
-                ready = Search(data, config, repeats, config.seed, config.precision)
+                ready = Search(work.prepared.data, config, repeats, config.seed, config.precision)
                 return search_until_inverted(ready, _showing(show, text)).state()
 
-        return Inversions(**_once(run, study, f"search_{repeats[0]:03d}", make))
+        return Inversions(**work.stages.once(f"search_{repeats[0]:03d}", make))
 
     found = find_inversions(config, range(config.sets), draw_networks)
     missing = config.sets - len(found.repeats)
@@ -184,60 +153,60 @@ def _stragglers(run: tracking.Run, study: Study, data: TrainingData) -> Inversio
     if any(not whole and not ended for whole, ended in zip(found.complete, found.logits.isfinite().all(2).all(1), strict=True)):
         raise TrainingError(f"lr: {config.lr:g}; a smaller one, as a network that is to find stragglers diverged")
     if missing:
-        study.note(f"sets: {config.sets}; {len(found.repeats)} complete ones among {10 * config.sets} networks, and these are used")
+        work.note(f"sets: {config.sets}; {len(found.repeats)} complete ones among {10 * config.sets} networks, and these are used")
     return found
 
 
-def _scores(run: tracking.Run, study: Study, data: TrainingData, sets: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _scores(work: Work, sets: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [S, T, N, K] of one fresh network per set, and their steps [T]."""
-    config = study.config
+    config = work.config
 
     def make() -> dict[str, Any]:
         streams = [seeding.Seeds(config.seed).child("score", s) for s in range(sets)]
-        with console.progress(f"{run.id[:8]} scores", config.epochs) as show:
+        with console.progress(f"{work.run.id[:8]} scores", config.epochs) as show:
             settings = training_settings(config, config.precision)
-            logits, steps = fresh_logits(data, settings, streams, _showing(show, f"{sets} networks"))
+            logits, steps = fresh_logits(work.prepared.data, settings, streams, _showing(show, f"{sets} networks"))
         return {"logits": logits, "steps": steps}
 
-    state = _once(run, study, "scores", make)
+    state = work.stages.once("scores", make)
     if not state["logits"].isfinite().all():
         raise TrainingError(f"lr: {config.lr:g}; a smaller one, as a network that is to score samples diverged")
     return state["logits"], state["steps"]
 
 
-def _describe(run: tracking.Run, study: Study, found: Inversions, counts: torch.Tensor, hard: Mapping[str, HardSamples]) -> None:
+def _describe(work: Work, found: Inversions, counts: torch.Tensor, hard: Mapping[str, HardSamples]) -> None:
     """hard_samples.npz, what is known of the sets, and facts about classes without hard samples."""
-    config, samples = study.config, study.split.train
+    config, samples = work.config, work.split.train
     parts = {"index": samples.index, "labels": samples.labels, "clean": samples.clean, "fingerprint": samples.fingerprints}
     parts |= {"networks": found.repeats, "counts": counts, "inversion_epoch": found.inversion_epoch}
     arrays: dict[str, Array] = {"strategies": np.array(config.strategy)} | {name: value.numpy() for name, value in parts.items()}
     for name, one in hard.items():
         arrays |= {f"scores_{name}": one.score.float().numpy(), f"hard_{name}": one.hard.numpy()}
-    run.write_arrays(HARD_SAMPLES, arrays)
+    work.run.write_arrays(HARD_SAMPLES, arrays)
     lost = int(found.inversion_epoch.isnan().sum())
     if lost:
-        study.note(f"if_no_inversion: {config.if_no_inversion}; {lost} of {found.inversion_epoch.numel()} class inversions were not found")
+        work.note(f"if_no_inversion: {config.if_no_inversion}; {lost} of {found.inversion_epoch.numel()} class inversions were not found")
     for name, one in hard.items():
         for s, mask in enumerate(one.hard):
-            per_class = torch.bincount(samples.labels[mask], minlength=study.split.num_classes)
-            without = [study.split.class_names[c] for c in (per_class == 0).nonzero().flatten().tolist()]
+            per_class = torch.bincount(samples.labels[mask], minlength=work.split.num_classes)
+            without = [work.split.class_names[c] for c in (per_class == 0).nonzero().flatten().tolist()]
             if without:
-                study.note(f"strategy: {name}; no hard sample of class {', '.join(without)} in set {s}")
+                work.note(f"strategy: {name}; no hard sample of class {', '.join(without)} in set {s}")
 
 
-def _grid(run: tracking.Run, study: Study, data: TrainingData, hard: Mapping[str, HardSamples]) -> None:
+def _grid(work: Work, hard: Mapping[str, HardSamples]) -> None:
     """Train every network of the grid, one group per set and strategy, and fill in the arrays."""
-    config = study.config
+    config = work.config
     sets = len(next(iter(hard.values())).hard)
     shape = (len(config.strategy), len(config.train_ratios), len(config.remaining_train_ratios), sets, config.repeats)
     arrays = {f"accuracy_{test}": np.full(shape, np.nan) for test in TESTS}
-    arrays["accuracy_per_class"] = np.full((*shape, study.split.num_classes), np.nan)
+    arrays["accuracy_per_class"] = np.full((*shape, work.split.num_classes), np.nan)
     arrays["train_samples"], arrays["done"] = np.zeros(shape[:4], dtype=int), np.zeros((shape[0], sets), dtype=bool)
     repeats = np.arange(config.first_repeat, config.first_repeat + config.repeats)
     axes = {"strategies": np.array(config.strategy), "train_ratios": np.array(config.train_ratios), "repeats": repeats}
-    study.arrays = arrays | axes | {"remaining": np.array(config.remaining_train_ratios, dtype=float), "sets": np.arange(sets)}
+    work.arrays = arrays | axes | {"remaining": np.array(config.remaining_train_ratios, dtype=float), "sets": np.arange(sets)}
     groups = [(m, s) for s in range(sets) for m in range(shape[0])]
-    with console.progress(f"{run.id[:8]} grid", len(groups) * config.epochs) as show:
+    with console.progress(f"{work.run.id[:8]} grid", len(groups) * config.epochs) as show:
         for done, (m, s) in enumerate(groups):
             order = HardEasyOrder.of(hard[config.strategy[m]].hard[s], seeding.Seeds(config.seed).child("data", "split", s))
             cuts = {
@@ -248,118 +217,114 @@ def _grid(run: tracking.Run, study: Study, data: TrainingData, hard: Mapping[str
             for (p, q), cut in cuts.items():
                 arrays["train_samples"][m, p, q, s] = len(cut)
             text = f"{config.strategy[m]}, set {s}"
-            _group(run, study, data, order, cuts, (m, s), _showing(show, text, done * config.epochs))
+            _group(work, order, cuts, (m, s), _showing(show, text, done * config.epochs))
             arrays["done"][m, s] = True
-            run.write_text("accuracy.csv", network_table(study.arrays).to_csv(index=False))
+            work.run.write_text("accuracy.csv", network_table(work.arrays).to_csv(index=False))
 
 
-def _group(
-    run: tracking.Run,
-    study: Study,
-    data: TrainingData,
-    order: HardEasyOrder,
-    cuts: Mapping[tuple[int, int], TrainSlice],
-    place: tuple[int, int],
-    show: Callback,
-) -> None:
+def _group(work: Work, order: HardEasyOrder, cuts: Mapping[tuple[int, int], TrainSlice], place: tuple[int, int], show: Callback) -> None:
     """The networks of one set and strategy, trained together; cells that nothing is left to train on stay nan and are a fact."""
-    config, (m, s) = study.config, place
+    config, (m, s) = work.config, place
     name = f"{config.strategy[m]}_{s}"
     cells = {cell: cut for cell, cut in cuts.items() if len(cut)}
     for p, q in cuts.keys() - cells.keys():
         where = f"train ratio {config.train_ratios[p]:g}, remaining {config.remaining_train_ratios[q]:g}"
-        study.note(f"remaining_train_ratios: no training sample is left of {config.strategy[m]}, set {s}, at {where}: nan")
+        work.note(f"remaining_train_ratios: no training sample is left of {config.strategy[m]}, set {s}, at {where}: nan")
     for group, lacks in (("hard", lambda cut: cut.hard_end == 0), ("easy", lambda cut: cut.easy_start == len(order.rows))):
         if any(map(lacks, cuts.values())):
-            study.note(f"train_ratios: no {group} test sample of {config.strategy[m]}, set {s}: its accuracy is nan")
+            work.note(f"train_ratios: no {group} test sample of {config.strategy[m]}, set {s}: its accuracy is nan")
     if not cells:
         return
 
     def make() -> dict[str, Any]:
-        samples = Samples(*(getattr(data.train, part)[order.rows.to(study.device)] for part in ("inputs", "labels", "index", "clean")))
+        data, rows = work.prepared.data, order.rows.to(work.prepared.device)
+        samples = Samples(*(getattr(data.train, part)[rows] for part in ("inputs", "labels", "index", "clean")))
         streams = [seeding.Seeds(config.seed).child("set", s, "repeat", config.first_repeat + r) for r in range(config.repeats)]
         settings = training_settings(config, config.precision)
         networks = SliceTraining(replace(data, train=samples), list(cells.values()), streams, settings)
-        _train(run, config, networks, name, show)
+        _train(work, networks, name, show)
         return {**networks.accuracies(), "lost": len(networks.learner.diverged)}
 
-    found = _once(run, study, f"grid_{name}", make)
+    found = work.stages.once(f"grid_{name}", make)
     if found["lost"]:
-        study.note(f"lr: {config.lr:g}; {found['lost']} networks of {config.strategy[m]}, set {s}, diverged: nan")
+        work.note(f"lr: {config.lr:g}; {found['lost']} networks of {config.strategy[m]}, set {s}, diverged: nan")
     for i, (p, q) in enumerate(cells):
         for key in (*TESTS, "per_class"):
-            study.arrays[f"accuracy_{key}"][m, p, q, s] = found[key][i * config.repeats : (i + 1) * config.repeats].cpu().numpy()
+            work.arrays[f"accuracy_{key}"][m, p, q, s] = found[key][i * config.repeats : (i + 1) * config.repeats].cpu().numpy()
 
 
-def _train(run: tracking.Run, config: Config, networks: SliceTraining, name: str, show: Callback) -> None:
+def _train(work: Work, networks: SliceTraining, name: str, show: Callback) -> None:
     """Train a group to its end, from its last checkpoint on if there is one."""
-    folder = run.folder / FOLDER
-    saved = checkpoints.newest(folder)[0] if folder.exists() else None
+    config = work.config
+    saved = work.saved
     if saved is not None and saved.get("group") == name:
-        with checkpoints.restoring(folder / checkpoints.LAST, saved.get("steps"), config.epochs):
+        with checkpoints.restoring(work.run.folder / CHECKPOINTS / checkpoints.LAST, saved.get("steps"), config.epochs):
             networks.learner.load(saved)
             networks.batches.load(saved["batches"])
 
-    def write(state: TrainState) -> None:
-        checkpoints.save(folder, checkpoints.LAST, {**networks.learner.state(), "batches": networks.batches.state(), "group": name})
-        run.publish(f"{FOLDER}/{checkpoints.LAST}")
+    def save(state: TrainState) -> None:
+        work.stages.save({**networks.learner.state(), "batches": networks.batches.state(), "group": name})
 
-    watching = [callbacks.divergence(), show, callbacks.checkpoint(config.checkpoint_every, write)]
-    fit(networks.learner, networks.batches, config.epochs, watching)
+    fit(
+        networks.learner,
+        networks.batches,
+        config.epochs,
+        [callbacks.divergence(), show, callbacks.checkpoint(config.checkpoint_every, save)],
+    )
 
 
-def _finish(run: tracking.Run, study: Study, found: Inversions, hard: Mapping[str, HardSamples]) -> None:
+def _store(work: Work, found: Inversions, hard: Mapping[str, HardSamples]) -> None:
     """metrics.npz, tables and metrics."""
-    arrays = study.arrays
+    arrays = work.arrays
     masks = np.stack([one.hard.numpy() for one in hard.values()], 1)  # [S, M, N]
     scores = np.stack([one.score.numpy() for one in hard.values()], 1)
-    arrays |= agreement_arrays(masks, scores, study.labels.numpy(), study.split.num_classes)
-    arrays |= {"class_names": np.array(study.split.class_names), "inversion_epoch": found.inversion_epoch.numpy()}
-    arrays |= {name: value.numpy() for name, value in gallery(study.split.train, found, list(hard.values())).items()}
-    run.write_arrays(ARRAYS, arrays)
-    run.write_text("accuracy.csv", network_table(arrays).to_csv(index=False))
-    run.write_text("summary.csv", summary_table(arrays).to_csv(index=False))
-    run.write_text("classes.csv", class_table(arrays).to_csv(index=False))
-    _log(run, study, masks)
-    if study.config.noise_ratio:
-        _log_detection(run, study, masks, scores)
-    run.tag("hardbench.facts", "; ".join(study.facts)[:5000] or "none")
+    arrays |= agreement_arrays(masks, scores, work.prepared.labels.numpy(), work.split.num_classes)
+    arrays |= {"class_names": np.array(work.split.class_names), "inversion_epoch": found.inversion_epoch.numpy()}
+    arrays |= {name: value.numpy() for name, value in gallery(work.split.train, found, list(hard.values())).items()}
+    work.run.write_arrays(ARRAYS, arrays)
+    work.run.write_text("accuracy.csv", network_table(arrays).to_csv(index=False))
+    work.run.write_text("summary.csv", summary_table(arrays).to_csv(index=False))
+    work.run.write_text("classes.csv", class_table(arrays).to_csv(index=False))
+    _log(work, masks)
+    if work.config.noise_ratio:
+        _log_detection(work, masks, scores)
+    work.run.tag("hardbench.facts", "; ".join(work.facts)[:5000] or "none")
 
 
-def _log(run: tracking.Run, study: Study, masks: Array) -> None:
+def _log(work: Work, masks: Array) -> None:
     """Accuracies of the first train ratio against the percent (or a finer unit) remaining; hard shares, overlaps and stability."""
-    config, arrays = study.config, study.arrays
+    config, arrays = work.config, work.arrays
     gap = arrays["accuracy_easy"] - arrays["accuracy_hard"]
     for m, name in enumerate(config.strategy):
         for q, step in enumerate(config.steps):
             values = {f"accuracy_{test}/{name}": independent(arrays[f"accuracy_{test}"][m, 0, q]) for test in TESTS}
-            run.log(values | {f"accuracy_gap/{name}": independent(gap[m, 0, q])}, step)
-        run.log({f"hard_fraction/{name}": masks[:, m].mean(1)})
+            work.run.log(values | {f"accuracy_gap/{name}": independent(gap[m, 0, q])}, step)
+        work.run.log({f"hard_fraction/{name}": masks[:, m].mean(1)})
         if len(masks) > 1:
-            run.log({f"stability_z/{name}": float(arrays["stability"][m])})
+            work.run.log({f"stability_z/{name}": float(arrays["stability"][m])})
         for other in range(m):
-            run.log({f"jaccard/{config.strategy[other]}_{name}": arrays["jaccard"][:, other, m]})
+            work.run.log({f"jaccard/{config.strategy[other]}_{name}": arrays["jaccard"][:, other, m]})
 
 
-def _log_detection(run: tracking.Run, study: Study, masks: Array, scores: Array) -> None:
+def _log_detection(work: Work, masks: Array, scores: Array) -> None:
     """How well every strategy finds the wrong labels: detection.csv, one row per strategy and set, and metrics."""
     import pandas
 
-    noisy = (study.labels != study.split.train.clean).numpy()
+    noisy = (work.prepared.labels != work.split.train.clean).numpy()
     rows = []
-    for m, name in enumerate(study.config.strategy):
+    for m, name in enumerate(work.config.strategy):
         found = []
         for s in range(len(masks)):
-            rng = np.random.default_rng(seeding.Seeds(study.config.seed).child("bootstrap", name, s).integer)
+            rng = np.random.default_rng(seeding.Seeds(work.config.seed).child("bootstrap", name, s).integer)
             found.append(detection(scores[s, m], masks[s, m], noisy, rng))
             rows.append({"strategy": name, "set": s, **found[-1]})
         for key in ("recall", "precision", "average_precision"):
-            run.log({f"noise_{key}/{name}": np.array([one[key] for one in found])})
-    run.log({"noise_base_rate": float(noisy.mean())})
-    run.write_text("detection.csv", pandas.DataFrame(rows).to_csv(index=False))
+            work.run.log({f"noise_{key}/{name}": np.array([one[key] for one in found])})
+    work.run.log({"noise_base_rate": float(noisy.mean())})
+    work.run.write_text("detection.csv", pandas.DataFrame(rows).to_csv(index=False))
 
 
-def _report(stored: StoredRun) -> None:
+def report(stored: StoredRun) -> None:
     """Print the tables."""
     console.table("Accuracy on test samples", *summary_rows(stored.arrays))
     if stored.has("detection.csv"):

@@ -6,8 +6,11 @@
 
 import importlib
 import os
+import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,15 +22,17 @@ from hardbench.campaign.executors import Executor, Local, Ray
 from hardbench.campaign.grid import Cell
 from hardbench.campaign.jobs import Job
 from hardbench.campaign.plan import Plan
-from hardbench.campaign.results import counts
+from hardbench.campaign.results import PER_RUN, SUMMARY, counts
 from hardbench.config import Config as AnyConfig
 from hardbench.config import options
-from hardbench.configs.sweep import STUDIES, CampaignSettings, points_of, sweep_class, words_of
+from hardbench.configs.sweep import CampaignSettings, points_of, words_of
 from hardbench.configs.sweep import Config as Config
-from hardbench.errors import ConfigError, HardbenchError, TrackingError, TrainingError
-from hardbench.figures import draw
+from hardbench.errors import HardbenchError, TrainingError
+from hardbench.lifecycle import Prepared, Stages, launch, pinned_hardness
 from hardbench.stored import StoredRun
-from hardbench.studies import train
+
+STUDY = "sweep"
+FIGURES = None
 
 
 def cells_of(config: CampaignSettings) -> tuple[list[AnyConfig], list[str]]:
@@ -41,49 +46,92 @@ def _pinned(study: type[AnyConfig], point: grid.Point) -> grid.Point:
     if "run" in options(study) and point.get("model") is None:  # a model chooses its run itself
         found["run"] = tracking.find(point.get("run") or "last", ["train"]).id
     if point.get("hardness") is not None:
-        found["hardness"] = train.named(point["hardness"])
+        found["hardness"] = pinned_hardness(point["hardness"])
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class PreparedCampaign(Prepared):
+    """A campaign that is planned; its run is the parent of those of its cells."""
+
+    key: str  # what it is known by
+    plan: Plan
+    swept: list[str]
+    executor: Executor
+
+    def opening(self, study: str, stored: StoredRun | None) -> AbstractContextManager[tracking.Run]:
+        """The campaign's run: a new one, or the one of the same key, however it ended."""
+        return tracking.sweep(self.config.study, self.key, self.config, self.title, self.note, self.config.tag or {})
+
+    def describe(self, run: tracking.Run) -> None:
+        """Nothing: its cells say on what they are computed."""
+
+    def copied(self, run: tracking.Run) -> Sequence[str]:
+        """The tables and figures."""
+        figures = sorted(f"figures/{path.name}" for path in (run.folder / "figures").glob("*.*"))
+        return [PER_RUN, SUMMARY, *figures]
+
+
 def run(config: CampaignSettings) -> None:
-    """Plan the cells, run those that are not finished, store each as a run; TrainingError at the end if any failed."""
+    """Do a campaign, or show its plan."""
+    if config.dry_run:
+        prepared = prepare(config)
+        todo = prepared.plan.todo(config.retry_failed, config.rerun)
+        _show(config, prepared.plan, _jobs(config, prepared.plan, todo))
+    else:
+        launch(sys.modules[__name__], config)
+
+
+def prepare(config: CampaignSettings, stored: StoredRun | None = None) -> PreparedCampaign:
+    """Plan the cells, and what is to be done of them."""
     configs, swept = cells_of(config)
     module = importlib.import_module(f"hardbench.studies.{config.study}")
     torch.set_num_threads(1)
-    made = plan.make(config.study, getattr(module, "NUMBERS", 1), configs, swept)
+    planned = plan.make(config.study, getattr(module, "NUMBERS", 1), configs, swept)
     key = _key(config, swept)
     parent = tracking.parent_of(config.study, key)
     if parent is not None and parent.status == "RUNNING" and parent.has(plan.IN_FLIGHT):
-        plan.refresh(made, parent.file(plan.IN_FLIGHT).read_text().split())
-    todo = made.todo(config.retry_failed, config.rerun)
-    work = _jobs(config, made, todo)
-    if config.dry_run:
-        _show(config, made, work)
-        return
-    target = train.out_folder(config.out)
-    assert target is not None
-    executor = _executor(config, work)
-    title = config.name or f"sweep {config.study} {' x '.join(swept) or 'of one cell'}"
-    note = f"{len(made.cells)} cells, {sum(cell.networks for cell in made.cells)} networks\nswept: {', '.join(swept) or 'nothing'}"
-    with tracking.sweep(config.study, key, config, title, note, config.tag or {}) as parent_run:
-        plan.refresh(made, ())  # anew, now that nobody else works on the campaign
-        todo = made.todo(config.retry_failed, config.rerun)
-        work = _jobs(config, made, todo)
-        campaign = Campaign(parent_run, made, swept, target, train.write_cell)
-        parent_run.write_text("plan.txt", _lines(work))
-        campaign.known(todo)
-        try:
-            _run_jobs(campaign, executor, work, made)
-        finally:
-            made_files = campaign.close()
-        made_files += _draw(campaign, parent_run)
-        failed = campaign.failed()
-        parent_run.tag("hardbench.cells", ", ".join(f"{count} {state}" for state, count in counts(made.states).items() if count))
-        console.say(f"cells: {', '.join(f'{count} {state}' for state, count in counts(made.states).items())}")
-        train.finish(parent_run, target, made_files)
-    if failed:
+        plan.refresh(planned, parent.file(plan.IN_FLIGHT).read_text().split())
+    work = _jobs(config, planned, planned.todo(config.retry_failed, config.rerun))
+    note = f"{len(planned.cells)} cells, {sum(cell.networks for cell in planned.cells)} networks\nswept: {', '.join(swept) or 'nothing'}"
+    return PreparedCampaign(
+        config=config,
+        title=config.name or f"sweep {config.study} {' x '.join(swept) or 'of one cell'}",
+        note=note,
+        device=torch.device("cpu"),
+        dataset="",
+        digest="",
+        key=key,
+        plan=planned,
+        swept=swept,
+        executor=_executor(config, work),
+    )
+
+
+def compute(prepared: PreparedCampaign, run: tracking.Run, stages: Stages) -> None:
+    """Run the cells that are not finished, store each as a run; TrainingError at the end if any failed."""
+    config, planned = prepared.config, prepared.plan
+    plan.refresh(planned, ())  # anew, now that nobody else works on the campaign
+    todo = planned.todo(config.retry_failed, config.rerun)
+    work = _jobs(config, planned, todo)
+    campaign = Campaign(run, planned, prepared.swept, Path(config.out))
+    run.write_text("plan.txt", _lines(work))
+    campaign.known(todo)
+    try:
+        _run_jobs(campaign, prepared.executor, work, planned)
+    finally:
+        campaign.close()
+    states = counts(planned.states)
+    run.tag("hardbench.cells", ", ".join(f"{count} {state}" for state, count in states.items() if count))
+    console.say(f"cells: {', '.join(f'{count} {state}' for state, count in states.items())}")
+    if failed := campaign.failed():
         more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-        raise TrainingError(f"sweep: {len(failed)} of {len(made.cells)} cells failed: {failed[0]}{more}; --retry-failed tries them again")
+        told = f"sweep: {len(failed)} of {len(planned.cells)} cells failed: {failed[0]}{more}; --retry-failed tries them again"
+        raise TrainingError(told, measured=True, finished=True)
+
+
+def report(stored: StoredRun) -> None:
+    """Nothing more: the cells by state stand above."""
 
 
 def _key(config: CampaignSettings, swept: Sequence[str]) -> str:
@@ -150,24 +198,8 @@ def run_cell(payload: Mapping[str, Any]) -> str:
     os.environ["MLFLOW_TRACKING_URI"], os.environ["MLFLOW_RUN_ID"] = payload["uri"], payload["run"]
     study = payload["study"]
     module = importlib.import_module(f"hardbench.studies.{study}")
-    module.run(module.Config(**payload["settings"]))
+    launch(module, module.Config(**payload["settings"]))
     return str(payload["run"])
-
-
-def resume(stored: StoredRun, changed: Mapping[str, Any], out: str | None = None) -> None:
-    """Go on with a campaign from what its run has stored, on this machine."""
-    if stored.config.get("study") not in STUDIES:
-        raise TrackingError(f"run: {stored.id}; its config.yaml names no study")
-    run(stored.settings(sweep_class(stored.config["study"]), {**changed, "out": out}))
-
-
-def _draw(campaign: Campaign, parent: tracking.Run) -> list[str]:
-    """The figures that apply to what was swept."""
-    try:
-        names = draw([campaign.stored()], parent.folder / "figures", strict=False)
-    except ConfigError:  # none does
-        return []
-    return [str(parent.publish(f"figures/{name}").relative_to(parent.folder)) for name in names]
 
 
 def _lines(work: Sequence[Job]) -> str:

@@ -1,9 +1,7 @@
 """A training from settings to records, without a store: one configuration, or several that train in one stack."""
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +20,9 @@ from hardbench.registry import MODELS
 from hardbench.settings import DataSettings, TrainingSettings
 from hardbench.training import callbacks, memory
 from hardbench.training.greedy import learner
-from hardbench.training.layer_metrics import Probe, sample_count
+from hardbench.training.layer_metrics import Probe
 from hardbench.training.learners import Learner
-from hardbench.training.loop import Callback, at, evaluation_steps, every, fit
+from hardbench.training.loop import Callback, at, evaluation_steps, every
 
 Prepare = Callable[[TrainingSettings, int], Split]
 _loaded: dict[str, Split] = {}  # the last split of this process
@@ -65,6 +63,11 @@ class TrainSetup:
     noisy: list[Split] = field(default_factory=list)  # the split of every member, with labels of its own
     groups: dict[tuple[str, str], Samples] = field(default_factory=dict)  # by phase and group: the samples metrics are split into
     _static: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def rows(self, place: int) -> slice:
+        """Where the networks of the member at a place are among all."""
+        first = sum(member.repeats for member in self.members[:place])
+        return slice(first, first + self.members[place].repeats)
 
     def static(self, place: int) -> dict[str, np.ndarray]:
         """Overlaps of the inputs that a member learns from, computed once for all members that share them."""
@@ -181,144 +184,3 @@ def layer_probe(setup: TrainSetup, evaluator: callbacks.Evaluator) -> Probe:
         "published_batch": batch,
     }
     return Probe.of(setup.layer_metrics, train, evaluator.val or evaluator.test, evaluator.test, seeds, **more)
-
-
-@dataclass
-class TrainResult:
-    """What one member leaves behind, as plain data that can travel: all that a store keeps of its run."""
-
-    arrays: dict[str, np.ndarray]
-    step: int  # updates made
-    diverged: dict[int, int]  # place among the repeats -> step
-    reached: dict[int, float]  # place among the repeats -> epoch in which it reached the target accuracy
-    validated: bool
-    bayes_accuracy: float | None
-    digest: str
-    about: tuple[int, int]  # classes, training samples
-    journal: list[tuple[dict[str, np.ndarray], int]] = field(default_factory=list)  # metrics as they were measured
-    checkpoints: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0  # of one network
-    cuda: bool = False
-
-
-def result_of(setup: TrainSetup, records: callbacks.Records, place: int = 0) -> TrainResult:
-    """What a member's networks have measured."""
-    member, split = setup.members[place], setup.noisy[place]
-    first = sum(each.repeats for each in setup.members[:place])
-    rows = range(first, first + member.repeats)
-    arrays = {name: value if name.endswith("steps") else value[rows.start : rows.stop] for name, value in records.arrays().items()}
-    arrays |= setup.static(place)
-    arrays["stopped_step"] = np.array([setup.learner.stopped.get(r, -1) for r in rows])
-    arrays["class_names"] = np.array(split.class_names)
-    if setup.layer_metrics:
-        arrays["measured_samples"] = np.full(member.repeats, sample_count(split.train, split.val or split.test, split.test))
-    diverged = {r - first: step for r, step in setup.learner.diverged.items() if r in rows}
-    reached = {r - first: step / setup.batches.per_epoch for r, step in setup.learner.reached.items() if r in rows}
-    about = (split.num_classes, len(split.train))
-    validated = split.val is not None
-    return TrainResult(arrays, setup.learner.steps, diverged, reached, validated, split.bayes_accuracy, split.digest, about)
-
-
-def states(setup: TrainSetup, best: callbacks.Best, place: int = 0) -> dict[str, Any]:
-    """The weights of a member at the end and at its best, as its checkpoints hold them."""
-    member = setup.members[place]
-    first = sum(each.repeats for each in setup.members[:place])
-    rows = slice(first, first + member.repeats)
-    constants = {"mean": setup.standardise.mean, "std": setup.standardise.std, "shift": setup.standardise.shift}
-    setup.learner.settle()
-    networks, steps = setup.learner.networks.states()[rows], setup.learner.steps
-    last = {"networks": networks, "steps": steps, "standardise": constants}
-    chosen: dict[str, Any] = {name: value[rows] for name, value in best.state().items()}
-    if setup.split.val is None:
-        chosen = {"networks": networks, "step": [steps] * member.repeats, "is_last": True}
-    return {"last": last, "best": {**chosen, "standardise": constants}}
-
-
-def train_stack(settings: Sequence[Mapping[str, Any]], load: Prepare = remembered) -> list[TrainResult]:
-    """Train configurations (as plain settings) in one stack; what each leaves behind."""
-    began = time.monotonic()
-    members = [TrainingSettings(**one) for one in settings]
-    setup = train_setup(*members, load=load)
-    networks = len(setup.batches.order)
-    records, best = callbacks.Records(), callbacks.Best(networks)
-    journal: list[tuple[dict[str, np.ndarray], int]] = []
-    watching = measuring_callbacks(setup, records, best, lambda values, step: journal.append((dict(values), step)))
-    fit(setup.learner, setup.batches, setup.total, watching)
-    found = []
-    for place, member in enumerate(members):
-        one = result_of(setup, records, place)
-        first = sum(each.repeats for each in members[:place])
-        rows = slice(first, first + member.repeats)
-        one.journal = [({name: value if value.ndim == 0 else value[rows] for name, value in row.items()}, step) for row, step in journal]
-        one.checkpoints = states(setup, best, place) if member.keep_checkpoints else {}
-        one.cuda = setup.learner.device.type == "cuda"
-        _until_the_end(one)
-        found.append(one)
-    for one in found:
-        one.seconds = (time.monotonic() - began) / networks
-    return found
-
-
-def _until_the_end(one: TrainResult) -> None:
-    """TrainSlice off the points after the last measured one: where all networks of a member diverged, the stack may have gone on."""
-    for axis, name in (("steps", "accuracy"), ("log_steps", "train_loss")):
-        if name not in one.arrays:
-            continue
-        measured = np.isfinite(one.arrays[name]).any(0)
-        kept, count = int(measured.nonzero()[0].max(initial=-1)) + 1, len(one.arrays[axis])
-        if kept == count:
-            continue
-        for key, value in one.arrays.items():
-            if key == axis or (value.ndim > 1 and value.shape[1] == count and not key.startswith("overlap_static")):
-                one.arrays[key] = value[:kept] if key == axis else value[:, :kept]
-
-
-def joined(parts: Sequence[TrainResult]) -> TrainResult:
-    """One outcome of the same configuration's parts, in the order of the repeats."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    offsets = np.cumsum([0, *(len(part.arrays["accuracy"]) for part in parts)])
-    longest = max(parts, key=lambda part: len(part.arrays["log_steps"]))
-    arrays = dict(longest.arrays)
-    for name in first.arrays:
-        if not (name.endswith("steps") or name.startswith("overlap_static") or name == "class_names"):
-            arrays[name] = _stacked([part.arrays[name] for part in parts])
-    known = [{(name, step): value for row, step in part.journal for name, value in row.items()} for part in parts]
-    nothing = [np.full(len(part.arrays["accuracy"]), np.nan) for part in parts]
-    journal = [
-        ({name: value if value.ndim == 0 else _at(known, nothing, (name, step)) for name, value in row.items()}, step)
-        for row, step in longest.journal
-    ]
-    diverged = {int(offset) + r: step for offset, part in zip(offsets, parts, strict=False) for r, step in part.diverged.items()}
-    reached = {int(offset) + r: epoch for offset, part in zip(offsets, parts, strict=False) for r, epoch in part.reached.items()}
-    seconds = float(np.average([part.seconds for part in parts], weights=np.diff(offsets)))
-    step = max(part.step for part in parts)
-    checkpoints = _joined([part.checkpoints for part in parts])
-    return replace(
-        first, arrays=arrays, journal=journal, diverged=diverged, reached=reached, step=step, seconds=seconds, checkpoints=checkpoints
-    )
-
-
-def _at(known: Sequence[Mapping[tuple[str, int], np.ndarray]], nothing: Sequence[np.ndarray], point: tuple[str, int]) -> np.ndarray:
-    return np.concatenate([part.get(point, none) for part, none in zip(known, nothing, strict=True)])
-
-
-def _stacked(values: Sequence[np.ndarray]) -> np.ndarray:
-    """Parts [r, T, ...] along the repeats; one that ended early is nan from there on."""
-    longest = max((value.shape[1:] for value in values), key=lambda shape: shape[:1])
-    padded = []
-    for value in values:
-        whole = np.full((len(value), *longest), np.nan, dtype=value.dtype) if value.shape[1:] != longest else value
-        if whole is not value:
-            whole[:, : value.shape[1]] = value
-        padded.append(whole)
-    return np.concatenate(padded)
-
-
-def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, first in parts[0].items():
-        lists = {key: [one for part in parts for one in part[name][key]] for key, value in first.items() if isinstance(value, list)}
-        found[name] = {**first, **lists}
-    return found

@@ -1,0 +1,103 @@
+"""What a run keeps of a training: arrays, the table of class hardness, checkpoints and final metrics; its networks from there."""
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+
+from hardbench import console, machine, seeding
+from hardbench.data.samples import Split
+from hardbench.data.transforms import Standardise, unit_of
+from hardbench.errors import TrainingError
+from hardbench.hard_samples.sample_hardness import EASY, HARD
+from hardbench.metrics.hardness import hardness_table, mean_at_end, overlap_hardness_spearman
+from hardbench.registry import MODELS
+from hardbench.settings import TrainingSettings
+from hardbench.stored import ARRAYS, StoredRun
+from hardbench.training import checkpoints
+from hardbench.training.core import TrainResult
+from hardbench.training.greedy import learner
+from hardbench.training.learners import Learner
+from hardbench.training.setup import has_target
+from hardbench.written import Run
+
+FINAL = {"test_loss": "loss", "test_accuracy": "accuracy", "val_loss": "val_loss", "val_accuracy": "val_accuracy"}  # metric -> array
+
+
+def store_cell(run: Run, config: TrainingSettings, result: TrainResult) -> None:
+    """Everything a run keeps of a training that a sweep's worker made; TrainingError at the end if a repeat diverged."""
+    run.data(config.dataset.rpartition("/")[2], result.digest, config.dataset)
+    for row, step in result.journal:
+        run.log(row, step)
+    for name, state in result.checkpoints.items():
+        checkpoints.save(run.folder / "checkpoints", f"{name}.pt", state)
+        run.publish(f"checkpoints/{name}.pt")
+    store_result(run, config, result)
+    check_diverged(run, config, result)
+
+
+def store_result(run: Run, config: TrainingSettings, result: TrainResult) -> None:
+    """metrics.npz, the hardness table, final metrics."""
+    arrays = result.arrays
+    run.write_arrays(ARRAYS, arrays)
+    run.write_text("class_hardness.csv", hardness_table(arrays).to_csv(index=False))
+    final = {f"final/{name}": last_measured(arrays, key) for name, key in FINAL.items()}
+    size = result.train_samples if config.batch_size == "full" else int(config.batch_size)
+    for name in ("loss", "accuracy"):
+        points = arrays["log_steps"], arrays[f"train_{name}"]
+        final[f"final/train_{name}_last_epoch"] = mean_at_end(*points, -(-result.train_samples // size))
+    for phase, group in itertools.product(("train", "val", "test"), (HARD, EASY)):
+        if f"accuracy_{phase}_{group}" in arrays:
+            final[f"final/{phase}_accuracy_{group}"] = last_measured(arrays, f"accuracy_{phase}_{group}")
+    final["final/overlap_hardness_spearman"] = overlap_hardness_spearman(arrays)
+    if not result.validated:
+        del final["final/val_loss"], final["final/val_accuracy"]
+    if result.bayes_accuracy is not None:
+        final["bayes_accuracy"] = np.array([result.bayes_accuracy])
+    if has_target(config):
+        final |= _target(config, result)
+    run.log(final, result.step)
+    run.tag("hardbench.best", "validation accuracy" if result.validated else "last (val_size 0)")
+
+
+def _target(config: TrainingSettings, result: TrainResult) -> dict[str, np.ndarray]:
+    """Whether each repeat reached the target accuracy (0 or 1) and in which epoch (nan: in none), [R]; a warning for those that did not."""
+    epochs = np.array([result.reached.get(r, np.nan) for r in range(config.repeats)])
+    missed = [str(config.first_repeat + r) for r in np.isnan(epochs).nonzero()[0]]
+    if missed:
+        console.warn(f"target_accuracy: {config.target_accuracy:g} of the training set was not reached by repeat {', '.join(missed)}")
+    return {"train/target_reached": np.isfinite(epochs).astype(float), "train/target_epoch": epochs}
+
+
+def check_diverged(run: Run, config: TrainingSettings, result: TrainResult) -> None:
+    """TrainingError, once all is stored, if a repeat diverged."""
+    if result.diverged:
+        where = ", ".join(f"step {step} of repeat {config.first_repeat + r}" for r, step in sorted(result.diverged.items()))
+        others = [str(config.first_repeat + r) for r in range(config.repeats) if r not in result.diverged]
+        ended = f"; repeats {', '.join(others)} went on to the end" if others else ""
+        raise TrainingError(f"loss: not finite at {where}; what was measured until then is kept{ended} (run {run.id})", measured=True)
+
+
+def last_measured(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """The last measured value of every repeat [R]; nan where there is none."""
+    values = arrays[name]
+    if not values.shape[1]:
+        return np.full(len(values), np.nan)
+    measured = np.isfinite(values)
+    position = values.shape[1] - 1 - measured[:, ::-1].argmax(1)
+    return np.where(measured.any(1), values[np.arange(len(values)), position], np.nan)
+
+
+def restore(stored: StoredRun, trained: TrainingSettings, split: Split, checkpoint: str) -> tuple[Learner, Standardise]:
+    """A trained run's networks on this machine's device, and the standardisation they were trained with."""
+    device = machine.take(trained)
+    path = stored.file(f"checkpoints/{checkpoint}.pt")
+    state = checkpoints.load(path, checkpoints.WEIGHTS)
+    streams = seeding.networks(trained.seed, trained.first_repeat, trained.repeats)
+    networks = MODELS[trained.model].call(split.test.shape, split.num_classes, trained, streams).to(device)
+    with checkpoints.restoring(path, 0, 0):
+        standardise = Standardise(**state["standardise"])
+        if standardise(split.test.inputs[:1], unit_of(split.test.inputs)).shape[1:] != split.test.shape:
+            raise ValueError("constants of inputs of another shape")
+        networks.restore(state["networks"])
+    return learner(networks, trained, 1), standardise

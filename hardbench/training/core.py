@@ -1,0 +1,189 @@
+"""The one training core: a single run is a stack of one configuration whose log writes to the store, a sweep's is one of several."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from hardbench import shapes
+from hardbench.settings import TrainingSettings
+from hardbench.training.callbacks import Best, Records, Sink
+from hardbench.training.layer_metrics import sample_count
+from hardbench.training.loop import Callback, fit
+from hardbench.training.setup import Prepare, TrainSetup, measuring_callbacks, remembered, train_setup
+
+Journal = list[tuple[dict[str, np.ndarray], int]]  # metrics with their step, as they were measured
+
+
+@dataclass
+class TrainResult:
+    """What the networks of one configuration leave behind, as plain data that can travel: all that a store keeps of its run."""
+
+    arrays: dict[str, np.ndarray]
+    step: int  # updates made
+    diverged: dict[int, int]  # place among the repeats -> step
+    reached: dict[int, float]  # place among the repeats -> epoch in which it reached the target accuracy
+    validated: bool
+    bayes_accuracy: float | None
+    digest: str
+    num_classes: int
+    train_samples: int
+    journal: Journal = field(default_factory=list)
+    checkpoints: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0  # of one network
+
+
+class Training:
+    """A training under way: its set-up, what it has recorded, the best weights so far and the seconds it has taken."""
+
+    def __init__(self, setup: TrainSetup):
+        self.setup = setup
+        self.records, self.best = Records(), Best(setup.learner.networks.repeats)
+        self._began, self._before = time.monotonic(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, those before an interruption included."""
+        return self._before + time.monotonic() - self._began
+
+    def state(self) -> dict[str, Any]:
+        """All that going on needs, as last.pt holds it."""
+        setup = self.setup
+        state = {**setup.learner.state(), "standardise": setup.standardise.constants(), "batches": setup.batches.state()}
+        return {**state, "records": self.records.state(), "best": self.best.state(), "seconds": self.seconds}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.setup.learner.load(dict(state))
+        for part, name in ((self.setup.batches, "batches"), (self.records, "records"), (self.best, "best")):
+            part.load(state[name])
+        self._before = float(state.get("seconds", 0))
+
+    def run(self, log: Sink, further: Sequence[Callback] = ()) -> None:
+        """Train to the end; further callbacks come after those that measure."""
+        self._began = time.monotonic()
+        callbacks = measuring_callbacks(self.setup, self.records, self.best, log)
+        fit(self.setup.learner, self.setup.batches, self.setup.total, [*callbacks, *further])
+
+    def result(self, place: int = 0) -> TrainResult:
+        """What the networks of the configuration at a place have measured."""
+        setup, rows = self.setup, self.setup.rows(place)
+        member, split, learner = setup.members[place], setup.noisy[place], setup.learner
+        arrays = {name: value[rows] if per_network(name) else value for name, value in self.records.arrays().items()}
+        arrays |= setup.static(place)
+        repeats = range(rows.start, rows.stop)
+        arrays["stopped_step"] = np.array([learner.stopped.get(r, -1) for r in repeats])
+        arrays["class_names"] = np.array(split.class_names)
+        if setup.layer_metrics:
+            arrays["measured_samples"] = np.full(member.repeats, sample_count(split.train, split.val or split.test, split.test))
+        diverged = {r - rows.start: step for r, step in learner.diverged.items() if r in repeats}
+        reached = {r - rows.start: step / setup.batches.per_epoch for r, step in learner.reached.items() if r in repeats}
+        facts = (split.val is not None, split.bayes_accuracy, split.digest, split.num_classes, len(split.train))
+        return TrainResult(arrays, learner.steps, diverged, reached, *facts)
+
+    def best_weights(self, place: int = 0) -> dict[str, Any]:
+        """The weights of a configuration's networks with their step and validation accuracy, as best.pt holds them."""
+        rows, learner = self.setup.rows(place), self.setup.learner
+        if self.setup.split.val is None:
+            learner.settle()
+            chosen = {"networks": learner.networks.states()[rows], "step": [learner.steps] * (rows.stop - rows.start), "is_last": True}
+        else:
+            chosen = {name: value[rows] for name, value in self.best.state().items()}
+        return {**chosen, "standardise": self.setup.standardise.constants()}
+
+    def last_weights(self, place: int = 0) -> dict[str, Any]:
+        """The weights of a configuration's networks at the end, as last.pt of a sweep's run holds them."""
+        learner = self.setup.learner
+        learner.settle()
+        networks = learner.networks.states()[self.setup.rows(place)]
+        return {"networks": networks, "steps": learner.steps, "standardise": self.setup.standardise.constants()}
+
+
+def train_stack(settings: Sequence[Mapping[str, Any]], load: Prepare = remembered) -> list[TrainResult]:
+    """Train configurations (as plain settings) in one stack; what each leaves behind."""
+    began = time.monotonic()
+    training = Training(train_setup(*(TrainingSettings(**one) for one in settings), load=load))
+    setup = training.setup
+    journal: Journal = []
+    training.run(lambda values, step: journal.append((dict(values), step)))
+    results = []
+    for place, member in enumerate(setup.members):
+        result, rows = training.result(place), setup.rows(place)
+        result.journal = [({name: value if value.ndim == 0 else value[rows] for name, value in row.items()}, step) for row, step in journal]
+        if member.keep_checkpoints:
+            result.checkpoints = {"last": training.last_weights(place), "best": training.best_weights(place)}
+        _cut_unmeasured(result)
+        results.append(result)
+    for result in results:
+        result.seconds = (time.monotonic() - began) / setup.learner.networks.repeats
+    return results
+
+
+def per_network(name: str) -> bool:
+    """Whether an array of a training has the networks as its first axis."""
+    return shapes.axes_of("train", name).startswith("R")
+
+
+def _cut_unmeasured(result: TrainResult) -> None:
+    """Cut off the points after the last measured one: where all networks of a member diverged, the stack may have gone on."""
+    for letter, name in (("T", "accuracy"), ("S", "train_loss")):
+        if name not in result.arrays:
+            continue
+        measured = np.isfinite(result.arrays[name]).any(0)
+        kept = int(measured.nonzero()[0].max(initial=-1)) + 1
+        for key, value in result.arrays.items():
+            axis = shapes.axes_of("train", key).find(letter)
+            if axis >= 0:
+                result.arrays[key] = value[(slice(None),) * axis + (slice(kept),)]
+
+
+def joined(parts: Sequence[TrainResult]) -> TrainResult:
+    """One result of the same configuration's parts, in the order of the repeats."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    offsets = np.cumsum([0, *(len(part.arrays["accuracy"]) for part in parts)])
+    longest = max(parts, key=lambda part: len(part.arrays["log_steps"]))
+    arrays = dict(longest.arrays)
+    arrays |= {name: _stacked([part.arrays[name] for part in parts]) for name in first.arrays if per_network(name)}
+    known = [{(name, step): value for row, step in part.journal for name, value in row.items()} for part in parts]
+    nothing = [np.full(len(part.arrays["accuracy"]), np.nan) for part in parts]
+    journal = [
+        ({name: value if value.ndim == 0 else _at(known, nothing, (name, step)) for name, value in row.items()}, step)
+        for row, step in longest.journal
+    ]
+    diverged = {int(offset) + r: step for offset, part in zip(offsets, parts, strict=False) for r, step in part.diverged.items()}
+    reached = {int(offset) + r: epoch for offset, part in zip(offsets, parts, strict=False) for r, epoch in part.reached.items()}
+    seconds = float(np.average([part.seconds for part in parts], weights=np.diff(offsets)))
+    step = max(part.step for part in parts)
+    checkpoints = _joined_checkpoints([part.checkpoints for part in parts])
+    return replace(
+        first, arrays=arrays, journal=journal, diverged=diverged, reached=reached, step=step, seconds=seconds, checkpoints=checkpoints
+    )
+
+
+def _at(known: Sequence[Mapping[tuple[str, int], np.ndarray]], nothing: Sequence[np.ndarray], point: tuple[str, int]) -> np.ndarray:
+    return np.concatenate([part.get(point, none) for part, none in zip(known, nothing, strict=True)])
+
+
+def _stacked(values: Sequence[np.ndarray]) -> np.ndarray:
+    """Parts [r, T, ...] along the repeats; one that ended early is nan from there on."""
+    longest = max((value.shape[1:] for value in values), key=lambda shape: shape[:1])
+    padded = []
+    for value in values:
+        whole = np.full((len(value), *longest), np.nan, dtype=value.dtype) if value.shape[1:] != longest else value
+        if whole is not value:
+            whole[:, : value.shape[1]] = value
+        padded.append(whole)
+    return np.concatenate(padded)
+
+
+def _joined_checkpoints(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Checkpoints of the parts by name, their lists (of an item per network) one after the other."""
+    checkpoints: dict[str, Any] = {}
+    for name, first in parts[0].items():
+        lists = {key: [one for part in parts for one in part[name][key]] for key, value in first.items() if isinstance(value, list)}
+        checkpoints[name] = {**first, **lists}
+    return checkpoints
