@@ -120,20 +120,20 @@ def engine(chain, inputs, masks, mode, **more):
 
 
 def masks_of(chain, shape, sets):
-    products = folded_blocks(chain, shape)
-    return {layer: subsets(products[layer].channels, sets, generator(layer)) for layer in masked_layers(chain)}
+    blocks = folded_blocks(chain, shape)
+    return {layer: subsets(blocks[layer].channels, sets, generator(layer)) for layer in masked_layers(chain)}
 
 
 def assert_same(chain, inputs, sets, mode, share=1e-4, **more):
     """The same logits within a share of their range, and the same prediction where the two highest are further apart than that."""
-    products, masks = folded_blocks(chain, inputs.shape[1:]), masks_of(chain, inputs.shape[1:], sets)
+    blocks, masks = folded_blocks(chain, inputs.shape[1:]), masks_of(chain, inputs.shape[1:], sets)
     found = engine(chain, inputs, masks, mode, **more)
     assert list(found) == [*masks, -1]
     torch.testing.assert_close(found[-1][0], chain(inputs).detach(), rtol=1e-4, atol=share * 10)
     for layer, rows in masks.items():
         assert len(found[layer]) == len(rows)
         for keep, logits in zip(rows, found[layer], strict=True):
-            expected = plain(chain, inputs, products[layer].module, keep, mode)
+            expected = plain(chain, inputs, blocks[layer].module, keep, mode)
             allowed = share * (expected.max() - expected.min())
             assert (logits - expected).abs().max() <= allowed, (layer, int(keep.sum()))
             first, second = expected.topk(2).values.T
@@ -143,7 +143,7 @@ def assert_same(chain, inputs, sets, mode, share=1e-4, **more):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_predictions_are_those_of_the_straightforward_loop(trained, mode):
-    kinds = [type(step.map) for step in folded_blocks(trained, (1, SIDE, SIDE))]
+    kinds = [type(block.map) for block in folded_blocks(trained, (1, SIDE, SIDE))]
     assert {Direct, Bilinear} <= set(kinds)
     assert_same(trained, digits(60)[0], 9, mode)
 
@@ -180,7 +180,7 @@ def test_bf16_tells_nearly_the_same(trained):
 
 def test_a_mask_that_keeps_all_is_no_mask(trained):
     inputs, _ = digits(20)
-    channels = [step.channels for step in folded_blocks(trained, inputs.shape[1:])]
+    channels = [block.channels for block in folded_blocks(trained, inputs.shape[1:])]
     found = engine(trained, inputs, {layer: torch.ones(1, channels[layer], dtype=torch.bool) for layer in range(5)}, "activation_zero")
     for layer in range(5):
         torch.testing.assert_close(found[layer][0], found[-1][0], rtol=1e-5, atol=1e-5)
@@ -196,8 +196,8 @@ def test_each_batch_of_images_goes_through_once(trained, monkeypatch):
     masker = Masker(trained, inputs.shape[1:], masks)
     masker.set_constants("conv_weight", lambda: iter(()))
     seen.clear()
-    first = [step.map for step in masker.blocks].index(next(s.map for s in masker.blocks if isinstance(s.map, Direct)))
-    assert first == 0 and sum(isinstance(step.map, Direct) for step in masker.blocks) == 1
+    first = [isinstance(block.map, Direct) for block in masker.blocks].index(True)
+    assert first == 0 and sum(isinstance(block.map, Direct) for block in masker.blocks) == 1
     list(count_confusions(masker, lambda a, b: inputs[a:b], labels, ConfusionCounts(masks, 10), 20))
     assert seen == [20, 20, 10]
 

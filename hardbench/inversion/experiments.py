@@ -13,7 +13,7 @@ from hardbench.data.samples import Samples
 from hardbench.inversion.agreement import class_shares, most_voted, overlap_z
 from hardbench.inversion.radii import passed
 from hardbench.inversion.search import Inversions, Search, TrainingData
-from hardbench.metrics.hardness import mean_stderr
+from hardbench.metrics.hardness import mean_stderr, mean_text
 from hardbench.seeding import Seeds
 from hardbench.settings import InversionSettings
 from hardbench.training import callbacks, checkpoints, evaluation
@@ -226,7 +226,5 @@ def class_rows(arrays: Mapping[str, Array]) -> tuple[list[str], list[list[str]]]
 
 def spread(values: Array, digits: int = 4) -> str:
     """Mean +- standard error of the values that are there."""
-    mean, stderr = mean_stderr(np.asarray(values, dtype=float))
-    if not np.isfinite(mean):
-        return "-"
-    return f"{mean:.{digits}f}" + (f" +- {stderr:.{digits}f}" if np.isfinite(stderr) else "")
+    mean, stderr = mean_stderr(values)
+    return mean_text(float(mean), float(stderr), digits)

@@ -94,7 +94,7 @@ class Inversions:
 
 def first_complete(searches: Sequence[Inversions], count: int) -> Inversions:
     """The first `count` complete networks of several searches on the same samples, or all there are if fewer."""
-    complete = [r for r, whole in enumerate(itertools.chain(*(search.complete for search in searches))) if whole][:count]
+    complete = [r for r, has_all in enumerate(itertools.chain(*(search.complete for search in searches))) if has_all][:count]
     rows = torch.tensor(complete, dtype=torch.long)
     picked: dict[str, Any] = {}
     for name, value in searches[0].state().items():
@@ -141,15 +141,17 @@ class RadiusRecorder:
         sink: callbacks.Sink | None = None,
     ):
         self.data, self.settings, self.learner = data, settings, learner
+        repeats, classes = learner.networks.repeats, data.num_classes
         self.looks = sorted({epoch for epoch in looks if epoch <= settings.epochs})
         self.sink = sink or (lambda values, step: None)
-        self.onehot = one_hot(data.train.labels, data.num_classes).t().float().contiguous()
-        self.rows: dict[str, Tensor] = {}  # [T, R, ...], allocated once: small tensors kept from every epoch fragment the heap
+        self.onehot = one_hot(data.train.labels, classes).t().float().contiguous()
+        shapes = {"radii": (classes,), "distances": (classes, classes), "error": (), "loss": ()}
+        self.rows = {name: torch.full((settings.epochs + 1, repeats, *shape), torch.nan) for name, shape in shapes.items()}  # [T, R, ...]
         self.measured = 0  # epochs
         self.wrong: list[Tensor] = []
         self.recent: dict[int, State] = {}
-        self.weights: list[list[State]] = [[{} for _ in range(data.num_classes)] for _ in range(learner.networks.repeats)]
-        self.inversion_epoch = np.full((learner.networks.repeats, data.num_classes), np.nan)
+        self.weights: list[list[State]] = [[{} for _ in range(classes)] for _ in range(repeats)]
+        self.inversion_epoch = np.full((repeats, classes), np.nan)
         self.final_pass: ForwardPass | None = None
 
     def __call__(self, state: TrainState) -> None:
@@ -174,8 +176,6 @@ class RadiusRecorder:
         point = {"radii": radii(means, squares), "distances": distances(means), "error": 1 - scalars["accuracy"], "loss": scalars["loss"]}
         diverged = [r for r in self.learner.diverged if epoch > self.learner.measured_until(r)]
         for name, values in point.items():
-            if name not in self.rows:
-                self.rows[name] = torch.full((self.settings.epochs + 1, *values.shape), torch.nan)
             self.rows[name][epoch] = values.detach()
             self.rows[name][epoch, diverged] = torch.nan
         self.measured = epoch + 1
@@ -185,8 +185,6 @@ class RadiusRecorder:
 
     def _detect(self) -> None:
         """Run the detector on the epochs measured; keep the weights of new inversions."""
-        if not self.measured:
-            return
         epochs = inversion_epochs(self.rows["radii"][: self.measured].numpy(), self.settings)
         if new := np.argwhere(np.isfinite(epochs) & np.isnan(self.inversion_epoch)).tolist():
             networks = copy.deepcopy(self.learner.networks)
@@ -205,7 +203,6 @@ class RadiusRecorder:
         """Continue from a `state`."""
         for name, values in state["rows"].items():
             self.measured = len(values)
-            self.rows[name] = torch.full((self.settings.epochs + 1, *values.shape[1:]), torch.nan)
             self.rows[name][: self.measured] = values
         self.wrong, self.recent, self.weights = list(state["wrong"]), dict(state["recent"]), state["weights"]
         self.inversion_epoch = state["epochs"].numpy().copy()

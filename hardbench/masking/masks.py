@@ -74,18 +74,13 @@ def subsets(channels: int, count: int, generator: torch.Generator) -> Tensor:
     return torch.stack(list(masks.values()))
 
 
-def _leaves(chain: Chain) -> Iterator[tuple[str, nn.Module]]:
-    """The modules in the order they are run, with their paths."""
-
-    def walk(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        if isinstance(module, nn.Sequential):
-            for name, child in module.named_children():
-                yield from walk(f"{path}.{name}", child)
-        else:
-            yield path, module
-
-    yield from walk("blocks", chain.blocks)
-    yield from walk("head", chain.head)
+def _leaves(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a chain in the order they are run, with their paths."""
+    if not isinstance(module, Chain | nn.Sequential):
+        yield path, module
+        return
+    for name, child in module.named_children():
+        yield from _leaves(child, f"{path}.{name}".removeprefix("."))
 
 
 def check_sequential(chain: Chain, model: str) -> None:

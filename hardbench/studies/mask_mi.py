@@ -168,10 +168,10 @@ def trained_run(config: Config, stored: StoredRun) -> TrainedRun:
     members = [learner.networks.member(r).to(learner.device).eval() for r in range(trained.repeats)]
     masking.check_sequential(members[0], trained.model)
     seeds = Seeds(config.seed).child("masks")
-    products, there = masking.folded_blocks(members[0], split.test.shape), masking.masked_layers(members[0])
-    chosen = range(len(there)) if "all" in config.layers else sorted(set(config.layers))
-    if max(chosen) >= len(there):
-        raise ConfigError(f"layers: {max(chosen)}; from 0 to {len(there) - 1} ({trained.model})")
+    blocks, masked = masking.folded_blocks(members[0], split.test.shape), masking.masked_layers(members[0])
+    chosen = range(len(masked)) if "all" in config.layers else sorted(set(config.layers))
+    if max(chosen) >= len(masked):
+        raise ConfigError(f"layers: {max(chosen)}; from 0 to {len(masked) - 1} ({trained.model})")
     test = split.test
     if config.images != "all":
         if int(config.images) > len(test):
@@ -180,8 +180,8 @@ def trained_run(config: Config, stored: StoredRun) -> TrainedRun:
         test = test.pick(order[: int(config.images)].sort().values)
     layers = {}
     for i in chosen:
-        step = products[there[i]]
-        layers[there[i]] = Layer(i, step.name, step.module, step.channels, masking.mask_cost(products, there[i]))
+        block = blocks[masked[i]]
+        layers[masked[i]] = Layer(i, block.name, block.module, block.channels, masking.mask_cost(blocks, masked[i]))
     masks = {at: masking.subsets(layer.channels, config.n_subsets, seeds.child(layer.number).generator()) for at, layer in layers.items()}
     device = learner.device
     part = None if config.hardness is None else _parts(config.hardness, trained, test).to(device)
