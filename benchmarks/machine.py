@@ -1,4 +1,4 @@
-"""The machine under the benchmarks: what it is, its rate of matrix products, the memory a piece of work takes."""
+"""The machine under the benchmarks: what it is, its rate of matrix products, the memory that work takes."""
 
 import multiprocessing
 import os
@@ -8,14 +8,10 @@ from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 import torch
 
 from benchmarks import mnist
-
-if TYPE_CHECKING:
-    from benchmarks.row import Setup
 
 SIDE = 1024  # of the square matrices whose product is the yardstick
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
@@ -29,12 +25,12 @@ def _cpuinfo(key: str) -> str:
 
 
 def has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 numbers."""
+    """True if the CPU multiplies bf16 numbers."""
     return "avx512_bf16" in _cpuinfo("flags").split()
 
 
 def describe() -> dict[str, str | int | bool]:
-    """What a reader needs to judge the numbers by."""
+    """The facts that a reader needs to judge the numbers."""
     return {
         "date": date.today().isoformat(),
         "cpu": _cpuinfo("model name") or platform.machine(),
@@ -49,7 +45,7 @@ NEEDS: dict[str, Callable[[], str]] = {
     "avx512_bf16": lambda: "" if has_bf16() else "no avx512_bf16",
     "mnist": lambda: "" if mnist.there() else "no MNIST in HARDBENCH_DATA",
 }
-"""What a row may need: the reason why it is not here, empty if it is."""
+"""Requirements of rows by name: each gives the reason why this machine does not meet it, or an empty string."""
 
 
 def matrix_rate(precision: str, clock: Callable[[], float]) -> float:
@@ -64,25 +60,26 @@ def matrix_rate(precision: str, clock: Callable[[], float]) -> float:
     return 2 * SIDE**3 / median(seconds)
 
 
-def peak_memory(setup: "Setup", quick: bool, threads: int) -> float | None:
-    """MiB by which setting up and one call raise the memory of a fresh process; None where the system does not say.
+def peak_memory(work: Callable[[], object], threads: int) -> float | None:
+    """MiB by which a call of `work` raises the memory of a fresh process; None where the system does not say.
 
-    A process of its own, since a used one has free memory to fill and remembers the peak of other work. It is forked off one that has
-    imported everything and computed nothing. Only anonymous memory counts: pages of libraries come in as code is first run.
+    It is a process of its own, since a used one has free memory to fill and remembers the peak of other work. It is forked off one that
+    has imported everything and computed nothing, and gets `work` by pickle. Only anonymous memory counts: pages of libraries are loaded
+    when code first runs.
     """
     if not CLEAR.exists():
         return None
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.preload"])
     with ProcessPoolExecutor(1, context) as pool:
-        return pool.submit(_growth, setup, quick, threads).result()
+        return pool.submit(_growth, work, threads).result()
 
 
-def _growth(setup: "Setup", quick: bool, threads: int) -> float:
+def _growth(work: Callable[[], object], threads: int) -> float:
     torch.set_num_threads(threads)
     before = _status("RssAnon")
     CLEAR.write_text("5")  # the peak, VmHWM, starts again from here
-    setup(quick).call()
+    work()
     return (_status("VmHWM") - _status("RssFile") - _status("RssShmem") - before) / 1024
 
 

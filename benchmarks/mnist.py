@@ -27,7 +27,7 @@ def folder() -> Path:
 
 
 def there() -> bool:
-    """Whether all files are in the data folder, packed or not."""
+    """True if all files are in the data folder, packed or not."""
     return not KNOWN["mnist"].missing(folder())
 
 
@@ -56,8 +56,7 @@ def straightforward(train: bool, count: int = 10_000) -> Subset[Any]:
     from torchvision import datasets, transforms
 
     steps = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
-    found = datasets.MNIST(folder(), train=train, transform=steps)
-    return Subset(found, range(count))
+    return Subset(datasets.MNIST(folder(), train=train, transform=steps), range(count))
 
 
 def config(count: int, **more: Any) -> Config:

@@ -1,4 +1,4 @@
-"""What a person reads: the table in the terminal, the same as Markdown, and the JSON file."""
+"""The results for a reader: the table in the terminal, the same as Markdown, and the JSON file."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ def goal(outcome: Outcome) -> str:
 
 
 def verdict(outcome: Outcome) -> str:
-    """What the check of both forms found."""
+    """The result of the check that compares both forms, in words."""
     if outcome.skipped:
         return f"skipped: {outcome.skipped}"
     return f"{'same' if outcome.same else 'DIFFERENT'}: {outcome.check}"
@@ -62,7 +62,7 @@ def cells(outcome: Outcome) -> list[str]:
 
 
 def line(machine: Mapping[str, Any], quick: bool) -> str:
-    """What was measured on, and when."""
+    """The machine, the extent and the date of the measurements."""
     bf16 = "with" if machine["avx512_bf16"] else "without"
     extent = "a quick run (less work: indicative)" if quick else "a full run"
     cpu = f"{machine['cores']} cores of {machine['cpu']} {bf16} avx512_bf16"
@@ -70,7 +70,7 @@ def line(machine: Mapping[str, Any], quick: bool) -> str:
 
 
 def as_json(machine: Mapping[str, Any], quick: bool, outcomes: Sequence[Outcome]) -> str:
-    """All numbers: what was measured, and what the table makes of it."""
+    """All numbers as JSON: the measurements, and the values that the table derives from them."""
     rows = []
     for outcome in outcomes:
         made: dict[str, Any] = {}

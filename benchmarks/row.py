@@ -1,5 +1,6 @@
-"""The frame: one piece of work in two forms, timed in turns, checked to compute the same."""
+"""The frame of a row: the same work in two forms, timed in turns, checked to compute the same."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +22,7 @@ class DifferentError(Exception):
 
 @dataclass(frozen=True)
 class Clock:
-    """What a row is timed with: seconds since some state."""
+    """A clock for timing: `read` gives seconds from a fixed moment on."""
 
     name: str
     read: Callable[[], float]
@@ -32,10 +33,10 @@ WALL = Clock("wall", time.perf_counter)
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Work that is ready to be timed: what to call, over and over, and how many units one call is worth.
+class Workload:
+    """Work that is ready to be timed: a function that is called again and again, and the units of work in one call.
 
-    `flops` are those of the matrix products that a unit needs, however many an implementation makes; `close` ends what was begun for it.
+    `flops` are those of the matrix products that a unit needs, however many an implementation makes; `close` releases what the setup took.
     """
 
     call: Callable[[], Any]
@@ -44,27 +45,27 @@ class Piece:
     close: Callable[[], None] = lambda: None
 
 
-Setup = Callable[[bool], Piece]
-"""Makes a piece, less of it if quick. It has to travel to other processes: a function of a module, or a partial of one."""
+Setup = Callable[[bool], Workload]
+"""Makes a workload, a smaller one if quick. It must survive pickle: a function of a module, or a partial of one."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a row has to reach: `faster` (plain / hardbench) at least `bound`; `share` (hardbench / plain) or `seconds` at most."""
+    """The bound that a row has to reach: `faster` (plain / hardbench) at least, `share` (hardbench / plain) or `seconds` at most."""
 
     kind: str
     bound: float
 
     def met(self, value: float) -> bool:
-        """Whether a measured value reaches the bound."""
+        """True if a measured value reaches the bound."""
         return value >= self.bound if self.kind == "faster" else value <= self.bound
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `check` takes what both forms computed; a sentence, or DifferentError.
+    """One line of the table. `check` takes the results of both forms and gives a sentence, or raises DifferentError.
 
-    `reference` gives, from what hardbench computed, the seconds that a `share` is of, where these are not the plain form's.
+    A `share` is of the plain form's seconds, or of those that `reference` computes from hardbench's result.
     """
 
     name: str
@@ -87,7 +88,7 @@ class Row:
 
 @dataclass
 class Outcome:
-    """What was measured of a row: plain data, as in the JSON file. Seconds are per unit, rates in FLOP/s, memory in MiB."""
+    """The measurements of a row: plain data, as in the JSON file. Seconds are per unit, rates in FLOP/s, memory in MiB."""
 
     name: str
     work: str
@@ -129,7 +130,7 @@ class Outcome:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is reached; None without one."""
+        """True if the goal is reached; None without one."""
         return None if self.goal is None else Goal(**self.goal).met(self.value)
 
 
@@ -142,23 +143,28 @@ def measure(row: Row, quick: bool) -> Outcome:
     if row.goal is not None and (row.goal_if_quick or not quick):
         outcome.goal = {"kind": row.goal.kind, "bound": row.goal.bound}
     torch.set_num_threads(row.threads)
-    with ExitStack() as open_pieces:
-        pieces = [open_pieces.enter_context(_closed(setup(quick))) for setup in (row.plain, row.ours)]
-        _time(row, outcome, *pieces)
+    with ExitStack() as opened:
+        workloads = [opened.enter_context(_closed(setup(quick))) for setup in (row.plain, row.ours)]
+        _time(row, outcome, *workloads)
     if row.memory:
-        outcome.plain_memory, outcome.ours_memory = (machine.peak_memory(side, quick, row.threads) for side in (row.plain, row.ours))
+        works = (functools.partial(_run_once, setup, quick) for setup in (row.plain, row.ours))
+        outcome.plain_memory, outcome.ours_memory = (machine.peak_memory(work, row.threads) for work in works)
     return outcome
 
 
+def _run_once(setup: Setup, quick: bool) -> None:
+    setup(quick).call()
+
+
 @contextmanager
-def _closed(piece: Piece) -> Iterator[Piece]:
+def _closed(workload: Workload) -> Iterator[Workload]:
     try:
-        yield piece
+        yield workload
     finally:
-        piece.close()
+        workload.close()
 
 
-def _time(row: Row, outcome: Outcome, plain: Piece, ours: Piece) -> None:
+def _time(row: Row, outcome: Outcome, plain: Workload, ours: Workload) -> None:
     outcome.flops = ours.flops
     first = (plain.call(), ours.call()) if row.warm_up else None
     for _ in range(row.rounds):
@@ -179,8 +185,8 @@ def _time(row: Row, outcome: Outcome, plain: Piece, ours: Piece) -> None:
         outcome.check = str(error)
 
 
-def _timed(clock: Clock, piece: Piece) -> tuple[Any, float]:
-    """What a piece computes, and the seconds of one unit."""
+def _timed(clock: Clock, workload: Workload) -> tuple[Any, float]:
+    """The result of a workload's call, and the seconds of one unit."""
     began = clock.read()
-    computed = piece.call()
-    return computed, (clock.read() - began) / piece.units
+    computed = workload.call()
+    return computed, (clock.read() - began) / workload.units

@@ -1,6 +1,6 @@
-"""What a person sees in the terminal: progress with time left, tables, lines. Plain lines where there is no terminal.
+"""Output in the terminal: progress with time left, tables, lines. Plain lines where there is no terminal.
 
-Text is text: names and messages come from outside, so nothing in them is markup, an emoji code or a control character.
+Names and messages come from outside: nothing in them is read as markup, emoji codes or control characters.
 """
 
 import sys
@@ -13,7 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hardbench.errors import printable
-from hardbench.training.loop import Callback, TrainState
 
 PLAIN_SECONDS = 10.0
 WIDE = 1000  # columns of a table that goes into a file or pipe
@@ -36,20 +35,20 @@ def _text(words: object, console: Console) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table; numbers to the right."""
-    drawn = Table(title=_text(title, _out), title_justify="left", title_style="bold")
+    """A table; columns of numbers are aligned to the right."""
+    grid = Table(title=_text(title, _out), title_justify="left", title_style="bold")
     cells = [[_text(cell, _out) for cell in row] for row in rows]
     for i, column in enumerate(columns):
         numbers = all(row[i][:1] in "0123456789.-+" for row in cells)
-        drawn.add_column(_text(column, _out), justify="right" if numbers else "left", overflow="fold")
+        grid.add_column(_text(column, _out), justify="right" if numbers else "left", overflow="fold")
     for row in cells:
-        drawn.add_row(*row)
-    _out.print(drawn)
+        grid.add_row(*row)
+    _out.print(grid)
 
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """A function of (steps done, a short text) that keeps a bar, or a plain line now and then, with the time left."""
+    """A function of (steps done, a short text) that updates a bar with the time left; without a terminal it prints a line now and then."""
     if not _err.is_terminal:
         yield _plain(title, total)
         return
@@ -80,18 +79,3 @@ def _plain(title: str, total: int) -> Callable[[int, str], None]:
             _err.print(_text(f"{title} {done}/{total} {text} {left:.0f} s left", _err), soft_wrap=True)
 
     return show
-
-
-def training_progress(show: Callable[[int, str], None]) -> Callback:
-    """An callback that shows loss and accuracy of the step just made, five times a second at most."""
-    shown = 0.0
-
-    def look(state: TrainState) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if state.scalars and (now - shown > 0.2 or state.last):
-            shown = now
-            loss, accuracy = (state.scalars[name].nanmean().item() for name in ("loss", "accuracy"))
-            show(state.step, f"loss {loss:.4f} accuracy {accuracy:.4f}")
-
-    return look

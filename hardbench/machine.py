@@ -1,4 +1,4 @@
-"""Where a command computes, and who it is."""
+"""The device and threads a command computes with, and the identity of its process."""
 
 import ctypes
 import functools
@@ -18,33 +18,33 @@ from hardbench.settings import MachineSettings
 
 
 def take(settings: MachineSettings) -> torch.device:
-    """The device the settings name, with the CPU threads they allow; ConfigError for a GPU that is not there."""
+    """Set the CPU threads and give the device that the settings name; ConfigError for a GPU that is not there."""
     torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
-    there = torch.cuda.is_available()
-    if settings.device == "cuda" and not there:
+    gpu = torch.cuda.is_available()
+    if settings.device == "cuda" and not gpu:
         raise ConfigError("device: cuda; no GPU here: cpu or auto")
-    return torch.device("cuda" if there and settings.device != "cpu" else "cpu")
+    return torch.device("cuda" if gpu and settings.device != "cpu" else "cpu")
 
 
 def waiting() -> str:
-    """OpenMP's variables here as NAME=VALUE; `default` if there are none."""
+    """OpenMP's environment variables of this process as NAME=VALUE words; `default` if there are none."""
     return " ".join(f"{name}={value}" for name, value in openmp.variables().items())[:500] or "default"
 
 
 def described() -> str:
-    """How this process computes on the CPU, in a line."""
+    """Threads and OpenMP's variables of this process, in one line."""
     return f"threads {torch.get_num_threads()}, OpenMP's waiting: {waiting()}"
 
 
 def trim() -> None:
-    """Give free memory back to the system where the C library can (glibc): small tensors kept among large ones hold it otherwise."""
+    """Give free memory back to the system where the C library can (glibc); small tensors between freed large ones would keep it."""
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def identity() -> dict[str, str]:
-    """Tags that say which process of which machine this is, with which Python and git revision."""
-    found = {
+    """Tags that identify this process: host, process id and start, boot, container, Python, OpenMP's variables and git revision."""
+    tags = {
         "hardbench.python": platform.python_version(),
         "hardbench.host": socket.gethostname(),
         "hardbench.process": _process(os.getpid()),
@@ -52,29 +52,29 @@ def identity() -> dict[str, str]:
         "hardbench.namespace": _namespace(),
         "hardbench.omp": waiting(),
     }
-    return found | ({"hardbench.git": _revision()} if _revision() else {})
+    return tags | ({"hardbench.git": _revision()} if _revision() else {})
 
 
 @functools.cache
 def _revision() -> str:
-    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
-    return asked.stdout.strip()
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    return done.stdout.strip()
 
 
 def alive(tags: Mapping[str, str]) -> bool:
-    """Whether the process that wrote these tags on this host still runs."""
+    """True if the process that wrote these tags on this host still runs."""
     owner = tags.get("hardbench.process", "")
     number = owner.partition(":")[0]
     return same_kernel(tags) and number.isdecimal() and _process(int(number)) == owner
 
 
 def same_kernel(tags: Mapping[str, str]) -> bool:
-    """Whether these tags were written under the kernel that runs here, since it runs: its locks are seen here, from any container."""
+    """True if these tags were written on this kernel since it booted: its file locks are visible here, from any container."""
     return tags.get("hardbench.boot") == _boot()
 
 
 def same_processes(tags: Mapping[str, str]) -> bool:
-    """Whether process numbers in these tags mean here what they meant there: containers count their own."""
+    """True if process numbers in these tags are valid here: containers number their own processes."""
     return same_kernel(tags) and tags.get("hardbench.namespace") == _namespace()
 
 

@@ -1,7 +1,7 @@
-"""Batched products and sums over R networks whose numbers do not depend on R.
+"""Batched products, means and sums over R networks, such that a network's numbers do not depend on R.
 
-A matrix-product kernel rounds by the address its operands start at. A network alone starts at an aligned address; in a stack
-only the members whose offset is a multiple of 64 bytes do. Where the sizes put members elsewhere, each is multiplied on an
+The rounding of a matrix-product kernel depends on the address at which its operands start. A network alone starts at an aligned address;
+in a stack only the members do whose offset is a multiple of 64 bytes. Where the sizes put members elsewhere, each is multiplied on an
 aligned copy of its own, forward and backward, as it would be alone.
 """
 
@@ -39,18 +39,15 @@ class _Together(Function):
         return tuple(grad[r : r + 1].clone() for r in range(len(grad)))
 
 
-def product(a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """a @ b (+ bias [R, 1, N]) of every network, [R, M, N] from [R, M, K] and [R, K, N]: member r as if it stood alone.
-
-    `out` is memory for the result, and may be ignored; without a bias and outside autograd only.
-    """
+def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """a @ b (+ bias [R, 1, N]) of every network, [R, M, N] from [R, M, K] and [R, K, N]: member r as if it stood alone."""
     repeats, rows, inner = a.shape
     columns = b.shape[2]
     apart = any(size % ALIGNED for size in (rows * inner, inner * columns, rows * columns))
-    # threads share one product of odd sizes in other ways than several
+    # threads divide one product of odd sizes in another way than several products
     shared = torch.get_num_threads() > 1 and any(size % ALIGNED for size in (rows, inner, columns))
     if repeats == 1 or not (apart or shared):
-        return torch.bmm(a, b, out=out) if bias is None else torch.baddbmm(bias, a, b)
+        return torch.bmm(a, b) if bias is None else torch.baddbmm(bias, a, b)
     left, right = _Apart.apply(a), _Apart.apply(b)
     if bias is None:
         return _Together.apply(*map(torch.bmm, left, right))
@@ -58,10 +55,10 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | None
 
 
 def row_means(values: Tensor) -> Tensor:
-    """Mean of every row, [R] of [R, B]; long rows one by one, since threads share the sum of one row, but not of several."""
+    """Mean of every row, [R] of [R, B]; long rows one by one, since threads divide the sum of one row, but not those of several."""
     return values.mean(1) if values.shape[1] < GRAIN else torch.stack([row.mean() for row in values])
 
 
 def sum_over(values: Tensor, dim: int) -> Tensor:
-    """Sum over a short axis, in one order wherever in the tensor a number stands: torch's own depends on that, but for the last axis."""
+    """Sum over a short axis in a fixed order: torch's own order depends on an element's place in the tensor unless the axis is the last."""
     return values.movedim(dim, -1).contiguous().sum(-1)

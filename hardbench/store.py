@@ -53,8 +53,8 @@ class Client:
         self._client = MlflowClient(address)
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._client, name)
-        return _told(found) if callable(found) else found
+        attribute = getattr(self._client, name)
+        return _told(attribute) if callable(attribute) else attribute
 
 
 def _told(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -180,25 +180,25 @@ def _make(path: Path) -> None:
 
 def experiment(client: Any, name: str) -> str:
     """The id of an experiment, made if need be."""
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
     home, where = Path.cwd(), None
     if _database() is not None and unquote(str(home)) != str(home):  # MLflow decodes paths, but not those it is given as addresses
         where = f"{home.as_uri()}/mlruns/{name.replace('/', '-')}"
     try:
         return str(client.create_experiment(name, where))
     except TrackingError:  # another process was first
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             raise
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
 
 def create(client: Any, place: str, study: str, tags: dict[str, str], title: str) -> MlflowRun:
     """A new run in the experiment `place`, which says from its first state whose it is; it is later than all others by any clock."""
     with locked():
-        everywhere = [found.experiment_id for found in client.search_experiments()]
+        everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
         newest = client.search_runs(everywhere, max_results=1, order_by=NEWEST)
         latest = max((number(run.data.tags.get(CREATED), run.info.start_time or 0) for run in newest), default=0)
         order = {CREATED: str(max(int(time.time() * 1000), latest + 1)), "mlflow.user": _user()}
@@ -225,7 +225,7 @@ def _user() -> str:
 
 def search(client: Any, words: str = "", experiments: Sequence[str] = ()) -> Iterator[MlflowRun]:
     """Runs of these experiments (or of all) that fit a filter, newest first."""
-    experiments = list(experiments) or [found.experiment_id for found in client.search_experiments()]
+    experiments = list(experiments) or [experiment.experiment_id for experiment in client.search_experiments()]
     token: str | None = ""
     while token is not None:
         page = client.search_runs(experiments, words, max_results=1000, order_by=NEWEST, page_token=token or None)
@@ -323,7 +323,7 @@ def alive(client: Any, run: MlflowRun, campaigns: dict[str, bool] | None = None)
 
 def mark_dead(client: Any) -> None:
     """End as KILLED the runs whose process is gone (SIGKILL leaves them RUNNING for ever)."""
-    experiments = {found.experiment_id: found.name for found in client.search_experiments()}
+    experiments = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
     campaigns: dict[str, bool] = {}
     for run in list(search(client, "attributes.status = 'RUNNING'", list(experiments))):
         tags = run.data.tags
@@ -381,8 +381,8 @@ def find(word: str, studies: Sequence[str], finished: bool | None = True) -> Sto
 def runs(study: str | None = None, cells: bool = False) -> list[StoredRun]:
     """All runs of a study (or of any), newest first; sweep cells only if asked for."""
     client = connect()
-    found = [StoredRun(client, run) for run in search(client, f"tags.`{KIND}` != '{'-' if cells else 'cell'}'")]
-    return [stored for stored in found if study is None or stored.study == study]
+    stored_runs = [StoredRun(client, run) for run in search(client, f"tags.`{KIND}` != '{'-' if cells else 'cell'}'")]
+    return [stored for stored in stored_runs if study is None or stored.study == study]
 
 
 def parent_of(study: str, key: str) -> StoredRun | None:
@@ -390,5 +390,5 @@ def parent_of(study: str, key: str) -> StoredRun | None:
     client = connect()
     home = client.get_experiment_by_name(f"hardbench/{study}")
     words = f"tags.`{KIND}` = 'sweep' and tags.`{SWEEP}` = '{key}'"
-    found = search(client, words, [home.experiment_id]) if home is not None else iter(())
-    return next((StoredRun(client, run) for run in found), None)
+    matching = search(client, words, [home.experiment_id]) if home is not None else iter(())
+    return next((StoredRun(client, run) for run in matching), None)

@@ -106,17 +106,17 @@ class StoredRun:
     def config(self) -> dict[str, Any]:
         """The resolved settings."""
         try:
-            found = parse_yaml(files.regular(self.file(SETTINGS), 4 * LARGEST).read_text("utf-8"), SETTINGS)
+            settings = parse_yaml(files.regular(self.file(SETTINGS), 4 * LARGEST).read_text("utf-8"), SETTINGS)
         except (OSError, UnicodeDecodeError, ConfigError) as error:
             raise TrackingError(f"run: {self.id}; its {SETTINGS} cannot be read ({error})") from None
-        if not found:
+        if not settings:
             raise TrackingError(f"run: {self.id}; its {SETTINGS} is empty")
         unlike = self.study == "sweep" or "mlflow.project.entryPoint" in self.tags  # params of several values, or as `mlflow run` took them
         for name, there in {} if unlike else self.params.items():
-            if name in found and not _same(there, found[name]):
-                told = f"its {SETTINGS} has {name} {brief(found[name])}, its params {brief(there)}"
+            if name in settings and not _same(there, settings[name]):
+                told = f"its {SETTINGS} has {name} {brief(settings[name])}, its params {brief(there)}"
                 raise TrackingError(f"run: {self.id}; {told}: it is another run's")
-        return found
+        return settings
 
     def settings(self, cls: type[Settings], *changed: Mapping[str, Any]) -> Settings:
         """The settings as a Config of the study, those of `changed` first; TrackingError if what is stored is none."""
@@ -136,10 +136,10 @@ class StoredRun:
     def archive(self, file: str) -> dict[str, np.ndarray]:
         """The arrays of an .npz artifact; TrackingError for one that is damaged, or is not what runs have under that name."""
         try:
-            found = archives.read(self.file(file))
+            arrays = archives.read(self.file(file))
         except ValueError as error:
             raise TrackingError(f"run: {self.id}; {file}: {error}") from None
-        return self._checked(found, file, file)
+        return self._checked(arrays, file, file)
 
     def _checked(self, arrays: dict[str, np.ndarray], kind: str, file: str) -> dict[str, np.ndarray]:
         try:

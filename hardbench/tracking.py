@@ -71,14 +71,14 @@ def reopen(stored: StoredRun) -> Iterator[Run]:
         stack.enter_context(signals.ending())
         with store.locked():
             client = connect()
-            found = client.get_run(stored.id)
-            if found.info.status == "RUNNING" and not store.mine(stored.id):
-                raise TrackingError(store.busy(found))
-            if found.info.status == "FINISHED" != stored.status:
+            current = client.get_run(stored.id)
+            if current.info.status == "RUNNING" and not store.mine(stored.id):
+                raise TrackingError(store.busy(current))
+            if current.info.status == "FINISHED" != stored.status:
                 raise TrackingError(f"run: {stored.id}; an unfinished run, and this one is FINISHED")
             with signals.held():
-                _enter(stack, client, found)
-                _go_on(client, found, stored.study)
+                _enter(stack, client, current)
+                _go_on(client, current, stored.study)
                 run = Run(client, client.get_run(stored.id))
                 stack.enter_context(_delivered(run, stored.study))
         yield run
@@ -109,10 +109,10 @@ def extend(stored: StoredRun) -> Iterator[Run]:
     client = connect()
 
     def check() -> MlflowRun:
-        found: MlflowRun = client.get_run(stored.id)
-        if found.info.status == "RUNNING" and not store.mine(stored.id):
-            raise TrackingError(store.busy(found))
-        return found
+        current: MlflowRun = client.get_run(stored.id)
+        if current.info.status == "RUNNING" and not store.mine(stored.id):
+            raise TrackingError(store.busy(current))
+        return current
 
     with store.taken(check(), check):
         run = Run(client, check(), again=True)

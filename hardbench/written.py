@@ -165,13 +165,13 @@ class Run:
         path = self._aside / "waiting.json"
         if not path.exists():
             return
-        found = json.loads(path.read_text())
-        self._tags = found["tags"]
-        for key, value, timestamp, step in found["metrics"]:
+        waiting = json.loads(path.read_text())
+        self._tags = waiting["tags"]
+        for key, value, timestamp, step in waiting["metrics"]:
             if step not in self._logged.setdefault(key, set()):
                 self._buffer.append(Metric(key, value, timestamp, step))
                 self._logged[key].add(step)
-        for name in found["files"]:
+        for name in waiting["files"]:
             kept, path = self._aside / "files" / name, self.folder / name
             if kept.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -249,8 +249,8 @@ class Run:
 
         if self._model:
             return
-        found = self.client.search_logged_models([self.experiment], f"source_run_id = '{self.id}'")
-        model = found[0] if found else self.client.create_logged_model(self.experiment, name="model", source_run_id=self.id)
+        models = self.client.search_logged_models([self.experiment], f"source_run_id = '{self.id}'")
+        model = models[0] if models else self.client.create_logged_model(self.experiment, name="model", source_run_id=self.id)
         with tempfile.TemporaryDirectory(dir=scratch()) as folder:
             requirements = [f"torch=={torch.__version__}"]
             mlflow.pytorch.save_model(network, f"{folder}/model", input_example=example.numpy(), pip_requirements=requirements)

@@ -11,24 +11,28 @@ import torch
 
 from benchmarks import __main__ as door
 from benchmarks import machine, report, rows
-from benchmarks.row import ROUNDS, WALL, DifferentError, Goal, Outcome, Piece, Row, measure
+from benchmarks.row import ROUNDS, WALL, DifferentError, Goal, Outcome, Row, Setup, Workload, measure
 from benchmarks.rows import waiting
 from hardbench.errors import ConfigError, HardbenchError
 
 SIDE = 64
 
 
-def product(quick: bool) -> Piece:
+def product(quick: bool) -> Workload:
     matrix = torch.eye(SIDE)
-    return Piece(lambda: float((matrix @ matrix).sum()), units=2, flops=2.0 * SIDE**3)
+    return Workload(lambda: float((matrix @ matrix).sum()), units=2, flops=2.0 * SIDE**3)
 
 
-def total(quick: bool) -> Piece:
-    return Piece(lambda: float(SIDE if quick else -1))
+def total(quick: bool) -> Workload:
+    return Workload(lambda: float(SIDE if quick else -1))
 
 
-def hungry(quick: bool) -> Piece:
-    return Piece(lambda: float(torch.ones(64 * 2**20 // 4).sum()))  # 64 MiB
+def hungry(quick: bool) -> Workload:
+    return Workload(lambda: float(torch.ones(64 * 2**20 // 4).sum()))  # 64 MiB
+
+
+def call_once(setup: Setup) -> None:
+    setup(True).call()
 
 
 def equal(expected: float, found: float) -> str:
@@ -55,14 +59,14 @@ def test_both_forms_are_measured_in_turns_and_compared():
     assert len(outcome.shares) == 2 and outcome.flops == 2 * SIDE**3
 
 
-def test_what_was_begun_for_a_piece_is_ended():
+def test_what_was_begun_for_a_workload_is_ended():
     """Whether it could be timed or not, and the first where the second cannot be begun."""
     ended = []
 
     def setup(name, fails, quick):
         if fails == "begin":
             raise ValueError(name)
-        return Piece({"call": lambda: 1 / 0, "": lambda: 64}[fails], close=lambda: ended.append(name))
+        return Workload({"call": lambda: 1 / 0, "": lambda: 64}[fails], close=lambda: ended.append(name))
 
     plain, ours = functools.partial(setup, "plain", ""), functools.partial(setup, "ours", "")
     measure(replace(TOY, memory=False, plain=plain, ours=ours), quick=True)
@@ -85,10 +89,10 @@ def _children():
 @pytest.mark.real
 def test_no_server_outlives_its_row():
     before = _children()
-    piece = waiting.trained({}, 0, True)
+    workload = waiting.trained({}, 0, True)
     assert len(_children() - before) == 1
-    assert piece.call() > 0
-    piece.close()
+    assert workload.call() > 0
+    workload.close()
     assert _children() <= before
 
 
@@ -116,7 +120,7 @@ def test_goals_point_the_right_way(kind, value, met):
 
 @pytest.mark.skipif(not machine.CLEAR.exists(), reason="needs Linux' /proc")
 def test_memory_is_that_of_the_work_alone():
-    grown = machine.peak_memory(hungry, True, 1)
+    grown = machine.peak_memory(functools.partial(call_once, hungry), 1)
     assert 60 <= grown < 96  # the kernel counts pages in batches
 
 

@@ -106,7 +106,7 @@ def test_nearest(word, expected):
     assert nearest(word, ["batch_size", "epochs"]) == expected
 
 
-FORMER = {  # INTERFACE, those of train
+FORMER = {  # the former names of train's settings
     "dataset_name": "dataset",
     "model_type": "model",
     "ps": "corruption_p",

@@ -13,7 +13,7 @@ from hardbench.registry import MODELS
 from hardbench.settings import TrainingSettings
 from hardbench.training.evaluation import evaluate
 from hardbench.training.greedy import learner
-from hardbench.training.layer_metrics import Probe
+from hardbench.training.layer_metrics import LayerMetrics, draw_samples
 from hardbench.training.loop import fit
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -70,8 +70,8 @@ def test_layer_metrics():
     split, standardise, student, batches = course("cuda", model="gmlp")
     fit(student, batches, 20)
     names = ["probe_accuracy", "linear_cka", "accuracy", "ridge_r2"]
-    more = {"standardise": standardise, "num_classes": 10, "null_repeats": 2, "published_batch": 64}
-    probe = Probe.of(names, split.train, split.val, split.test, seeding.Seeds(0), **more)
-    found = probe.measure(student, "val")
+    phases, fitted = draw_samples(split.train, split.val, split.test, seeding.Seeds(0))
+    metrics = LayerMetrics(names, phases, fitted, standardise, 10, seeding.Seeds(0), null_repeats=2, published_batch=64)
+    found = metrics.measure(student, "val")
     assert found["layer_probe_accuracy"].shape == (3, 4) and found["layer_probe_accuracy"].min() > 0.8
     assert found["layer_probe_accuracy_null_mean"].mean() < 0.2

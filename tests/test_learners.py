@@ -1,6 +1,5 @@
 """What an update does: the greedy losses and their gradients, one forward for two; members as plain networks; the loop."""
 
-import copy
 from itertools import pairwise
 
 import numpy as np
@@ -11,8 +10,6 @@ from torch import nn
 from torch.nn import functional
 
 from hardbench.models.anchors import similarity_scores
-from hardbench.registry import OPTIMIZERS
-from hardbench.settings import TrainingSettings
 from hardbench.training.greedy import ACE, local_losses
 from hardbench.training.loop import fit
 
@@ -54,7 +51,7 @@ DISTANCES = {  # of q = q_i from after = q_{i+1}, by definition
 @pytest.mark.parametrize("similarity", ["cosine", "l2"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_greedy_losses_are_the_definition(images, variant, similarity):
-    """DEFINITIONS 2 in double precision, from the plain members alone."""
+    """In double precision, from the plain members alone."""
     ready = course(**images, **GREEDY, ace_variant=variant, similarity=similarity, tau=0.5, lambda_ace=0.3, repeats=2)
     inputs, labels = _batch(ready)
     found = ready.learner.backward(inputs, labels)
@@ -185,7 +182,7 @@ def test_every_layer_gets_the_gradient_of_its_own_loss(images, more):
 @pytest.mark.parametrize("more", [{}, {"batch_size": 16}, {"dataset": "digits", "subset_size": 160, "batch_size": 48}], ids=str)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_one_forward_is_two(images, variant, more):
-    """Bit for bit: layer after layer, a second forward pass for q_{i+1}, an Adam of its own for each (DEFINITIONS 2, as published)."""
+    """Bit for bit: layer after layer, a second forward pass for q_{i+1}, an Adam of its own for each (as published)."""
     settings = images | GREEDY | {"ace_variant": variant, "repeats": 2, "lr": 3e-3} | more
     once = trained(**settings)
     ready = course(**settings)
@@ -208,25 +205,6 @@ def test_one_forward_is_two(images, variant, more):
             logits.backward(slopes.squeeze(2).permute(0, 2, 1))
             adam.step()
     assert all(map(equal_weights, networks.states(), once.weights))
-
-
-@pytest.mark.parametrize("name", ["adam", "adamw"])
-def test_some_parameters_moved_are_a_step(name):
-    """Bit for bit torch's own, also from a state that torch has stored."""
-    torch.manual_seed(0)
-    start = [torch.randn(2, 48), torch.randn(2, 16)]
-    settings = TrainingSettings(lr=3e-3, weight_decay=0.1)
-    ours, theirs = ([values.clone().requires_grad_() for values in start] for _ in range(2))
-    some = OPTIMIZERS[name].call(ours, settings)
-    whole = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](theirs, lr=3e-3, weight_decay=0.1, fused=True)
-    for step in range(4):
-        if step == 2:
-            some.load_state_dict(copy.deepcopy(whole.state_dict()))
-        for own, other in zip(ours, theirs, strict=True):
-            other.grad = torch.randn_like(other)
-            some.step_some([own], [other.grad])
-        whole.step()
-        assert all(map(torch.equal, ours, theirs))
 
 
 # members
@@ -271,7 +249,7 @@ def test_states_go_out_and_come_in(images, model):
 # the loop
 
 
-def test_observers_see_every_step_once(images):
+def test_callbacks_are_called_once_a_step(images):
     ready = course(**images, model="mlp", width=4)
     seen = []
     assert fit(ready.learner, ready.batches, ready.total, [lambda state: seen.append((state.step, state.epoch_ends, state.last))]) == 14

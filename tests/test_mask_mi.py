@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from projects import all_runs, last, new_project
+from setups import images_in_classes
 from sklearn.metrics import mutual_info_score
 
 from hardbench import tracking
@@ -54,7 +55,7 @@ def test_a_run_of_its_own_tagged_with_the_trained_one(project):
     assert trained.file("mi_results_best.json").read_text() == found.file("mi_results_best.json").read_text()
     assert {path.stem for path in found.file("figures").iterdir()} == KINDS
     assert {"masking.npz", "mi_results_best.json", "config.yaml"} <= {path.name for path in (project / "out").iterdir()}
-    assert not found.has("partial.npz")
+    assert not found.has("checkpoints")
 
 
 def test_the_json_has_the_published_structure_and_more(project):
@@ -141,12 +142,12 @@ def test_an_interrupted_run_goes_on_at_the_next_layer(project, monkeypatch):
     monkeypatch.setattr(mask_mi.masking, "count_confusions", dies)
     assert main([*MASK, "--model", "cnn", "--mask-mode", "activation_zero"]) == 143
     broken = last()
-    assert broken.status == "KILLED" and broken.has("partial.npz") and not broken.has("masking.npz")
+    assert broken.status == "KILLED" and broken.has("checkpoints/last.pt") and not broken.has("masking.npz")
     done.clear()
     monkeypatch.setattr(mask_mi.masking, "count_confusions", lambda *given: (done.append(layer) or layer for layer in counted(*given)))
     assert main(["resume", "last", "--threads", "1"]) == 0
     resumed = last()
-    assert resumed.id == broken.id and resumed.status == "FINISHED" and not resumed.has("partial.npz")
+    assert resumed.id == broken.id and resumed.status == "FINISHED" and not resumed.has("checkpoints")
     products = [layer for layer in done if layer >= 0]
     assert len(products) == 12 - 3  # what was stored after the fourth step (three layers and a batch's end) is not done again
     assert main([*MASK, "--model", "cnn", "--mask-mode", "activation_zero"]) == 0
@@ -154,6 +155,50 @@ def test_an_interrupted_run_goes_on_at_the_next_layer(project, monkeypatch):
     assert whole.id != resumed.id
     for name, value in whole.arrays.items():
         assert np.array_equal(value, resumed.arrays[name], equal_nan=value.dtype.kind == "f"), name
+
+
+@pytest.fixture
+def killed(monkeypatch, tmp_path):
+    """A run of mask-mi on images of an archive, killed behind its second layer, and the archive."""
+    new_project(monkeypatch, tmp_path)
+    archive = tmp_path / "images.npz"
+    train_one(dataset=images_in_classes(archive), model="mlp", width=10)
+    monkeypatch.setattr(mask_mi, "SAVE_SECONDS", 0.0)
+    counted = mask_mi.masking.count
+
+    def dies(*given):
+        for number, layer in enumerate(counted(*given)):
+            if number == 2:
+                raise Killed
+            yield layer
+
+    monkeypatch.setattr(mask_mi.masking, "count_confusions", dies)
+    assert main([*MASK[:-4], "--images", "all", "--batch-size", "10"]) == 143
+    monkeypatch.setattr(mask_mi.masking, "count_confusions", counted)
+    assert last().has("checkpoints/last.pt")
+    return archive
+
+
+def test_counts_of_two_data_sets_are_never_added_up(killed, capsys):
+    broken = last()
+    with np.load(killed) as file:
+        arrays = dict(file)
+    np.savez(killed, **arrays | {"x_test": arrays["x_test"][::-1]})
+    capsys.readouterr()
+    assert main(["resume", "last"]) == 5
+    told = capsys.readouterr().err.splitlines()
+    assert told == [f"hardbench: run: {broken.id}; the data set is not the one whose images it has counted so far"]
+    np.savez(killed, **arrays)
+    assert main(["resume", "last"]) == 0
+    assert (last().id, last().status) == (broken.id, "FINISHED")
+
+
+def test_a_resumed_run_says_on_what_it_is_computed_now(killed):
+    assert last().tags["hardbench.threads"] == "1"
+    assert main(["resume", "last", "--threads", "2", "--device", "cpu"]) == 0
+    tags = last().tags
+    assert [tags[f"hardbench.{name}"] for name in ("threads", "device", "precision")] == ["2", "cpu", "fp32"]
+    assert tags["hardbench.data_digest"]
 
 
 def test_all_takes_the_newest_of_each_vgg(project, monkeypatch):

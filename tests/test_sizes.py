@@ -14,7 +14,8 @@ from setups import course
 from hardbench import seeding
 from hardbench.cli import main
 from hardbench.errors import ConfigError
-from hardbench.models.layers import Chain, Looped, init_members
+from hardbench.models.layers import Chain, init_members
+from hardbench.models.networks import Looped
 from hardbench.registry import MODELS
 from hardbench.settings import TrainingSettings
 from hardbench.training import memory

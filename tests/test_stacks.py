@@ -14,7 +14,9 @@ from hardbench import seeding
 from hardbench.cli import main
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.models.dropout import Dropout
-from hardbench.models.layers import ACTIVATIONS, Chain, Looped, Stacked, init_members, stack_or_loop
+from hardbench.models.layers import ACTIVATIONS, Chain, init_members
+from hardbench.models.networks import Looped
+from hardbench.models.stacked import Stacked, stack_or_loop
 from hardbench.registry import MODELS
 from hardbench.training.evaluation import evaluate
 

@@ -70,7 +70,7 @@ def test_the_data_set_is_an_input(finished):
 
 
 def test_arrays(finished):
-    """metrics.npz as INTERFACE has it: 83 samples less 16 for validation in batches of 13, so 6 steps an epoch."""
+    """metrics.npz of a small run: 83 samples less 16 for validation in batches of 13, so 6 steps an epoch."""
     arrays = finished.arrays
     steps, logged = arrays["steps"], arrays["log_steps"]
     assert (steps[0], steps[-1], logged.tolist()) == (0, 12, [2, 4, 6, 8, 10, 12])

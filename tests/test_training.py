@@ -8,7 +8,7 @@ import torch
 from setups import copied, course, different_arrays, equal_weights, images_in_classes, run, stacked_is_alone, trained
 from torch import nn
 
-from hardbench.models.layers import StackedLinear
+from hardbench.models.stacked import StackedLinear
 from hardbench.registry import SCHEDULERS
 from hardbench.seeding import Seeds
 from hardbench.studies.train import Config

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import mnist
-from benchmarks.row import DifferentError, Goal, Piece, Row
+from benchmarks.row import DifferentError, Goal, Row, Workload
 from benchmarks.rows.training import BATCH, SIZES, flops, samples
 from hardbench.campaign.jobs import chunk
 from hardbench.training import callbacks
@@ -43,7 +43,7 @@ class Corrupted(Dataset[tuple[Tensor, int]]):
         return torch.where(hit, torch.rand_like(image), image), label
 
 
-def plain(quick: bool) -> Piece:
+def plain(quick: bool) -> Workload:
     """One network."""
     data = Corrupted(samples(quick))
 
@@ -64,7 +64,7 @@ def plain(quick: bool) -> Piece:
             right = network(test.inputs.float() / 255).argmax(1) == test.labels
         return right.float().mean().item()
 
-    return Piece(call)
+    return Workload(call)
 
 
 def _config(quick: bool, precision: str, repeats: int) -> Any:
@@ -73,7 +73,7 @@ def _config(quick: bool, precision: str, repeats: int) -> Any:
     return mnist.Config(**shared, widths=SIZES[1:3], batch_size=BATCH, epochs=1, repeats=repeats, corruption_p=P, precision=precision)
 
 
-def ours(precision: str, quick: bool) -> Piece:
+def ours(precision: str, quick: bool) -> Workload:
     """A stack of the size that a campaign takes."""
     repeats = chunk(_config(quick, precision, 1), False)
     config = _config(quick, precision, repeats)
@@ -85,7 +85,7 @@ def ours(precision: str, quick: bool) -> Piece:
         fit(course.learner, course.batches, course.total, [callbacks.divergence(), curves])
         return course
 
-    return Piece(call, repeats, flops(samples(quick)))
+    return Workload(call, repeats, flops(samples(quick)))
 
 
 def check(expected: float, found: TrainSetup) -> str:

@@ -1,23 +1,23 @@
-"""`hardbench --help`: what everybody waits for first. Against a Python that does nothing."""
+"""The start of `hardbench --help`, against a Python that does nothing."""
 
 import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.row import WALL, DifferentError, Goal, Piece, Row
+from benchmarks.row import WALL, DifferentError, Goal, Row, Workload
 from hardbench.cli import commands
 
 
-def plain(quick: bool) -> Piece:
+def plain(quick: bool) -> Workload:
     """`python -c pass`."""
-    return Piece(lambda: _output([sys.executable, "-c", "pass"]))
+    return Workload(lambda: _output([sys.executable, "-c", "pass"]))
 
 
-def ours(quick: bool) -> Piece:
+def ours(quick: bool) -> Workload:
     """The console script, or the module where it is not installed."""
     script = Path(sys.executable).with_name("hardbench")
     words = [str(script)] if script.exists() else [sys.executable, "-m", "hardbench"]
-    return Piece(lambda: _output([*words, "--help"]))
+    return Workload(lambda: _output([*words, "--help"]))
 
 
 def _output(words: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""One class-hardness evaluation (DEFINITIONS 1) of the 10 000 test images of MNIST by perceptrons 2x128.
+"""One class-hardness evaluation of the 10 000 test images of MNIST by perceptrons 2x128.
 
 Against one forward pass of the same networks over the same images, which it must not exceed by much, and against the usual
 implementation: the network run once for the logits and once for the features, then loops over classes and over pairs of them.
@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from benchmarks import mnist
-from benchmarks.row import DifferentError, Goal, Piece, Row
+from benchmarks.row import DifferentError, Goal, Row, Workload
 from hardbench import seeding
 from hardbench.data.samples import Samples, prepare
 from hardbench.data.transforms import Standardise, standardise_for, unit_of
@@ -25,7 +25,7 @@ from hardbench.training.learners import Learner
 
 CLASSES, WIDTH = 10, 128
 TRAIN = 1_000  # training images, which nothing is made of: no network is trained here
-TIMES = 5  # evaluations in one timed piece: one alone is too short for the clock
+TIMES = 5  # evaluations in one timed call: one alone is too short for the clock
 
 
 def images(quick: bool) -> int:
@@ -46,7 +46,7 @@ def _flops(count: int) -> float:
     return 2.0 * count * (784 * WIDTH + WIDTH * WIDTH + WIDTH * CLASSES)
 
 
-def ours(repeats: int, quick: bool) -> Piece:
+def ours(repeats: int, quick: bool) -> Workload:
     """Everything that an evaluation point records."""
     student, test, standardise = made(repeats, quick)
 
@@ -55,10 +55,10 @@ def ours(repeats: int, quick: bool) -> Piece:
             found = evaluate(student, test, standardise, CLASSES).arrays()
         return found
 
-    return Piece(call, TIMES, repeats * _flops(len(test)))
+    return Workload(call, TIMES, repeats * _flops(len(test)))
 
 
-def forward(repeats: int, quick: bool) -> Piece:
+def forward(repeats: int, quick: bool) -> Workload:
     """Logits of all images, and nothing else; the images are standardised on the way, as in an evaluation."""
     student, test, standardise = made(repeats, quick)
     networks, unit = student.networks.eval(), unit_of(test.inputs)
@@ -69,10 +69,10 @@ def forward(repeats: int, quick: bool) -> Piece:
                 logits = [networks(standardise(part, unit)) for part in test.inputs.split(BATCH)]
         return torch.cat(logits, 1), test.labels
 
-    return Piece(call, TIMES)
+    return Workload(call, TIMES)
 
 
-def usual(quick: bool) -> Piece:
+def usual(quick: bool) -> Workload:
     """Two passes over a DataLoader, then loops."""
     student, _, _ = made(1, quick)
     network = student.networks.member(0).eval()
@@ -92,7 +92,7 @@ def usual(quick: bool) -> Piece:
         overlaps = np.array([[functional.cosine_similarity(means[a], means[b], 0).item() for b in range(CLASSES)] for a in range(CLASSES)])
         return {"loss_per_class": np.array(losses), "accuracy_per_class": np.array(accuracies), "overlap_dynamic": overlaps}
 
-    return Piece(call)
+    return Workload(call)
 
 
 def check_forward(expected: tuple[Tensor, Tensor], found: dict[str, Tensor]) -> str:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks import mnist
-from benchmarks.row import WALL, DifferentError, Goal, Piece, Row
-from hardbench import console
+from benchmarks.row import WALL, DifferentError, Goal, Row, Workload
 from hardbench.data.transforms import unit_of
 from hardbench.inversion.pool import prepare_pool
 from hardbench.inversion.search import Search, TrainingData
 from hardbench.settings import InversionSettings
+from hardbench.training import callbacks
 from hardbench.training.loop import fit
 
 SIZES, COUNT, CLASSES = (784, 20, 20, 10), 20_000, 10
@@ -37,7 +37,7 @@ def data() -> TrainingData:
     return TrainingData(split.train, standardise, split.num_classes)
 
 
-def plain(loader: bool, quick: bool) -> Piece:
+def plain(loader: bool, quick: bool) -> Workload:
     """A few epochs of one network: an update, then a second pass for the radii [E, K]."""
     epochs = 2 if quick else 4
     pool = data()
@@ -65,7 +65,7 @@ def plain(loader: bool, quick: bool) -> Piece:
             radii.append(_radii(hidden, batches()))
         return torch.tensor(radii)
 
-    return Piece(call, epochs)
+    return Workload(call, epochs)
 
 
 def _network(start: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -89,19 +89,19 @@ def _radii(hidden: nn.Module, batches: DataLoader[tuple[Tensor, ...]] | list[tup
     return found
 
 
-def ours(repeats: int, precision: str, quick: bool) -> Piece:
+def ours(repeats: int, precision: str, quick: bool) -> Workload:
     """R networks at once, set-up included."""
     epochs = 10 if quick else 20
     pool = data()
 
     def call() -> Tensor:
         search = Search(pool, settings(epochs), range(repeats), precision=precision)
-        watching = [console.training_progress(lambda done, text: None)]
+        watching = [callbacks.progress(lambda done, text: None)]
         fit(search.learner, search.batches, epochs, [search.recorder, *watching])
         return search.recorder.rows["radii"].transpose(0, 1)
 
     layers = [a * b for a, b in itertools.pairwise(SIZES)]
-    return Piece(call, epochs * repeats, 2.0 * COUNT * (2 * sum(layers) + sum(layers[1:])))
+    return Workload(call, epochs * repeats, 2.0 * COUNT * (2 * sum(layers) + sum(layers[1:])))
 
 
 def check(precision: str, expected: Tensor, found: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""Masked channels (DEFINITIONS 4): two sets of channels for every convolution of VGG-11 and VGG-16, 512 images of 32x32.
+"""Masked channels: two sets of channels for every convolution of VGG-11 and VGG-16, 512 images of 32x32.
 
 Against the usual loop: a copy of the model whose weights are set to 0 channel by channel, a DataLoader over the images and a full
 forward pass for every set, scikit-learn's mutual_info_score on the predictions. The networks are random, the images too.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.row import DifferentError, Goal, Piece, Row
+from benchmarks.row import DifferentError, Goal, Row, Workload
 from hardbench import seeding
 from hardbench.data.transforms import Standardise
 from hardbench.masking.information import plugin
@@ -88,7 +88,7 @@ class Usual(Dataset[Any]):
         return self.transform(Image.fromarray(self.arrays[index])), int(self.labels[index])
 
 
-def plain(model: str, quick: bool) -> Piece:
+def plain(model: str, quick: bool) -> Workload:
     """A full pass for every set."""
     from sklearn.metrics import mutual_info_score
 
@@ -113,10 +113,10 @@ def plain(model: str, quick: bool) -> Piece:
                 found.append(information(masked))
         return np.array(found)
 
-    return Piece(call)
+    return Workload(call)
 
 
-def ours(model: str, precision: str, quick: bool) -> Piece:
+def ours(model: str, precision: str, quick: bool) -> Workload:
     """The engine, from the network to the information of every set."""
     chain, wanted = network(model), masks(model)
     raw, labels = pixels(quick)
@@ -129,7 +129,7 @@ def ours(model: str, precision: str, quick: bool) -> Piece:
             pass
         return np.concatenate([plugin(counts.counts[layer][0]).numpy() for layer in wanted])
 
-    return Piece(call, flops=len(labels) * FLOPS[model] * SETS * len(wanted))
+    return Workload(call, flops=len(labels) * FLOPS[model] * SETS * len(wanted))
 
 
 def check(tolerance: float, expected: Any, found: Any) -> str:

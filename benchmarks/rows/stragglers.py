@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks import mnist
-from benchmarks.row import DifferentError, Goal, Piece, Row
+from benchmarks.row import DifferentError, Goal, Row, Workload
 from hardbench import seeding
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise, unit_of
@@ -61,7 +61,7 @@ def flops(config: Config, cuts: Sequence[TrainSlice], count: int) -> float:
     return 2.0 * (config.repeats * sum(map(len, cuts)) + count) * (2 * sum(layers) + sum(layers[1:]))
 
 
-def plain(quick: bool) -> Piece:
+def plain(quick: bool) -> Workload:
     """One network after the other, each from its initial weights of hardbench."""
     config = settings(quick)
     samples, standardise, cuts = prepared(config)
@@ -82,7 +82,7 @@ def plain(quick: bool) -> Piece:
         trained.append({"radii": _radii(network, data)})
         return trained
 
-    return Piece(call)
+    return Workload(call)
 
 
 def _epoch(network: nn.Module, data: TensorDataset) -> None:
@@ -109,7 +109,7 @@ def _radii(network: Chain, data: TensorDataset) -> Tensor:
     return torch.stack(found)
 
 
-def ours(quick: bool) -> Piece:
+def ours(quick: bool) -> Workload:
     """The study's own course over its training sets and its own search."""
     config = settings(quick)
     samples, standardise, cuts = prepared(config)
@@ -127,7 +127,7 @@ def ours(quick: bool) -> Piece:
         found = Search(TrainingData(samples, standardise, 10), config, [0], config.seed).run()
         return [*first, {"radii": found.radii[0, 1]}]
 
-    return Piece(call, EPOCHS, flops(config, cuts, len(samples)))
+    return Workload(call, EPOCHS, flops(config, cuts, len(samples)))
 
 
 def check(expected: Sequence[dict[str, Tensor]], found: Sequence[dict[str, Tensor]]) -> str:

@@ -1,4 +1,4 @@
-"""What tracking costs: a real `hardbench train` on MNIST at default settings, in a store of its own.
+"""The cost of tracking: a real `hardbench train` on MNIST at default settings, in a store of its own.
 
 Timed is what `train` spends in MLflow and on artifacts: opening and ending the run, params, tags, metrics, checkpoints, arrays. Imports
 and the store's creation are left out, and the figures. The bound is a share of the training time, which is `fit` without the tracking in
@@ -21,7 +21,7 @@ from unittest import mock
 import mlflow
 
 from benchmarks import mnist
-from benchmarks.row import Clock, DifferentError, Goal, Piece, Row
+from benchmarks.row import Clock, DifferentError, Goal, Row, Workload
 from hardbench import tracking
 from hardbench.lifecycle import launch
 from hardbench.studies import train
@@ -33,7 +33,7 @@ METHODS = [name for name, value in vars(tracking.Run).items() if callable(value)
 
 
 class Stopwatch:
-    """Seconds spent in what it wraps; within a wrapped function another counts once."""
+    """Seconds spent in the functions it wraps; a wrapped function within another counts once."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -65,7 +65,7 @@ class Stopwatch:
         return call
 
     def context(self, timed: Callable[..., AbstractContextManager[T]]) -> Callable[..., AbstractContextManager[T]]:
-        """The context manager, its entry and its end timed and not what is done within."""
+        """The context manager with its entry and its end timed, and not its body."""
 
         @contextmanager
         def call(*args: Any, **more: Any) -> Iterator[T]:
@@ -158,7 +158,7 @@ def trained(model: str, quick: bool) -> Tracked:
     return found
 
 
-def ours(model: str, quick: bool) -> Piece:
+def ours(model: str, quick: bool) -> Workload:
     """Train."""
     where = place()
 
@@ -166,11 +166,11 @@ def ours(model: str, quick: bool) -> Piece:
         with where.entered():
             return trained(model, quick)
 
-    return Piece(call)
+    return Workload(call)
 
 
-def plain(model: str, quick: bool) -> Piece:
-    """Log what a run that was trained for it has measured."""
+def plain(model: str, quick: bool) -> Workload:
+    """Log the measurements of a run that was trained before."""
     where = place()
     with where.entered():
         known = trained(model, quick)
@@ -186,7 +186,7 @@ def plain(model: str, quick: bool) -> Piece:
                     mlflow.log_artifact(str(path))
             return stored(run.info.run_id)
 
-    return Piece(call)
+    return Workload(call)
 
 
 def check(expected: Tracked, found: Tracked) -> str:

@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from benchmarks import mnist
-from benchmarks.row import DifferentError, Goal, Piece, Row
-from hardbench import console, seeding
+from benchmarks.row import DifferentError, Goal, Row, Workload
+from hardbench import seeding
 from hardbench.data.batches import Batches
 from hardbench.data.samples import prepare
 from hardbench.data.transforms import standardise_for
@@ -42,7 +42,7 @@ def flops(count: int) -> float:
     return 2.0 * count * (2 * sum(layers) + sum(layers[1:]))
 
 
-def plain(quick: bool) -> Piece:
+def plain(quick: bool) -> Workload:
     """One network, from the same initial weights and with the same batches as hardbench's first."""
     count = samples(quick)
     data = mnist.straightforward(True, count)
@@ -64,10 +64,10 @@ def plain(quick: bool) -> Piece:
             losses.append(loss.item())
         return network, losses
 
-    return Piece(call)
+    return Workload(call)
 
 
-def ours(repeats: int, precision: str, quick: bool) -> Piece:
+def ours(repeats: int, precision: str, quick: bool) -> Workload:
     """R networks at once."""
     count = samples(quick)
     config = mnist.config(count, model="mlp", widths=SIZES[1:3], batch_size=BATCH, epochs=1, repeats=repeats, precision=precision)
@@ -81,10 +81,10 @@ def ours(repeats: int, precision: str, quick: bool) -> Piece:
         student = learner(networks, config, batches.per_epoch)
         records = callbacks.Records()
         curves = every(config.log_every, callbacks.curves(records, lambda values, step: None))
-        fit(student, batches, batches.per_epoch, [callbacks.divergence(), curves, console.training_progress(lambda done, text: None)])
+        fit(student, batches, batches.per_epoch, [callbacks.divergence(), curves, callbacks.progress(lambda done, text: None)])
         return student, records.arrays()
 
-    return Piece(call, repeats, flops(count))
+    return Workload(call, repeats, flops(count))
 
 
 def check(precision: str, expected: tuple[nn.Module, list[float]], found: tuple[Learner, dict[str, np.ndarray]]) -> str:

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from benchmarks import mnist
-from benchmarks.row import WALL, DifferentError, Goal, Piece, Row
+from benchmarks.row import WALL, DifferentError, Goal, Row, Workload
 from hardbench.openmp import PREFIXES
 
 BUSY, THREADS = 6, 2
@@ -35,7 +35,7 @@ def serve(steps: int) -> None:
         sys.stdout.flush()
 
 
-def trained(briefly: bool, busy: int, quick: bool) -> Piece:
+def trained(briefly: bool, busy: int, quick: bool) -> Workload:
     """Training under the command line's policy or OpenMP's own, beside so many busy processes: fewer steps there, which take longer."""
     steps = (5 if quick else 40) if busy else (20 if quick else 200)
     surroundings = {name: value for name, value in os.environ.items() if not name.startswith(PREFIXES)}
@@ -68,7 +68,7 @@ def trained(briefly: bool, busy: int, quick: bool) -> Piece:
     assert server.stdout is not None
     server.stdout.readline()
     tell(signal.SIGSTOP)
-    return Piece(call, units=steps, close=close)
+    return Workload(call, units=steps, close=close)
 
 
 def same(expected: float, found: float) -> str:

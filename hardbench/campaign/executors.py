@@ -155,9 +155,9 @@ class Ray:
             raise ConfigError("executor: ray; the extra is not installed: pip install 'hardbench[ray]'") from None
         self.ray, self.tries, self.resources = ray, tries, {"num_cpus": cpus, "num_gpus": gpus}
         try:
-            found = _address(address)
-            if ":" in found:  # where nothing answers Ray itself would wait for minutes
-                host, _, port = found.rpartition(":")
+            server = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+            if ":" in server:  # where nothing answers Ray itself would wait for minutes
+                host, _, port = server.rpartition(":")
                 socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
             ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # whatever Ray raises where there is no cluster
@@ -189,16 +189,6 @@ class Ray:
             for reference in pending:
                 ray.cancel(reference, force=True)
             ray.shutdown()
-
-
-def _address(word: str) -> str:
-    """HOST:PORT, also of `auto`: Ray takes RAY_ADDRESS, a head at work here, or the last one that was, which may be gone."""
-    if word != "auto":
-        return word
-    from ray._private import services
-
-    find = getattr(services, "get_ray_address_from_environment", None)  # not of Ray's public interface
-    return str(find("auto", None) or "") if find else ""
 
 
 def _pinned(call: str, payload: Any) -> tuple[Any, str | None]:

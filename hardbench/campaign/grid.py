@@ -42,16 +42,16 @@ def points(
     hangs on is itself swept; ConfigError if no point reads it, or for more points than anybody trains.
     """
     beaten = {rival for name in given for rival in _rivals(study, name)} | given.keys()
-    found: list[Point] = []
+    points: list[Point] = []
     for grid in grids or [{}]:
         axes = {name: [value] for name, value in fixed.items() if name not in beaten and name not in grid}
         axes |= {name: list(values) for name, values in grid.items() if name not in beaten} | {n: list(v) for n, v in given.items()}
-        count = len(found) + math.prod(map(len, axes.values()))
+        count = len(points) + math.prod(map(len, axes.values()))
         if count > POINTS:  # counted, not built
             longest = max(axes, key=lambda name: len(axes[name]))
             raise ConfigError(f"{longest}: a grid of {count} points; at most {POINTS}")
-        found += [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    return list(_read(study, found))
+        points += [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    return list(_read(study, points))
 
 
 def _rivals(study: type[Config], name: str) -> set[str]:
@@ -59,15 +59,15 @@ def _rivals(study: type[Config], name: str) -> set[str]:
     return set(known[name].declared.instead_of) | {other for other, option in known.items() if name in option.declared.instead_of}
 
 
-def _read(study: type[Config], found: Sequence[Point]) -> Iterator[Point]:
+def _read(study: type[Config], points: Sequence[Point]) -> Iterator[Point]:
     known = options(study)
     chosen = {
-        name: {point.get(name) or option.declared.default for point in found}
+        name: {point.get(name) or option.declared.default for point in points}
         for name, option in known.items()
         if isinstance(option.declared.choices, Registry)
     }
     for option in known.values():
-        values = [point[option.name] for point in found if point.get(option.name) is not None]
+        values = [point[option.name] for point in points if point.get(option.name) is not None]
         chooser = option.declared.read_by
         if (
             values
@@ -76,7 +76,7 @@ def _read(study: type[Config], found: Sequence[Point]) -> Iterator[Point]:
             and not any(_reads(known[chooser], word, option.name) for word in chosen[chooser])
         ):
             raise option.fail(values[0], f"no {chooser} of the sweep reads it")
-    for point in found:
+    for point in points:
         yield {
             name: value
             for name, value in point.items()
@@ -90,10 +90,10 @@ def _reads(chooser: Option, word: str, name: str) -> bool:
     return isinstance(registry, Registry) and name in registry[word].reads
 
 
-def configurations(study: type[Config], found: Sequence[Point], shared: Mapping[str, Any]) -> list[Config]:
+def configurations(study: type[Config], points: Sequence[Point], shared: Mapping[str, Any]) -> list[Config]:
     """The distinct configurations of the points; `shared` are settings that all have and that a point may overrule."""
     made: dict[str, Config] = {}
-    for point in found:
+    for point in points:
         config = study(**{**{name: value for name, value in shared.items() if name in options(study)}, **point})
         made.setdefault(json.dumps(numbers(config), sort_keys=True, default=str), config)
     return list(made.values())

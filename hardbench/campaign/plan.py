@@ -43,15 +43,15 @@ def make(study: str, version: int, configs: Sequence[Config], swept: Sequence[st
     known: dict[str, tuple[str, float]] = {}
     cells, data, baselines = [], {}, []
     for index, config in enumerate(configs):
-        found = ("", float("nan"))
+        samples = ("", float("nan"))
         if isinstance(config, DataSettings) and isinstance(config, TrainingSettings) and config.dataset:
             key = data_key(config)
             if key not in known:
                 known[key] = _samples(config)
-            found = known[key]
-        data[index] = found[0]
-        baselines.append(found[1])
-        cells.append(Cell(config, digest(study, version, numbers(config), found[0]), label(config, swept)))
+            samples = known[key]
+        data[index] = samples[0]
+        baselines.append(samples[1])
+        cells.append(Cell(config, digest(study, version, numbers(config), samples[0]), label(config, swept)))
     plan = Plan(study, cells, data, baselines)
     refresh(plan, ())
     return plan
@@ -102,8 +102,8 @@ def probes(cells: Sequence[Cell], todo: Sequence[Job]) -> list[tuple[Job, list[J
             unlike = (*jobs.OWN, "activation", "init", "lr")
             key = digest({name: value for name, value in numbers(config).items() if name not in unlike}, job.networks)
             kinds.setdefault(key, []).append(job)
-    found = []
+    asked = []
     for same in kinds.values():
         settings = {**same[0].payload[0], "repeats": same[0].networks}
-        found.append((Job(same[0].parts, f"{__name__}:probe", settings), same))
-    return found
+        asked.append((Job(same[0].parts, f"{__name__}:probe", settings), same))
+    return asked

@@ -79,18 +79,18 @@ class Table:
     def arrays(self) -> dict[str, np.ndarray]:
         """For figures: every score [C, R] (nan where a cell has fewer networks), the baseline [C], settings as words [C]."""
         rows = self.ordered()
-        found: dict[str, np.ndarray] = {"swept": np.array(self.swept, dtype=str)}
+        arrays: dict[str, np.ndarray] = {"swept": np.array(self.swept, dtype=str)}
         for column, name in {**self.settings, "seed": "seed"}.items():
-            found[f"setting_{name}"] = np.array([str(row[column]) for row in rows], dtype=str)
-        found["baseline"] = np.array([row["baseline"] for row in rows], dtype=float)
+            arrays[f"setting_{name}"] = np.array([str(row[column]) for row in rows], dtype=str)
+        arrays["baseline"] = np.array([row["baseline"] for row in rows], dtype=float)
         longest = max((len(value) for row in rows for value in row.values() if isinstance(value, np.ndarray)), default=0)
         for name in self.measured():
             whole = np.full((len(rows), longest), np.nan)
             for place, row in enumerate(rows):
                 values = row.get(name, np.array([]))
                 whole[place, : len(values)] = values
-            found[name] = whole
-        return found
+            arrays[name] = whole
+        return arrays
 
 
 def _word(value: Any) -> Any:
@@ -122,4 +122,4 @@ def write(path: Path, table: tuple[list[str], list[list[Any]]]) -> None:
 
 def counts(states: Mapping[int, str]) -> dict[str, int]:
     """How many cells are done, running, failed and to do."""
-    return {state: sum(1 for found in states.values() if found == state) for state in ("done", "running", "failed", "to do")}
+    return {state: sum(1 for other in states.values() if other == state) for state in ("done", "running", "failed", "to do")}

@@ -1,1 +1,1 @@
-"""Data sets, the samples they hold, and what is done to a batch of them."""
+"""Data sets, their samples, and the operations on a batch of samples."""

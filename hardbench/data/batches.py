@@ -15,8 +15,8 @@ from hardbench.seeding import Seeds
 class Batches:
     """Training batches of R networks without end: inputs float32 [R, B, ...] ([B, ...] where all share the full batch), labels [R, B].
 
-    The last batch of an epoch holds what is left. `labels` [R, N] are the networks' own, where they differ from the samples'.
-    `state` and `load` continue a course of batches bit for bit.
+    The last batch of an epoch holds the remaining samples. `labels` [R, N] are the networks' own, where they differ from the samples'.
+    `state` and `load` continue a sequence of batches bit for bit.
     """
 
     def __init__(
@@ -44,9 +44,8 @@ class Batches:
         self.corruption = Corruption(streams, corruption_p, device)
         self._rows = torch.empty(0)
         self._before: Tensor | None = None
-        clean = [self.per_epoch == 1 and not augment and not p for p in corruption_p]  # the full batch, as it is
-        self._in_order = clean
-        self._shared = standardise(train.inputs, self.unit) if all(clean) else None
+        self._in_order = [self.per_epoch == 1 and not augment and not p for p in corruption_p]  # the full batch, unchanged
+        self._shared = standardise(train.inputs, self.unit) if all(self._in_order) else None
 
     @property
     def epoch(self) -> float:
@@ -84,7 +83,7 @@ class Batches:
         self._rows = rows.to(self.train.labels.device)
 
     def state(self) -> dict[str, Any]:
-        """Position and streams."""
+        """The position in the sequence of batches, and the states of the random streams."""
         inside = self.position % self.per_epoch != 0 and self._before is not None
         return {
             "position": self.position,
@@ -94,7 +93,7 @@ class Batches:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
+        """Continue from where `state` was taken."""
         self.position = state["position"]
         self.corruption.load(state["corruption"])
         for generators, name in ((self.order, "order"), (self.augmentation, "augment")):

@@ -1,4 +1,4 @@
-"""Corrupted pixels: each replaced with probability p by U(0, 1), from streams of every network's own.
+"""Corrupted pixels: each replaced with probability p by U(0, 1), with a random stream for every network.
 
 One whole number per value decides both: of the 2^b equally likely draws the lowest T = round(p 2^b) replace the value, and their place
 among those, (u + 1/2) / T, is what it is replaced by. So p is met to 2^-(b + 1) and the new values have mean 1/2 exactly and variance
@@ -18,7 +18,7 @@ WORD = np.iinfo(np.uint64).max
 
 
 class Corruption:
-    """The streams of R networks and how much each corrupts. Draws come from NumPy's SFC64 on a CPU, from torch on a GPU."""
+    """Corruption of the inputs of R networks, each with its probability and its stream: NumPy's SFC64 on a CPU, torch's on a GPU."""
 
     def __init__(self, streams: Sequence[Seeds], p: Sequence[float], device: torch.device):
         self.p = list(p)
@@ -38,14 +38,14 @@ class Corruption:
         return values
 
     def state(self) -> Tensor:
-        """Where every stream stands, [R, ...]."""
+        """The states of all streams, [R, ...]."""
         if self._gpu:
             return torch.stack([generator.get_state() for generator in self._gpu])
         states = [generator.bit_generator.state["state"]["state"] for generator in self._cpu]
         return torch.from_numpy(np.stack(states).view(np.int64))
 
     def load(self, state: Tensor) -> None:
-        """Go on where `state` was taken."""
+        """Continue from where `state` was taken."""
         for generator, saved in zip(self._gpu, state, strict=False):
             generator.set_state(saved.clone())  # torch crashes on a row of a larger tensor
         for numpy, saved in zip(self._cpu, state, strict=False):
@@ -54,7 +54,7 @@ class Corruption:
 
 
 def _corrupt(generator: np.random.Generator, values: Tensor, p: float, unit: float) -> None:
-    """Corrupt the values of one network in place. Without comparison and selection, which torch makes an element at a time."""
+    """Corrupt the values of one network in place, without comparison and selection, which torch does one element at a time."""
     kind, bits = (np.int16, 16) if p >= FINE else (np.int32, 32)
     lowest = -(2 ** (bits - 1))  # the draws are read as signed numbers
     count = max(1, round(p * 2**bits))

@@ -55,9 +55,9 @@ def load(settings: SourceSettings, root: Path, seeds: Seeds) -> Split:
 
 
 def class_means(classes: int, features: int, cosine: float, seeds: Seeds) -> Tensor:
-    """Unit vectors [K, D] (float64) with the same cosine between any two, in a random orientation; ConfigError where there are none.
+    """Unit vectors [K, D] (float64) with the same cosine between any two, in a random orientation; ConfigError if there are none.
 
-    Rows of a Q^T + b sum(Q^T) for Q [D, K] with orthonormal columns: the symmetric root of their Gram matrix (1 - rho) I + rho 11^T.
+    The rows of a Q^T + b sum(Q^T) for Q [D, K] with orthonormal columns: the symmetric root of their Gram matrix (1 - rho) I + rho 11^T.
     """
     lowest = -1 / (classes - 1)
     if not lowest - 1e-9 <= cosine <= 1:
@@ -65,15 +65,15 @@ def class_means(classes: int, features: int, cosine: float, seeds: Seeds) -> Ten
     if features < classes:
         raise ConfigError(f"gaussian_shape: {features} features; at least as many as the {classes} classes")
     basis = torch.linalg.qr(torch.randn(features, classes, generator=seeds.generator(), dtype=torch.float64)).Q.T
-    own = math.sqrt(1 - cosine)
-    shared = (math.sqrt(max(0.0, 1 + (classes - 1) * cosine)) - own) / classes
-    return own * basis + shared * basis.sum(dim=0)
+    a = math.sqrt(1 - cosine)
+    b = (math.sqrt(max(0.0, 1 + (classes - 1) * cosine)) - a) / classes
+    return a * basis + b * basis.sum(dim=0)
 
 
 def bayes_accuracy(classes: int, cosine: float, separation: float, std: float) -> float:
     """Accuracy of the best possible classifier of K equally likely Gaussian classes with unit means at one cosine, from 1/K to 1.
 
-    It picks the nearest mean, and is right where z + d tops K - 1 other standard normals, d = separation sqrt(1 - cosine) / std:
+    It takes the nearest mean, and is right if z + d is above K - 1 other standard normals, d = separation sqrt(1 - cosine) / std:
     the integral of phi(z) Phi(z + d)^(K-1), Phi(d / sqrt 2) for two classes.
     """
     distance = separation * math.sqrt(1 - cosine) / std

@@ -1,4 +1,4 @@
-"""A data set of one's own: `npz:PATH`, a NumPy archive with x_train, y_train, x_test and y_test."""
+"""A user's data set: `npz:PATH`, a NumPy archive with x_train, y_train, x_test and y_test."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,10 +22,10 @@ MOST_CLASSES = 100_000  # above it labels are identifiers, not classes
 
 @DATASETS.add("npz", variants=True)
 def load(settings: SourceSettings, root: Path, seeds: Seeds) -> Split:
-    """The split an archive holds; PATH counts from the working directory.
+    """The split in an archive; PATH is relative to the working directory.
 
     Inputs [N, H, W], [N, H, W, C] or [N, D]: uint8 images stay pixels, uint8 vectors become float32 in [0, 1], floats are taken
-    as they are. Labels [N] or [N, 1], integers from 0 to K - 1. `class_names`, if there, are K strings. DataError says what does not fit.
+    as they are. Labels [N] or [N, 1], integers from 0 to K - 1. `class_names` is optional, K strings. DataError if something does not fit.
     """
     path = _path(settings)
     if path == Path():

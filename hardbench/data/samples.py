@@ -50,7 +50,7 @@ class Samples:
 
     @property
     def fingerprints(self) -> Tensor:
-        """64 bits of the BLAKE2 of every input, int64 [N]: by these samples of one run are known again in another."""
+        """64 bits of the BLAKE2 hash of every input, int64 [N], by which another run recognises the samples."""
         rows = self.inputs.flatten(1).contiguous().cpu().numpy()
         digests = bytearray(b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows))
         return torch.frombuffer(digests, dtype=torch.int64) if len(rows) else torch.empty(0, dtype=torch.int64)
@@ -61,16 +61,16 @@ class Samples:
 
 
 def distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """The names of the classes, those of several classes with the class number behind them: `a (0)`, `a (3)`."""
-    found = tuple(names)
-    while len(count := Counter(found)) < len(found):
-        found = tuple(f"{name} ({c})" if count[name] > 1 else name for c, name in enumerate(found))
-    return found
+    """The class names; one that several classes have gets the class number: `a (0)`, `a (3)`."""
+    names = tuple(names)
+    while len(count := Counter(names)) < len(names):
+        names = tuple(f"{name} ({c})" if count[name] > 1 else name for c, name in enumerate(names))
+    return names
 
 
 @dataclass(frozen=True)
 class Split:
-    """Training, validation (where asked for) and test samples of one data set; bayes_accuracy where it is known.
+    """Training, validation (if the settings ask for it) and test samples of one data set; bayes_accuracy if it is known.
 
     Class names are made distinct.
     """
@@ -114,14 +114,14 @@ def data_root(settings: PlaceSettings) -> Path:
 
 
 def load(settings: SourceSettings, seed: int) -> Split:
-    """A data set as it is, all classes; `index` counts train and test each on its own."""
+    """A data set as published, all classes; `index` counts train and test separately."""
     split = DATASETS[settings.dataset].call(settings, data_root(settings), Seeds(seed).child("data", "gaussian"))
     _check_labels(split)
     return split
 
 
 def prepare(settings: DataSettings, seed: int) -> Split:
-    """The split a run trains on: load, keep and relabel classes, draw the subset, cut off validation, make labels wrong."""
+    """The split that a run trains on: load, select and relabel classes, draw the subset, split off validation, make labels wrong."""
     seeds = Seeds(seed).child("data")
     split = load(settings, seed)
     if settings.class_map is not None:
@@ -146,7 +146,7 @@ def _check_labels(split: Split) -> None:
 
 
 def map_classes(split: Split, class_map: Mapping[int, int]) -> Split:
-    """The split with the listed classes alone, relabelled at once by a table (so that {0: 1, 1: 0} swaps)."""
+    """The split with the listed classes alone, all relabelled at the same time (so that {0: 1, 1: 0} swaps)."""
     missing = [old for old in class_map if not 0 <= old < split.num_classes]
     if missing:
         raise DataError(f"class_map: class {missing[0]}; the data set has classes 0 to {split.num_classes - 1}")
@@ -172,7 +172,7 @@ def _subset(train: Samples, size: int, how: str, seeds: Seeds) -> Samples:
 
 
 def validation_count(val_size: float, available: int) -> int:
-    """Samples that `val_size` (a share below 1, a count from 1 on) takes; DataError if none is left to train on."""
+    """The number of validation samples for `val_size` (a share below 1, a count from 1 on); DataError if none is left to train on."""
     count = int(val_size) if val_size >= 1 else int(val_size * available)
     if count >= available:
         raise DataError(f"val_size: {val_size:g}; fewer than the {available} training samples there are")
@@ -180,7 +180,7 @@ def validation_count(val_size: float, available: int) -> int:
 
 
 def make_labels_wrong(train: Samples, ratio: float, num_classes: int, seeds: Seeds) -> Samples:
-    """int(ratio N) distinct samples get a label drawn uniformly from the other classes."""
+    """The samples, of which int(ratio N) have a wrong label, drawn uniformly from the other classes; `clean` keeps the right ones."""
     generator = seeds.generator()
     rows = torch.randperm(len(train), generator=generator)[: int(ratio * len(train))]
     shift = torch.randint(1, num_classes, (len(rows),), generator=generator)

@@ -27,16 +27,16 @@ from hardbench.settings import SourceSettings
 
 DIGITS = tuple("0123456789")
 USPS = ("usps.bz2", "usps.t.bz2")
-PATIENCE = 30  # seconds without a byte before a download is given up
+PATIENCE = 30  # seconds without a byte after which a download fails
 MAGIC = {"idx3-ubyte": 0x803, "idx1-ubyte": 0x801, "idx2-int": 0xC02}  # by the file name's end: element type, then dimensions
-DEFLATE = 1032  # bytes that one byte of a .gz file can stand for
-TEXT = 1 << 28  # bytes of a USPS file's text, many times the published one's
+DEFLATE = 1032  # bytes that one byte of a .gz file can unpack to
+TEXT = 1 << 28  # largest text of a USPS file in bytes, many times the published one
 ELEMENT: dict[int, np.dtype[Any]] = {0x8: np.dtype("u1"), 0xC: np.dtype(">i4")}
 
 
 @dataclass(frozen=True)
-class Known:
-    """A published set: torchvision's class for it, sizes and shape, its files below the data folder and how they are read."""
+class ImageSet:
+    """A published set of images: torchvision's class for it, sizes and shape, its files below the data folder and how they are read."""
 
     home: str
     train: int
@@ -45,7 +45,7 @@ class Known:
     shape: tuple[int, ...]
     files: tuple[str, ...]
     archives: tuple[str, ...]  # downloads, from which torchvision unpacks the files
-    read: Callable[["Known", Path, bool], Split]
+    read: Callable[["ImageSet", Path, bool], Split]
     names: tuple[str, ...] | None = None  # None: torchvision knows them
     options: Mapping[str, str] = field(default_factory=dict)
 
@@ -83,69 +83,69 @@ def read_idx(path: Path, body: bool = True) -> Tensor:
     return torch.from_numpy(array.copy() if element.itemsize == 1 else array.astype(np.int64))
 
 
-def _read_idx_set(known: Known, root: Path, pixels: bool) -> Split:
+def _read_idx_set(image_set: ImageSet, root: Path, pixels: bool) -> Split:
     parts = []
-    for images, labels in (known.files[:2], known.files[2:]):
+    for images, labels in (image_set.files[:2], image_set.files[2:]):
         targets = read_idx(root / labels)
         targets = targets[:, :1].flatten() if targets.ndim == 2 else targets  # QMNIST: the class, then where the digit comes from
         inputs = read_idx(root / images, body=pixels)
         if len(inputs) != len(targets):
             raise DataError(f"{root / labels}: {len(targets)} labels; {len(inputs)}, as many as images in {Path(images).name}")
         parts.append(Samples.of(inputs.unsqueeze(1), targets))
-    return Split(parts[0], parts[1], known.names or _names(known))
+    return Split(parts[0], parts[1], image_set.names or _names(image_set))
 
 
-def _names(known: Known) -> tuple[str, ...]:
+def _names(image_set: ImageSet) -> tuple[str, ...]:
     from torchvision import datasets
 
-    home = getattr(datasets, known.home)
-    return tuple(getattr(home, "classes_split_dict", {}).get(known.options.get("split"), home.classes))
+    home = getattr(datasets, image_set.home)
+    return tuple(getattr(home, "classes_split_dict", {}).get(image_set.options.get("split"), home.classes))
 
 
 def _check_text(path: Path) -> None:
-    """ValueError for a .bz2 file that stands for far more text than was published: torchvision reads all of it."""
+    """ValueError for a .bz2 file with far more text than the published one: torchvision reads all of it."""
     with bz2.open(path) as text:
         if sum(len(part) for part in iter(lambda: text.read(1 << 20) if text.tell() <= TEXT else b"", b"")) > TEXT:
             raise ValueError(f"more than {TEXT} bytes of text in {path.name}")
 
 
-def _read_with_torchvision(known: Known, root: Path, pixels: bool) -> Split:
+def _read_with_torchvision(image_set: ImageSet, root: Path, pixels: bool) -> Split:
     from torchvision import datasets
 
-    found = []
+    loaded = []
     try:
-        for file in known.files:
+        for file in image_set.files:
             files.regular(root / file)
             if file.endswith(".bz2"):
                 _check_text(root / file)
         for train in (True, False):
-            one = getattr(datasets, known.home)(root, train=train)
-            found.append((torch.from_numpy(one.data), torch.tensor(one.targets), one))
+            images = getattr(datasets, image_set.home)(root, train=train)
+            loaded.append((torch.from_numpy(images.data), torch.tensor(images.targets), images))
     except MemoryError:
-        raise DataError(f"{', '.join(known.files)} in {root}: does not fit into memory; more of it, or a smaller set") from None
-    except Exception as error:  # whatever a damaged file does to torchvision's readers (it checks the sums of those that it unpickles)
+        raise DataError(f"{', '.join(image_set.files)} in {root}: does not fit into memory; more of it, or a smaller set") from None
+    except Exception as error:  # whatever a damaged file makes torchvision raise (it checks the sums of files it unpickles)
         said = " ".join(str(error).split())
-        raise DataError(f"{', '.join(known.files)} in {root}: damaged ({said}); delete them to download them again") from None
+        raise DataError(f"{', '.join(image_set.files)} in {root}: damaged ({said}); delete them to download them again") from None
     parts = [
-        Samples.of(data.unsqueeze(1) if data.ndim == 3 else data.permute(0, 3, 1, 2).contiguous(), labels) for data, labels, _ in found
+        Samples.of(data.unsqueeze(1) if data.ndim == 3 else data.permute(0, 3, 1, 2).contiguous(), labels) for data, labels, _ in loaded
     ]
-    return Split(parts[0], parts[1], known.names or tuple(found[0][2].classes))
+    return Split(parts[0], parts[1], image_set.names or tuple(loaded[0][2].classes))
 
 
-def _idx(home: str, train: int, test: int, stems: Sequence[str] = ("train", "t10k"), labels: str = "idx1-ubyte", **more: Any) -> Known:
+def _idx(home: str, train: int, test: int, stems: Sequence[str] = ("train", "t10k"), labels: str = "idx1-ubyte", **more: Any) -> ImageSet:
     files = tuple(f"{home}/raw/{stem}-{kind}" for stem in stems for kind in ("images-idx3-ubyte", f"labels-{labels}"))
-    return replace(Known(home, train, test, 10, (1, 28, 28), files, tuple(f"{name}.gz" for name in files), _read_idx_set), **more)
+    return replace(ImageSet(home, train, test, 10, (1, 28, 28), files, tuple(f"{name}.gz" for name in files), _read_idx_set), **more)
 
 
-def _emnist(split: str, train: int, test: int, classes: int) -> Known:
+def _emnist(split: str, train: int, test: int, classes: int) -> ImageSet:
     stems, archives = (f"emnist-{split}-train", f"emnist-{split}-test"), ("EMNIST/raw/gzip.zip",)
     return _idx("EMNIST", train, test, stems, classes=classes, archives=archives, options={"split": split})
 
 
-def _cifar(classes: int, folder: str, *names: str) -> Known:
+def _cifar(classes: int, folder: str, *names: str) -> ImageSet:
     files = tuple(f"{folder}/{name}" for name in names)
     archive = f"cifar-{classes}-python.tar.gz"
-    return Known(f"CIFAR{classes}", 50_000, 10_000, classes, (3, 32, 32), files, (archive,), _read_with_torchvision)
+    return ImageSet(f"CIFAR{classes}", 50_000, 10_000, classes, (3, 32, 32), files, (archive,), _read_with_torchvision)
 
 
 KNOWN = {
@@ -159,13 +159,13 @@ KNOWN = {
     "emnist:digits": _emnist("digits", 240_000, 40_000, 10),
     "emnist:letters": _emnist("letters", 124_800, 20_800, 27),
     "emnist:mnist": _emnist("mnist", 60_000, 10_000, 10),
-    "usps": Known("USPS", 7_291, 2_007, 10, (1, 16, 16), USPS, USPS, _read_with_torchvision, DIGITS),
+    "usps": ImageSet("USPS", 7_291, 2_007, 10, (1, 16, 16), USPS, USPS, _read_with_torchvision, DIGITS),
     "cifar10": _cifar(10, "cifar-10-batches-py", *(f"data_batch_{k}" for k in range(1, 6)), "test_batch", "batches.meta"),
     "cifar100": _cifar(100, "cifar-100-python", "train", "test", "meta"),
 }
 
 
-def _known(word: str) -> Known:
+def _image_set(word: str) -> ImageSet:
     if word.lower() in KNOWN:
         return KNOWN[word.lower()]
     family = [name for name in KNOWN if name.partition(":")[0] == word.lower().partition(":")[0]]
@@ -179,21 +179,21 @@ def load(settings: SourceSettings, root: Path, seeds: Seeds) -> Split:
 
     Images, labels and class names are torchvision's: EMNIST's images are transposed, and its letters count from 1 (class 0, N/A, is empty).
     """
-    known = _known(settings.dataset)
-    if known.missing(root):
-        _download(settings.dataset, known, root)
-    return _read(settings.dataset, known, root)
+    image_set = _image_set(settings.dataset)
+    if image_set.missing(root):
+        _download(settings.dataset, image_set, root)
+    return _read(settings.dataset, image_set, root)
 
 
 def peek(settings: SourceSettings, root: Path) -> Split | None:
     """The split with its labels, IDX pixels left unread (zeros of the right shape); None where files are missing."""
-    known = _known(settings.dataset)
-    return None if known.missing(root) else _read(settings.dataset, known, root, pixels=False)
+    image_set = _image_set(settings.dataset)
+    return None if image_set.missing(root) else _read(settings.dataset, image_set, root, pixels=False)
 
 
-def _read(word: str, known: Known, root: Path, pixels: bool = True) -> Split:
+def _read(word: str, image_set: ImageSet, root: Path, pixels: bool = True) -> Split:
     try:
-        split = known.read(known, root, pixels)
+        split = image_set.read(image_set, root, pixels)
     except DataError as error:
         raise DataError(f"dataset: {word}; {error}") from None
     if split.train.shape != split.test.shape or 0 in split.train.shape:
@@ -205,11 +205,11 @@ def _read(word: str, known: Known, root: Path, pixels: bool = True) -> Split:
     return split
 
 
-def _download(word: str, known: Known, root: Path) -> None:
+def _download(word: str, image_set: ImageSet, root: Path) -> None:
     """Put the set's files below `root` by torchvision's downloader, in a folder of their own until they are complete and checked."""
     from torchvision import datasets
 
-    looked = f"dataset: {word}; looked for {', '.join(known.files)} in {root}"
+    looked = f"dataset: {word}; looked for {', '.join(image_set.files)} in {root}"
     if root.parts[:1] == ("~",):
         raise DataError(f"{looked}, and there is no home folder; a folder as data_dir")
     try:
@@ -223,11 +223,11 @@ def _download(word: str, known: Known, root: Path) -> None:
     with place as name:
         try:
             socket.setdefaulttimeout(PATIENCE)
-            for archive in filter(lambda archive: (root / archive).is_file(), known.archives):
+            for archive in filter(lambda archive: (root / archive).is_file(), image_set.archives):
                 (Path(name) / archive).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(root / archive, Path(name) / archive)
             for train in (True, False):
-                getattr(datasets, known.home)(name, train=train, download=True, **known.options)
+                getattr(datasets, image_set.home)(name, train=train, download=True, **image_set.options)
             for file in filter(Path.is_file, Path(name).rglob("*")):
                 target = root / file.relative_to(name)
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What is done to a batch of raw inputs on the device: crop and flip, standardise. All batched, all on [R, B, ...]."""
+"""Operations on a batch of raw inputs [R, B, ...] on the device: crop and flip, standardise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from hardbench.errors import ConfigError, DataError
 from hardbench.settings import DataSettings
 
 PADDING = 4
-RESOLUTION = 4 * torch.finfo(torch.float32).eps  # 5e-7: the least share of a number that float32 tells apart, four times over
+RESOLUTION = 4 * torch.finfo(torch.float32).eps  # 5e-7: four times the relative precision of float32
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Standardise:
 
     @cached_property
     def _offset(self) -> Tensor | None:
-        """None where there is nothing to add: a product alone is the same numbers, and faster where it is with one number."""
+        """None if there is nothing to add: the product alone gives the same numbers faster."""
         return self.shift - self.mean * self._scale if self.shift or bool(self.mean.any()) else None
 
     def constants(self) -> dict[str, Tensor | float]:
@@ -52,12 +52,12 @@ class Standardise:
 
 
 def unit_of(inputs: Tensor) -> float:
-    """What 1 is in the raw inputs: 255 for uint8 pixels."""
+    """The raw value that stands for 1: 255 for uint8 pixels, 1 for floats."""
     return 255.0 if inputs.dtype == torch.uint8 else 1.0
 
 
 def standardise_for(settings: DataSettings, train: Samples) -> Standardise:
-    """The constants `normalize` asks for, measured on the training samples unless given; a feature that never varies keeps std 1."""
+    """The constants by `normalize`: those in the settings, else of the training samples; a constant feature has std 1."""
     shape = train.shape
     per_input = (shape[0], *[1] * (len(shape) - 1)) if settings.normalize == "channel" and len(shape) != 2 else (1,) * len(shape)
     if settings.normalize == "none":
@@ -70,10 +70,10 @@ def standardise_for(settings: DataSettings, train: Samples) -> Standardise:
 
 
 def moments(inputs: Tensor, how: str) -> tuple[Tensor, Tensor]:
-    """Mean and population standard deviation (1 for what never varies) in float64 sums, chunk by chunk; `how` as `normalize`.
+    """Mean and population standard deviation (1 where constant), from float64 sums over chunks; `how` as the setting `normalize`.
 
-    A channel or pixel of vectors is a feature: a table's columns have units of their own, so sums are of differences from its first row,
-    and one varies if its deviation is more than what float32 can tell of its largest number.
+    A channel or pixel of vectors is a feature. A table's columns have different units: sums are of differences from the first row, and a
+    column varies if its deviation is above the precision of float32 at its largest number.
     """
     shape = inputs.shape[1:]
     features = how in ("channel", "pixel") and len(shape) == 1
@@ -107,7 +107,7 @@ def _given(name: str, values: tuple[float, ...] | None, measured: Tensor, per_in
 
 
 def check_fits(settings: DataSettings, train: Samples) -> None:
-    """DataError or ConfigError if the samples do not allow corruption or augmentation."""
+    """DataError or ConfigError if the samples do not allow the corruption or augmentation that the settings ask for."""
     if settings.augment and len(train.shape) != 3:
         raise ConfigError("augment: true; images, and the data set has vectors")
     if settings.corruption_p:
@@ -121,7 +121,7 @@ def check_pixels(samples: Samples) -> None:
 
 
 def crop_and_flip(raw: Tensor, generators: Sequence[Generator]) -> Tensor:
-    """[R, B, C, H, W] images shifted by up to 4 pixels (zeros come in) and flipped left-right with probability 1/2, per image."""
+    """[R, B, C, H, W] images shifted by up to 4 pixels (filled with zeros) and flipped left-right with probability 1/2, per image."""
     _, batch, channels, height, width = raw.shape
     padded = functional.pad(raw, (PADDING,) * 4)
     out = torch.empty_like(raw)

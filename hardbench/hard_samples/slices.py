@@ -21,7 +21,7 @@ from hardbench.hard_samples.cuts import TrainSlice
 from hardbench.hard_samples.tables import TESTS
 from hardbench.inversion.fullbatch import FullBatch, predictions
 from hardbench.inversion.search import TrainingData
-from hardbench.models.layers import Stacked
+from hardbench.models.stacked import Stacked
 from hardbench.seeding import Seeds
 from hardbench.settings import TrainingSettings
 from hardbench.training import memory

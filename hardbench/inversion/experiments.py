@@ -103,34 +103,36 @@ def looks(count: int, last: int, first: int = 0) -> list[int]:
     return sorted({*spaced, last, *([0] if first == 0 else [])})
 
 
-def stability(found: Inversions, epochs: Sequence[int]) -> dict[str, Array]:
+def stability(inversions: Inversions, epochs: Sequence[int]) -> dict[str, Array]:
     """z-scores of the overlaps of misclassified sets: stability_epochs [E], stability_z [P, E] for the P pairs of networks,
     straggler_z [P] for their straggler sets, misclassified [R, E] (shares), stability_pairs [P, 2] (places in axis 0 of the other arrays).
     """
-    rows = torch.isin(found.looks, torch.tensor(epochs)).nonzero().flatten()
-    wrong = found.wrong[rows]
-    alive = found.error[:, found.looks[rows]].isfinite()
-    count = len(found.repeats)
+    rows = torch.isin(inversions.looks, torch.tensor(epochs)).nonzero().flatten()
+    wrong = inversions.wrong[rows]
+    alive = inversions.error[:, inversions.looks[rows]].isfinite()
+    count = len(inversions.repeats)
     return {
-        "stability_epochs": found.looks[rows].numpy(),
+        "stability_epochs": inversions.looks[rows].numpy(),
         "stability_z": overlap_z(wrong).T,
-        "straggler_z": overlap_z(found.stragglers),
+        "straggler_z": overlap_z(inversions.stragglers),
         "misclassified": torch.where(alive, wrong.double().mean(2).t(), torch.nan).numpy(),
         "stability_pairs": np.array([(i, j) for i in range(count) for j in range(i + 1, count)]).reshape(-1, 2),
     }
 
 
-def prune_curve(series: SearchSeries, found: Inversions, epochs: Sequence[int], test: Samples, noise: Sequence[float]) -> dict[str, Array]:
+def prune_curve(
+    series: SearchSeries, inversions: Inversions, epochs: Sequence[int], test: Samples, noise: Sequence[float]
+) -> dict[str, Array]:
     """Networks from the same initial weights, trained without the samples that the first training had wrong at an epoch.
 
     prune_epochs [P], prune_removed [R, P] (shares), test_noise [S] (standard deviations, on standardised inputs), prune_error [R, S, P]
     (test error in [0, 1]) and prune_baseline [R, S] (of the networks trained on everything).
     """
-    repeats = found.repeats.tolist()
+    repeats = inversions.repeats.tolist()
     judge = Search(series.data, series.settings, repeats, series.seed, series.precision)
     errors, removed = [], []
     for epoch in epochs:
-        wrong = found.wrong[found.looks.tolist().index(epoch)]
+        wrong = inversions.wrong[inversions.looks.tolist().index(epoch)]
         pruned = series.search(f"without epoch {epoch}", repeats, wrong, slim=True)
         errors.append(errors_on(judge, pruned.final, test, noise))
         removed.append(wrong.double().mean(1))
@@ -139,7 +141,7 @@ def prune_curve(series: SearchSeries, found: Inversions, epochs: Sequence[int], 
         "prune_removed": torch.stack(removed, 1).numpy(),
         "test_noise": np.array(noise, dtype=float),
         "prune_error": torch.stack(errors, 2).numpy(),
-        "prune_baseline": errors_on(judge, found.final, test, noise).numpy(),
+        "prune_baseline": errors_on(judge, inversions.final, test, noise).numpy(),
     }
 
 
@@ -163,20 +165,20 @@ def errors_on(judge: Search, states: Sequence[dict[str, Tensor]], test: Samples,
     return torch.stack(rows, 1)
 
 
-def straggler_arrays(found: Inversions, train: Samples) -> dict[str, Array]:
+def straggler_arrays(inversions: Inversions, train: Samples) -> dict[str, Array]:
     """stragglers.npz: stragglers [R, N], predicted [R, N], index [N] (position in the data set, train first), labels [N], clean_labels [N],
     fingerprint [N] (of the inputs), judged_epoch [R, K], and of the hardest: gallery [G] (places in N), gallery_inputs [G, ...] as they are
     in the data set.
     """
-    rows = most_voted(found.stragglers, found.logits, train.labels, GALLERY)
+    rows = most_voted(inversions.stragglers, inversions.logits, train.labels, GALLERY)
     return {
-        "stragglers": found.stragglers.numpy(),
-        "predicted": found.predicted.numpy(),
+        "stragglers": inversions.stragglers.numpy(),
+        "predicted": inversions.predicted.numpy(),
         "index": train.index.numpy(),
         "labels": train.labels.numpy(),
         "clean_labels": train.clean.numpy(),
         "fingerprint": train.fingerprints.numpy(),
-        "judged_epoch": found.judged.numpy(),
+        "judged_epoch": inversions.judged.numpy(),
         "gallery": rows.numpy(),
         "gallery_inputs": train.inputs[rows].numpy(),
     }
@@ -216,11 +218,11 @@ def class_rows(arrays: Mapping[str, Array]) -> tuple[list[str], list[list[str]]]
     rows = []
     for c, name in enumerate(arrays["class_names"]):
         own = table[table["class"] == c]
-        found = int(own["epoch"].notna().sum())
-        later = f"{own['passed_later'].eq(True).sum()} of {found}" if found else "-"
+        inverted = int(own["epoch"].notna().sum())
+        later = f"{own['passed_later'].eq(True).sum()} of {inverted}" if inverted else "-"
         digits = {"epoch": 0, "radius": 3, "smallest_radius": 3, "straggler_share": 4}
         epoch, radius, smallest, share = (spread(own[column].to_numpy(), places) for column, places in digits.items())
-        rows.append([str(name), f"{found} of {count}", epoch, radius, smallest, later, share])
+        rows.append([str(name), f"{inverted} of {count}", epoch, radius, smallest, later, share])
     return ["class", "inversions", "epoch", "radius there", "smallest radius", "passed later", "stragglers (share)"], rows
 
 

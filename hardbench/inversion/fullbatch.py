@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hardbench.models.layers import Stacked
+from hardbench.models.stacked import Stacked
 from hardbench.settings import TrainingSettings
 from hardbench.training.learners import Learner
 

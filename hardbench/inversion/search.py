@@ -21,7 +21,7 @@ from hardbench.data.samples import Samples, Split
 from hardbench.data.transforms import Standardise
 from hardbench.inversion.fullbatch import ForwardPass, FullBatch, predictions
 from hardbench.inversion.radii import class_means, distances, inversion_epochs, lag, radii
-from hardbench.models.layers import Stacked
+from hardbench.models.stacked import Stacked
 from hardbench.registry import MODELS
 from hardbench.settings import InversionSettings, TrainingSettings
 from hardbench.training import callbacks, memory

@@ -31,7 +31,7 @@ class LayerView:
     """One layer of R networks on N held-out samples, with the M training samples that probes are fitted on.
 
     Quantities shared by metrics are remembered per tensor: pass the same tensor object as `activations` of a layer, `before` of the next
-    and `after` of the one below, and the same `inputs` at every evaluation point.
+    and `after` of the one below, and the same `inputs` at every evaluation point. Nothing may write into them.
     """
 
     activations: Tensor  # [R, N, D]

@@ -7,7 +7,8 @@ from math import log2
 from torch import nn
 
 from hardbench.errors import ConfigError
-from hardbench.models.layers import ACTIVATIONS, Chain, Looped, image_side, init_members
+from hardbench.models.layers import ACTIVATIONS, Chain, image_side, init_members
+from hardbench.models.networks import Looped
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.settings import ModelSettings

@@ -1,4 +1,4 @@
-"""Dropout that draws from streams of its own: nn.Dropout draws from the global generator, which networks would share."""
+"""Dropout with a random stream of its own: nn.Dropout draws from the global generator, which networks would share."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from hardbench.errors import ConfigError
 from hardbench.seeding import Seeds
 
-_WHOLE = {nn.Dropout: False, nn.Dropout1d: True, nn.Dropout2d: True, nn.Dropout3d: True}  # whether channels are dropped as a whole
+_WHOLE = {nn.Dropout: False, nn.Dropout1d: True, nn.Dropout2d: True, nn.Dropout3d: True}  # True: whole channels are dropped
 
 
 class Dropout(nn.Module):
-    """Sets values to 0 with probability p in training, and scales the others by 1 / (1 - p); `seeds` is set by `grow`.
+    """Sets values to 0 with probability p in training, and scales the others by 1 / (1 - p); `seeds` is set by `init_members`.
 
     With `whole`, all values of a channel of [B, C, ...] are dropped together.
     """
@@ -53,8 +53,8 @@ class StackedDropout(nn.Module):
 
 
 def own_streams(network: nn.Module, seeds: Seeds) -> None:
-    """Put this dropout in the place of PyTorch's, and give each a stream."""
-    for path, child in list(network.named_modules(remove_duplicate=False)):  # one of ours for every place of one of PyTorch's
+    """Replace PyTorch's dropout by this one, and give each its stream."""
+    for path, child in list(network.named_modules(remove_duplicate=False)):  # one for every place of PyTorch's
         if type(child) in _WHOLE:
             parent, _, name = path.rpartition(".")
             setattr(network.get_submodule(parent), name, Dropout(child.p, _WHOLE[type(child)]).train(child.training))
@@ -63,16 +63,16 @@ def own_streams(network: nn.Module, seeds: Seeds) -> None:
 
 
 def check_streams(network: nn.Module, shape: Sequence[int]) -> None:
-    """ConfigError if a network (a copy to spoil) draws from torch's global stream in training: two inputs are sent through it."""
+    """ConfigError if a network draws from torch's global stream in training: two inputs go through it, so it must be a copy."""
     before, drew = torch.get_rng_state(), []
 
-    def look(module: nn.Module, inputs: object, outputs: object) -> None:
+    def note(module: nn.Module, inputs: object, outputs: object) -> None:
         if not torch.equal(before, torch.get_rng_state()):
             drew.append(module)
 
     paths = {module: path for path, module in network.named_modules()}
     for module in paths:
-        module.register_forward_hook(look)
+        module.register_forward_hook(note)
     with torch.no_grad():
         network.train()(torch.zeros(2, *shape))
     if drew or not torch.equal(before, torch.get_rng_state()):

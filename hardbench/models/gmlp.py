@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from hardbench.models.anchors import Anchors, StackedAnchors
-from hardbench.models.layers import Chain, Residual, Stacked, UnitScale, init_members
-from hardbench.models.mlp import hidden
+from hardbench.models.layers import Chain, Residual, UnitScale, init_members
+from hardbench.models.mlp import hidden_blocks
+from hardbench.models.stacked import Stacked
 from hardbench.products import ALIGNED
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
@@ -20,21 +21,22 @@ class GreedyStack(Stacked):
     head: StackedAnchors
 
     def layer_logits(self, activations: Sequence[Tensor]) -> Tensor:
-        """G / tau of every layer, [R, L, B, K] (a view of [R, K, L, B]).
+        """G / tau of every layer, [R, L, B, K] (a view of [R, K, L, B]), from the layers' activations [R, B, D].
 
-        By one product where batches are multiples of 16 samples: elsewhere it would round a layer's scores in other ways than alone.
+        One product for all layers where a batch is a multiple of 16 samples; with other sizes it would round a layer's scores differently
+        than a product of that layer alone.
         """
         if activations[0].shape[1] % ALIGNED:
             return torch.stack([self.head(hidden).transpose(1, 2) for hidden in activations], 2).permute(0, 2, 3, 1)
-        each = torch.stack(list(activations), 1)
-        return self.head(each.flatten(1, 2)).unflatten(1, each.shape[1:3])
+        layers = torch.stack(list(activations), 1)
+        return self.head(layers.flatten(1, 2)).unflatten(1, layers.shape[1:3])
 
     def detached_activations(self, inputs: Tensor) -> list[Tensor]:
         """Per layer [R, B, D], each computed from the detached activations of the layer before."""
-        found: list[Tensor] = []
+        activations: list[Tensor] = []
         for block in self.blocks:
-            found.append(block(found[-1].detach() if found else self.rows(inputs)))
-        return found
+            activations.append(block(activations[-1].detach() if activations else self.rows(inputs)))
+        return activations
 
 
 def draw_anchors(num_classes: int, width: int) -> Tensor:
@@ -61,7 +63,7 @@ def build(input_shape: Sequence[int], num_classes: int, settings: ModelSettings,
     width, depth = settings.width or 0, settings.depth or 0
 
     def make() -> Chain:
-        blocks: list[nn.Module] = hidden(input_shape, (width,) * depth, "relu")
+        blocks: list[nn.Module] = hidden_blocks(input_shape, (width,) * depth, "relu")
         for module in nn.ModuleList(blocks).modules():
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)

@@ -6,13 +6,14 @@ from math import prod
 
 from torch import nn
 
-from hardbench.models.layers import ACTIVATIONS, Chain, Stacked, init_members
+from hardbench.models.layers import ACTIVATIONS, Chain, init_members
+from hardbench.models.stacked import Stacked
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.settings import ModelSettings
 
 
-def hidden(input_shape: Sequence[int], widths: Sequence[int], activation: str) -> list[nn.Module]:
+def hidden_blocks(input_shape: Sequence[int], widths: Sequence[int], activation: str) -> list[nn.Module]:
     """Blocks Linear, activation of the given widths on flattened inputs."""
     sizes = [prod(input_shape), *widths]
     blocks = [nn.Sequential(nn.Linear(a, b), ACTIVATIONS[activation]()) for a, b in itertools.pairwise(sizes)]
@@ -26,6 +27,6 @@ def build(input_shape: Sequence[int], num_classes: int, settings: ModelSettings,
     widths = settings.widths or (settings.width or 0,) * (settings.depth or 0)
 
     def make() -> Chain:
-        return Chain(hidden(input_shape, widths, settings.activation), nn.Linear(widths[-1], num_classes))
+        return Chain(hidden_blocks(input_shape, widths, settings.activation), nn.Linear(widths[-1], num_classes))
 
     return Stacked(init_members(make, streams, settings.init), input_shape)

@@ -1,10 +1,11 @@
-"""torchvision's residual networks, without pretrained weights; features are the pooled vector."""
+"""torchvision's residual networks (He et al. 2016, arXiv:1512.03385), not pretrained; the last hidden layer is the pooled vector."""
 
 from collections.abc import Sequence
 
 from torch import nn
 
-from hardbench.models.layers import Chain, Looped, image_side, init_members
+from hardbench.models.layers import Chain, image_side, init_members
+from hardbench.models.networks import Looped
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.settings import ModelSettings

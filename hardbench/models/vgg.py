@@ -1,4 +1,4 @@
-"""VGG networks for small images, with batch norm: the numbers of channels, a maximum over 2x2 at each M (Simonyan & Zisserman 2015)."""
+"""VGG networks for small images, with batch norm (Simonyan & Zisserman 2015, arXiv:1409.1556)."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,13 @@ from torch import nn
 
 from hardbench.errors import ConfigError
 from hardbench.models.dropout import Dropout
-from hardbench.models.layers import Chain, Looped, image_side, init_members
+from hardbench.models.layers import Chain, image_side, init_members
+from hardbench.models.networks import Looped
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
 from hardbench.settings import ModelSettings
 
-PLANS = {
+PLANS = {  # output channels of the convolutions in order; M: the maximum over 2x2
     "vgg11": "64 M 128 M 256 256 M 512 512 M 512 512 M",
     "vgg13": "64 64 M 128 128 M 256 256 M 512 512 M 512 512 M",
     "vgg16": "64 64 M 128 128 M 256 256 256 M 512 512 512 M 512 512 512 M",
@@ -51,7 +52,7 @@ def _blocks(plan: str, channels: int) -> list[nn.Module]:
     target_accuracy=0.9999,
 )
 def build(input_shape: Sequence[int], num_classes: int, settings: ModelSettings, streams: Sequence[Seeds]) -> Looped:
-    """R networks of convolutions in sequence and the head 512-512-512-K with ReLU and dropout."""
+    """R networks: the convolutions of the plan, then linear layers 512-512-K with ReLU and dropout."""
     channels, side = image_side(settings.model, input_shape)
     if side < 2**HALVINGS:
         raise ConfigError(f"model: {settings.model}; images of side {2**HALVINGS} at least ({FITTING}), and the data set has side {side}")

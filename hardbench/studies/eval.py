@@ -98,9 +98,9 @@ def _split(config: Config, trained: TrainConfig, stored: Mapping[str, Any]) -> S
     kept = {name: value for name, value in stored.items() if not name.startswith(("gaussian_", "subset_"))}
     elsewhere = TrainConfig.read({**_place(config), "dataset": config.dataset}, kept | {"val_size": 0, "noise_ratio": 0})
     other = split_of(elsewhere, trained.seed)
-    found, wanted = (other.test.shape, other.num_classes), (own.test.shape, own.num_classes)
-    if found != wanted:
-        raise DataError(f"dataset: {config.dataset} of shape {found[0]}, {found[1]} classes; the run has {wanted[0]}, {wanted[1]} classes")
+    given, wanted = (other.test.shape, other.num_classes), (own.test.shape, own.num_classes)
+    if given != wanted:
+        raise DataError(f"dataset: {config.dataset} of shape {given[0]}, {given[1]} classes; the run has {wanted[0]}, {wanted[1]} classes")
     return other
 
 
@@ -167,9 +167,9 @@ def spread(values: np.ndarray) -> dict[str, Any]:
 
 def _plain(values: np.ndarray) -> Any:
     array = np.asarray(values, dtype=float)
-    found = array.astype(object)
-    found[~np.isfinite(array)] = None
-    return found.tolist()
+    plain = array.astype(object)
+    plain[~np.isfinite(array)] = None
+    return plain.tolist()
 
 
 def _cell(entry: Mapping[str, Any]) -> str:

@@ -146,7 +146,7 @@ def _progress(run: tracking.Run) -> experiments.Progress:
     @contextmanager
     def shown(name: str, epochs: int) -> Iterator[Sequence[Callback]]:
         with console.progress(f"{run.id[:8]} {name}", epochs) as show:
-            yield [console.training_progress(show)]
+            yield [callbacks.progress(show)]
 
     return shown
 
@@ -162,33 +162,33 @@ def _live(run: tracking.Run, config: Config, split: Split, prefix: str) -> callb
     return log
 
 
-def _store(prepared: PreparedSearch, run: tracking.Run, found: Inversions) -> None:
+def _store(prepared: PreparedSearch, run: tracking.Run, inversions: Inversions) -> None:
     """radii.npz, stragglers.npz, inversion.csv, the weights at the inversions, and what they say in metrics."""
     config, split = prepared.config, prepared.split
-    names = {"class_names": np.array(split.class_names), "repeats": found.repeats.numpy()}
-    measured = {name: getattr(found, name).numpy() for name in ("radii", "distances", "error", "loss", "inversion_epoch")}
-    arrays = {"epochs": np.arange(found.radii.shape[1]), **measured, **names}
-    sets = experiments.straggler_arrays(found, split.train)
+    names = {"class_names": np.array(split.class_names), "repeats": inversions.repeats.numpy()}
+    measured = {name: getattr(inversions, name).numpy() for name in ("radii", "distances", "error", "loss", "inversion_epoch")}
+    arrays = {"epochs": np.arange(inversions.radii.shape[1]), **measured, **names}
+    sets = experiments.straggler_arrays(inversions, split.train)
     run.write_arrays(RADII, arrays)
     run.write_arrays(STRAGGLERS, sets)
     run.write_text("inversion.csv", experiments.inversion_table(arrays | sets).to_csv(index=False))
-    epochs = found.inversion_epoch.numpy()
+    epochs = inversions.inversion_epoch.numpy()
     metrics = {f"inversion_epoch/{c:02d}": epochs[:, c] for c in range(split.num_classes)}
     metrics |= {
         f"straggler_share/{c:02d}": share
         for c, share in enumerate(agreement.class_shares(sets["stragglers"], sets["labels"], sets["judged_epoch"]).T)
     }
-    metrics["train/error_at_inversion"] = found.error_at_inversion.numpy()
+    metrics["train/error_at_inversion"] = inversions.error_at_inversion.numpy()
     metrics["stragglers/fraction"] = agreement.share(sets["stragglers"], sets["judged_epoch"])
     metrics["inversions/found"] = np.isfinite(epochs).sum(1).astype(float)
-    metrics["final/error"] = found.error[:, -1].numpy()
+    metrics["final/error"] = inversions.error[:, -1].numpy()
     run.log(metrics, config.epochs)
-    weights = {"networks": found.weights, "inversion_epoch": found.inversion_epoch, "repeats": found.repeats}
+    weights = {"networks": inversions.weights, "inversion_epoch": inversions.inversion_epoch, "repeats": inversions.repeats}
     checkpoints.save(run.folder / "checkpoints", WEIGHTS, weights)
     run.publish(f"checkpoints/{WEIGHTS}")
     if config.log_model:
         raw = split.train.inputs[:2]
-        run.log_model(_plain(prepared, found), prepared.data.standardise.to("cpu")(raw, unit_of(raw)))
+        run.log_model(_plain(prepared, inversions), prepared.data.standardise.to("cpu")(raw, unit_of(raw)))
 
 
 def _plain(prepared: PreparedSearch, inversions: Inversions) -> torch.nn.Module:
@@ -199,7 +199,7 @@ def _plain(prepared: PreparedSearch, inversions: Inversions) -> torch.nn.Module:
     return networks.member(0).cpu()
 
 
-def _store_retrained(run: tracking.Run, config: Config, found: Inversions, again: Inversions) -> None:
+def _store_retrained(run: tracking.Run, config: Config, inversions: Inversions, again: Inversions) -> None:
     """What became of the radii without the stragglers, beside radii.npz's own arrays."""
     path = run.folder / RADII
     with np.load(path, allow_pickle=False) as stored:
@@ -207,7 +207,7 @@ def _store_retrained(run: tracking.Run, config: Config, found: Inversions, again
     for name in ("radii", "error", "inversion_epoch"):
         arrays[f"retrained_{name}"] = getattr(again, name).numpy()
     run.write_arrays(RADII, arrays)
-    before, after = (part.inversion_epoch.isfinite().sum(1).double().numpy() for part in (found, again))
+    before, after = (part.inversion_epoch.isfinite().sum(1).double().numpy() for part in (inversions, again))
     run.log({"inversions/found_without_stragglers": after}, config.epochs)
     console.say(f"inversions {int(before.sum())}; without the stragglers {int(after.sum())}")
 
@@ -216,7 +216,7 @@ def report(stored: StoredRun) -> None:
     """Print the class table."""
     arrays = stored.arrays
     console.table("Inversions", *experiments.class_rows(arrays))
-    found, later = np.isfinite(arrays["inversion_epoch"]), passed(arrays["radii"], arrays["inversion_epoch"])
+    inverted, later = np.isfinite(arrays["inversion_epoch"]), passed(arrays["radii"], arrays["inversion_epoch"])
     shares = agreement.share(arrays["stragglers"], arrays["judged_epoch"])
     beyond = f"{later.sum()} of them passed later (a radius over {PASSED:.0%} smaller)"
-    console.say(f"inversions {found.sum()} of {found.size}, {beyond}, stragglers {experiments.spread(shares)}")
+    console.say(f"inversions {inverted.sum()} of {inverted.size}, {beyond}, stragglers {experiments.spread(shares)}")

@@ -98,6 +98,9 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedMasking:
         config = pinned(config)
         runs = named_sources(config)
     sources = tuple(trained_run(config, one) for one in runs)
+    digest = ",".join(dict.fromkeys(source.digest for source in sources))
+    if stored is not None and stored.tags.get("hardbench.data_digest", digest) != digest:
+        raise TrackingError(f"run: {stored.id}; the data set is not the one whose images it has counted so far")
     models = ", ".join(source.model for source in sources)
     note = f"{config.n_subsets} sets of channels per layer of {models}, {config.mask_mode}, {config.checkpoint} weights\n"
     note += f"information of {len(sources[0].test)} test images by {config.estimator}, runs {', '.join(one.id[:8] for one in runs)}"
@@ -107,7 +110,7 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedMasking:
         note=note,
         device=sources[0].test.labels.device,
         dataset=str(sources[0].stored.config["dataset"]),
-        digest=",".join(dict.fromkeys(source.digest for source in sources)),
+        digest=digest,
         sources=tuple(runs),
         trained=sources,
     )
@@ -232,7 +235,7 @@ def arrays_of(config: Config, source: TrainedRun) -> dict[str, np.ndarray]:
     estimate = ESTIMATORS[config.estimator]
     labels = torch.bincount(source.test.labels.cpu(), minlength=len(source.class_names))
     whole = torch.stack([counted.counts[-1].sum(0)[0] for counted in source.counts])  # [R, K, K]
-    found = {
+    arrays = {
         "layers": np.array([layer.number for layer in source.layers.values()]),
         "layer_names": np.array([layer.name for layer in source.layers.values()]),
         "n_channels": np.array([layer.channels for layer in source.layers.values()]),
@@ -246,14 +249,14 @@ def arrays_of(config: Config, source: TrainedRun) -> dict[str, np.ndarray]:
     for p, group in enumerate(PARTS) if source.part is not None else ():
         for at, suffix in ((-1, "full"), *((at, f"{layer.number:02d}") for at, layer in source.layers.items())):
             counts = torch.stack([counted.counts[at][p][0 if at == -1 else slice(None)] for counted in source.counts])
-            found |= {f"mi_{group}_{suffix}": estimate(counts).numpy(), f"accuracy_{group}_{suffix}": overall_accuracy(counts).numpy()}
-        found[f"images_{group}"] = source.counts[0].counts[-1][p].sum().numpy()
+            arrays |= {f"mi_{group}_{suffix}": estimate(counts).numpy(), f"accuracy_{group}_{suffix}": overall_accuracy(counts).numpy()}
+        arrays[f"images_{group}"] = source.counts[0].counts[-1][p].sum().numpy()
     for at, layer in source.layers.items():
         confusion = torch.stack([counted.counts[at].sum(0) for counted in source.counts])  # [R, S, K, K]
         seeds = Seeds(config.seed).child("masks", layer.number, "bootstrap")
         own = mask_arrays(confusion, source.masks[at], config.estimator, config.pairs, seeds.generator)
-        found |= {f"{name}_{layer.number:02d}": value for name, value in own.items()}
-    return found
+        arrays |= {f"{name}_{layer.number:02d}": value for name, value in own.items()}
+    return arrays
 
 
 def summary(config: Config, source: TrainedRun, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -306,16 +309,16 @@ def _store(run: tracking.Run, config: Config, sources: Sequence[TrainedRun]) -> 
     """Arrays, JSON and metrics; the JSON of each trained run goes to that run, too."""
     each = {source.model: arrays_of(config, source) for source in sources}
     alone = len(sources) == 1
-    arrays = {name if alone else f"{model}/{name}": value for model, found in each.items() for name, value in found.items()}
+    arrays = {name if alone else f"{model}/{name}": value for model, own in each.items() for name, value in own.items()}
     run.write_arrays(FILES[STUDY][0], arrays | {"models": np.array(list(each))})
     results = {source.model: summary(config, source, each[source.model]) for source in sources}
     run.write_text(_json(config), json.dumps(results, indent=1))
     for source in sources:
-        found, end = each[source.model], "" if alone else f"_{source.model}"
-        metrics = {f"mask_mi_full{end}": found["mi_full"]}
+        own, end = each[source.model], "" if alone else f"_{source.model}"
+        metrics = {f"mask_mi_full{end}": own["mi_full"]}
         for layer in source.layers.values():
-            mean = found[f"mi_{layer.number:02d}"].mean(1)
-            metrics |= {f"mask_mi{end}/{layer.number:02d}": mean, f"delta_mi{end}/{layer.number:02d}": found["mi_full"] - mean}
+            mean = own[f"mi_{layer.number:02d}"].mean(1)
+            metrics |= {f"mask_mi{end}/{layer.number:02d}": mean, f"delta_mi{end}/{layer.number:02d}": own["mi_full"] - mean}
         run.log(metrics)
         with tracking.extend(source.stored) as trained:
             trained.write_text(_json(config), json.dumps({source.model: results[source.model]}, indent=1))

@@ -144,17 +144,17 @@ def _stragglers(work: Work) -> Inversions:
 
         return Inversions(**work.stages.once(f"search_{repeats[0]:03d}", make))
 
-    found = find_inversions(config, range(config.sets), draw_networks)
-    missing = config.sets - len(found.repeats)
+    inversions = find_inversions(config, range(config.sets), draw_networks)
+    missing = config.sets - len(inversions.repeats)
     if missing == config.sets:
         raise TrainingError(
             f"if_no_inversion: retry; none of {10 * config.sets} networks has an inversion of every class in {config.epochs} epochs"
         )
-    if any(not whole and not ended for whole, ended in zip(found.complete, found.logits.isfinite().all(2).all(1), strict=True)):
+    if any(not whole and not ended for whole, ended in zip(inversions.complete, inversions.logits.isfinite().all(2).all(1), strict=True)):
         raise TrainingError(f"lr: {config.lr:g}; a smaller one, as a network that is to find stragglers diverged")
     if missing:
-        work.note(f"sets: {config.sets}; {len(found.repeats)} complete ones among {10 * config.sets} networks, and these are used")
-    return found
+        work.note(f"sets: {config.sets}; {len(inversions.repeats)} complete ones among {10 * config.sets} networks, and these are used")
+    return inversions
 
 
 def _scores(work: Work, sets: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -174,18 +174,20 @@ def _scores(work: Work, sets: int) -> tuple[torch.Tensor, torch.Tensor]:
     return state["logits"], state["steps"]
 
 
-def _describe(work: Work, found: Inversions, counts: torch.Tensor, hard: Mapping[str, HardSamples]) -> None:
+def _describe(work: Work, inversions: Inversions, counts: torch.Tensor, hard: Mapping[str, HardSamples]) -> None:
     """hard_samples.npz, what is known of the sets, and facts about classes without hard samples."""
     config, samples = work.config, work.split.train
     parts = {"index": samples.index, "labels": samples.labels, "clean": samples.clean, "fingerprint": samples.fingerprints}
-    parts |= {"networks": found.repeats, "counts": counts, "inversion_epoch": found.inversion_epoch}
+    parts |= {"networks": inversions.repeats, "counts": counts, "inversion_epoch": inversions.inversion_epoch}
     arrays: dict[str, Array] = {"strategies": np.array(config.strategy)} | {name: value.numpy() for name, value in parts.items()}
     for name, one in hard.items():
         arrays |= {f"scores_{name}": one.score.float().numpy(), f"hard_{name}": one.hard.numpy()}
     work.run.write_arrays(HARD_SAMPLES, arrays)
-    lost = int(found.inversion_epoch.isnan().sum())
+    lost = int(inversions.inversion_epoch.isnan().sum())
     if lost:
-        work.note(f"if_no_inversion: {config.if_no_inversion}; {lost} of {found.inversion_epoch.numel()} class inversions were not found")
+        work.note(
+            f"if_no_inversion: {config.if_no_inversion}; {lost} of {inversions.inversion_epoch.numel()} class inversions were not found"
+        )
     for name, one in hard.items():
         for s, mask in enumerate(one.hard):
             per_class = torch.bincount(samples.labels[mask], minlength=work.split.num_classes)
@@ -245,12 +247,12 @@ def _group(work: Work, order: HardEasyOrder, cuts: Mapping[tuple[int, int], Trai
         _train(work, networks, name, show)
         return {**networks.accuracies(), "lost": len(networks.learner.diverged)}
 
-    found = work.stages.once(f"grid_{name}", make)
-    if found["lost"]:
-        work.note(f"lr: {config.lr:g}; {found['lost']} networks of {config.strategy[m]}, set {s}, diverged: nan")
+    tested = work.stages.once(f"grid_{name}", make)
+    if tested["lost"]:
+        work.note(f"lr: {config.lr:g}; {tested['lost']} networks of {config.strategy[m]}, set {s}, diverged: nan")
     for i, (p, q) in enumerate(cells):
         for key in (*TESTS, "per_class"):
-            work.arrays[f"accuracy_{key}"][m, p, q, s] = found[key][i * config.repeats : (i + 1) * config.repeats].cpu().numpy()
+            work.arrays[f"accuracy_{key}"][m, p, q, s] = tested[key][i * config.repeats : (i + 1) * config.repeats].cpu().numpy()
 
 
 def _train(work: Work, networks: SliceTraining, name: str, show: Callback) -> None:
@@ -273,14 +275,14 @@ def _train(work: Work, networks: SliceTraining, name: str, show: Callback) -> No
     )
 
 
-def _store(work: Work, found: Inversions, hard: Mapping[str, HardSamples]) -> None:
+def _store(work: Work, inversions: Inversions, hard: Mapping[str, HardSamples]) -> None:
     """metrics.npz, tables and metrics."""
     arrays = work.arrays
     masks = np.stack([one.hard.numpy() for one in hard.values()], 1)  # [S, M, N]
     scores = np.stack([one.score.numpy() for one in hard.values()], 1)
     arrays |= agreement_arrays(masks, scores, work.prepared.labels.numpy(), work.split.num_classes)
-    arrays |= {"class_names": np.array(work.split.class_names), "inversion_epoch": found.inversion_epoch.numpy()}
-    arrays |= {name: value.numpy() for name, value in gallery(work.split.train, found, list(hard.values())).items()}
+    arrays |= {"class_names": np.array(work.split.class_names), "inversion_epoch": inversions.inversion_epoch.numpy()}
+    arrays |= {name: value.numpy() for name, value in gallery(work.split.train, inversions, list(hard.values())).items()}
     work.run.write_arrays(ARRAYS, arrays)
     work.run.write_text("accuracy.csv", network_table(arrays).to_csv(index=False))
     work.run.write_text("summary.csv", summary_table(arrays).to_csv(index=False))
@@ -313,13 +315,13 @@ def _log_detection(work: Work, masks: Array, scores: Array) -> None:
     noisy = (work.prepared.labels != work.split.train.clean).numpy()
     rows = []
     for m, name in enumerate(work.config.strategy):
-        found = []
+        detections = []
         for s in range(len(masks)):
             rng = np.random.default_rng(seeding.Seeds(work.config.seed).child("bootstrap", name, s).integer)
-            found.append(detection(scores[s, m], masks[s, m], noisy, rng))
-            rows.append({"strategy": name, "set": s, **found[-1]})
+            detections.append(detection(scores[s, m], masks[s, m], noisy, rng))
+            rows.append({"strategy": name, "set": s, **detections[-1]})
         for key in ("recall", "precision", "average_precision"):
-            work.run.log({f"noise_{key}/{name}": np.array([one[key] for one in found])})
+            work.run.log({f"noise_{key}/{name}": np.array([one[key] for one in detections])})
     work.run.log({"noise_base_rate": float(noisy.mean())})
     work.run.write_text("detection.csv", pandas.DataFrame(rows).to_csv(index=False))
 
@@ -331,7 +333,7 @@ def report(stored: StoredRun) -> None:
         import pandas
 
         names = ["recall", "precision", "average_precision", "base_rate"]
-        found = pandas.read_csv(stored.file("detection.csv")).groupby("strategy", sort=False)[names].mean()
-        shown = [[strategy, *(f"{value:.4f}" for value in row)] for strategy, row in found.iterrows()]
+        means = pandas.read_csv(stored.file("detection.csv")).groupby("strategy", sort=False)[names].mean()
+        shown = [[strategy, *(f"{value:.4f}" for value in row)] for strategy, row in means.iterrows()]
         console.table("Wrong labels found", ["strategy", *(name.replace("_", " ") for name in names)], shown)
     console.say("hard test samples are in-sample for the score that named them")

@@ -42,12 +42,12 @@ def cells_of(config: CampaignSettings) -> tuple[list[AnyConfig], list[str]]:
 
 def _pinned(study: type[AnyConfig], point: grid.Point) -> grid.Point:
     """A point with the runs that it reads by their ids: `last` is another one tomorrow."""
-    found = dict(point)
+    pinned = dict(point)
     if "run" in options(study) and point.get("model") is None:  # a model chooses its run itself
-        found["run"] = tracking.find(point.get("run") or "last", ["train"]).id
+        pinned["run"] = tracking.find(point.get("run") or "last", ["train"]).id
     if point.get("hardness") is not None:
-        found["hardness"] = pinned_hardness(point["hardness"])
-    return found
+        pinned["hardness"] = pinned_hardness(point["hardness"])
+    return pinned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,13 +156,13 @@ def _workers(config: CampaignSettings) -> int:
 def _jobs(config: CampaignSettings, made: Plan, todo: Sequence[int]) -> list[Job]:
     """Stacks of what can be stacked, one job per cell of the rest."""
     stacked = [index for index in todo if config.study == "train" and jobs.stackable(made.cells[index].config)]
-    found = jobs.stacks(made.cells, stacked, made.data, _cuda(config), _workers(config))
+    work = jobs.stacks(made.cells, stacked, made.data, _cuda(config), _workers(config))
     for index in todo:
         if index not in stacked:
             cell = made.cells[index]
             payload = {"study": config.study, "settings": _given(cell), "store": os.path.abspath("."), "uri": tracking.uri()}  # noqa: PTH100
-            found.append(Job((jobs.Part(index, 0, cell.networks),), f"{__name__}:run_cell", payload))
-    return found
+            work.append(Job((jobs.Part(index, 0, cell.networks),), f"{__name__}:run_cell", payload))
+    return work
 
 
 def _given(cell: Cell) -> dict[str, Any]:

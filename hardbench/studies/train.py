@@ -76,7 +76,7 @@ def compute(prepared: PreparedTraining, run: tracking.Run, stages: Stages) -> No
 
     with console.progress(run.id[:8], setup.total) as show:
         further = [at(steps, logits)] if logits else []
-        training.run(run.log, [*further, console.training_progress(show), callbacks.checkpoint(config.checkpoint_every, save)])
+        training.run(run.log, [*further, callbacks.progress(show), callbacks.checkpoint(config.checkpoint_every, save)])
     step = setup.learner.steps
     run.log({"samples_per_second": step * setup.batches.size * config.repeats / training.seconds}, step)
     if logits is not None:

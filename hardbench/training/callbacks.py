@@ -14,7 +14,7 @@ from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise
 from hardbench.errors import TrainingError
 from hardbench.training.evaluation import evaluate, reaches
-from hardbench.training.layer_metrics import Probe, defined
+from hardbench.training.layer_metrics import LayerMetrics, defined
 from hardbench.training.loop import Callback, TrainState
 
 Sink = Callable[[Mapping[str, np.ndarray], int], None]
@@ -54,22 +54,22 @@ class Records:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """`steps` [T], `log_steps` [S] and every array as [R, T, ...] or [R, S, ...]; ValueError for an array that lacks a point."""
-        found = {axis: np.array(steps, dtype=np.int64) for axis, steps in self._steps.items()}
+        arrays = {axis: np.array(steps, dtype=np.int64) for axis, steps in self._steps.items()}
         if unequal := self._unequal():
             raise ValueError(unequal)
         for name, (axis, rows) in self._rows.items():
-            found[name] = (rows[-1] if axis == "end" else torch.stack(rows, 1)).numpy()
-        return found
+            arrays[name] = (rows[-1] if axis == "end" else torch.stack(rows, 1)).numpy()
+        return arrays
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        rows = {name: [axis, torch.stack(found)] for name, (axis, found) in self._rows.items()}
-        return {"steps": {axis: list(found) for axis, found in self._steps.items()}, "rows": rows}
+        rows = {name: [axis, torch.stack(column)] for name, (axis, column) in self._rows.items()}
+        return {"steps": {axis: list(steps) for axis, steps in self._steps.items()}, "rows": rows}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken; TrainingError where its arrays and steps do not agree."""
-        self._steps = {axis: list(found) for axis, found in state["steps"].items() if axis != "end"}
-        self._rows = {name: (axis, list(found.unbind(0))) for name, (axis, found) in state["rows"].items()}
+        self._steps = {axis: list(steps) for axis, steps in state["steps"].items() if axis != "end"}
+        self._rows = {name: (axis, list(column.unbind(0))) for name, (axis, column) in state["rows"].items()}
         if unequal := self._unequal():
             raise TrainingError(f"checkpoint: {unequal}; a row for every step")
 
@@ -91,12 +91,12 @@ def divergence() -> Callback:
         losses.append(state.scalars["loss"])
         if state.learner.device.type != "cpu" and len(losses) < 50 and not state.last:
             return
-        found = torch.stack(losses)
+        recent = torch.stack(losses)
         first = state.step - len(losses) + 1
         losses.clear()
-        if isfinite(found.sum().item()):
+        if isfinite(recent.sum().item()):
             return
-        bad = ~found.isfinite().cpu()
+        bad = ~recent.isfinite().cpu()
         for r in bad.any(0).nonzero().flatten().tolist():
             if r not in state.learner.stopped:
                 state.learner.diverged[r] = first + int(bad[:, r].int().argmax())
@@ -165,12 +165,12 @@ def evaluation(records: Records, sink: Sink, evaluator: Evaluator, best: Best) -
     """Everything measured of the test set; loss and accuracy of the validation set (nan without one), which decide what is best."""
 
     def measure(state: TrainState) -> None:
-        found = evaluator.measure(state, evaluator.test)
-        held = {name: torch.full_like(found[name], torch.nan) for name in ("loss", "accuracy")}
+        measured = evaluator.measure(state, evaluator.test)
+        held = {name: torch.full_like(measured[name], torch.nan) for name in ("loss", "accuracy")}
         if evaluator.val is not None:
             held = evaluator.measure(state, evaluator.val)
             best.keep(state, held["accuracy"])
-        shown = records.add("steps", state, found | {f"val_{name}": held[name] for name in ("loss", "accuracy")})
+        shown = records.add("steps", state, measured | {f"val_{name}": held[name] for name in ("loss", "accuracy")})
         metrics = {f"test/{name}": shown[name] for name in ("loss", "accuracy")}
         if evaluator.val is not None:
             metrics |= {f"val/{name}": shown[f"val_{name}"] for name in ("loss", "accuracy")}
@@ -181,19 +181,19 @@ def evaluation(records: Records, sink: Sink, evaluator: Evaluator, best: Best) -
     return measure
 
 
-def layers(records: Records, sink: Sink, probe: Probe) -> Callback:
+def layers(records: Records, sink: Sink, layer_metrics: LayerMetrics) -> Callback:
     """The layer metrics of the held-out and the training samples; at the last step of the test samples, too."""
 
     def measure(state: TrainState) -> None:
         phases = ["val", "train"] + (["test"] if state.last else [])
-        found: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         for phase in phases:
-            found |= probe.measure(state.learner, phase)
-        at_end = {name: found.pop(name) for name in list(found) if name.endswith("_test")}
-        rows = records.add("steps", state, found) | records.add("end", state, at_end)
+            values |= layer_metrics.measure(state.learner, phase)
+        at_end = {name: values.pop(name) for name in list(values) if name.endswith("_test")}
+        rows = records.add("steps", state, values) | records.add("end", state, at_end)
         metrics: dict[str, np.ndarray] = {}
         for key, row in rows.items():
-            name = next((n for n in probe.names if key in (f"layer_{n}", f"layer_{n}_train", f"layer_{n}_test")), None)
+            name = next((n for n in layer_metrics.names if key in (f"layer_{n}", f"layer_{n}_train", f"layer_{n}_test")), None)
             if name is not None:
                 metrics |= {f"{key}/{layer:02d}": values for layer, values in enumerate(defined(name, row).T)}
         sink(metrics, state.step)
@@ -201,12 +201,12 @@ def layers(records: Records, sink: Sink, probe: Probe) -> Callback:
     return measure
 
 
-def groups(records: Records, sink: Sink, evaluator: Evaluator, found: Mapping[tuple[str, str], Samples]) -> Callback:
+def groups(records: Records, sink: Sink, evaluator: Evaluator, samples_of: Mapping[tuple[str, str], Samples]) -> Callback:
     """Everything measured of groups of samples, by (phase, group), such as the hard ones among the test samples."""
 
     def measure(state: TrainState) -> None:
         metrics: dict[str, np.ndarray] = {}
-        for (phase, group), samples in found.items():
+        for (phase, group), samples in samples_of.items():
             seen = {f"{name}_{phase}_{group}": value for name, value in evaluator.measure(state, samples).items()}
             shown = records.add("steps", state, seen)
             there = samples.labels.unique().tolist()
@@ -257,3 +257,18 @@ def checkpoint(seconds: float, write: Callable[[TrainState], None]) -> Callback:
             written = time.monotonic()
 
     return save
+
+
+def progress(show: Callable[[int, str], None]) -> Callback:
+    """A callback that shows loss and accuracy of the last step, at most five times a second."""
+    shown = 0.0
+
+    def show_scalars(state: TrainState) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if state.scalars and (now - shown > 0.2 or state.last):
+            shown = now
+            loss, accuracy = (state.scalars[name].nanmean().item() for name in ("loss", "accuracy"))
+            show(state.step, f"loss {loss:.4f} accuracy {accuracy:.4f}")
+
+    return show_scalars

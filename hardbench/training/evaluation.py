@@ -1,4 +1,4 @@
-"""One pass over a set of samples gives everything that is measured of it."""
+"""Loss, accuracy, confusion and overlaps on a set of samples, all from one forward pass over it."""
 
 import functools
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ class Evaluation:
         return self.confusion[0].sum(-1)
 
     def arrays(self) -> dict[str, Tensor]:
-        """What a run records at an evaluation point: loss and accuracy [R], per class [R, K], confusion, overlaps [R, K, K]."""
+        """The arrays that a run records at an evaluation point: loss and accuracy [R], per class [R, K], confusion, overlaps [R, K, K]."""
         total = self.counts.sum().double()
         means = self.feature_sums / self.counts[:, None]
         return {
@@ -49,7 +49,7 @@ class Evaluation:
 def evaluate(learner: Learner, samples: Samples, standardise: Standardise, num_classes: int) -> Evaluation:
     """Loss, confusion and class sums of the last hidden representation over all samples, from one forward pass."""
     parts = (_part(learner, inputs, labels, num_classes) for inputs, labels in batches(samples, standardise))
-    # one after the other: torch.sum over the first axis rounds by the place of an element, and so by R
+    # added in turn: the rounding of torch.sum over the first axis depends on an element's place, and so on R
     return Evaluation(*(functools.reduce(torch.add, column) for column in zip(*parts, strict=True)))
 
 
@@ -65,7 +65,7 @@ def _part(learner: Learner, inputs: Tensor, labels: Tensor, num_classes: int) ->
     repeats = len(logits)
     with torch.inference_mode():
         losses = cross_entropy(logits, labels.expand(repeats, -1)).double()
-        # not a product: a matrix-vector kernel rounds by the alignment of a network's rows
+        # not a product: the rounding of a matrix-vector kernel depends on the alignment of a network's rows
         loss_sums = (losses.unsqueeze(1) * one_hot(labels, num_classes).t().contiguous()).sum(-1)
         confusion = confusion_counts(labels, logits.argmax(-1), num_classes)
         return loss_sums, confusion, class_sums(features.float(), labels, num_classes).double()
@@ -79,13 +79,13 @@ def layer_accuracies(learner: Learner, samples: Samples, standardise: Standardis
     for inputs, labels in batches(samples, standardise):
         activations = learner.activations(inputs)
         with torch.inference_mode(), learner.arithmetic():
-            each = [learner.networks.head(hidden) for hidden in activations]
-        right = right + torch.stack([(layer.argmax(-1) == labels).sum(-1) for layer in each], -1)
+            logits = [learner.networks.head(hidden) for hidden in activations]
+        right = right + torch.stack([(layer.argmax(-1) == labels).sum(-1) for layer in logits], -1)
     return right / len(samples)
 
 
 def reaches(learner: Learner, samples: Samples, standardise: Standardise, target: float) -> Tensor:
-    """Which repeats [R] have accuracy of at least `target` on the samples, in eval mode; stops as soon as none can."""
+    """Per repeat [R], True if its accuracy on the samples is at least `target`, in eval mode; ends early when none can reach it."""
     allowed = (1 - target) * len(samples) + 1e-6
     wrong = torch.zeros(learner.networks.repeats, device=learner.device)
     for inputs, labels in batches(samples, standardise):

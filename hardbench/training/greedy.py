@@ -1,28 +1,26 @@
-"""Greedy training of a chain of metric predictors: every layer descends its own loss; the losses and their gradients in closed form.
+"""Greedy training of a chain of metric predictors: every layer descends its own loss.
 
-Closed form, because autograd's bookkeeping costs more than these small tensors. Everything is [R, K, L, B]: classes are a slow axis, so
-that what is done to them runs along the samples.
+The loss of layer i is the cross entropy of the labels and its prediction q_i, less a weight times a distance of q_i from q_{i+1} (the
+Amended Cross Entropy of Shoham & Permuter 2020, arXiv:2007.08140, and variants of it). Losses and their gradients for the logits are in
+closed form, because autograd's bookkeeping costs more than these small tensors. Tensors are [R, K, L, B] (networks, classes, layers,
+samples): the classes are a slow axis, so that operations on them run along the samples.
 """
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import cast
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from hardbench.metrics.anchors import FLOOR
 from hardbench.models.gmlp import GreedyStack
-from hardbench.models.layers import Networks, StackedLinear
-from hardbench.products import ALIGNED, product, row_means, sum_over
+from hardbench.models.networks import Networks
+from hardbench.products import ALIGNED, row_means, sum_over
 from hardbench.settings import TrainingSettings
 from hardbench.training.learners import Learner, hits
-from hardbench.training.optimizers import PromptAdam
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """Over the classes, [R, K, L, B]; every layer's numbers as if it stood alone (they depend on where a kernel's vectors begin)."""
+    """Log-softmax over the classes of [R, K, L, B]; every layer's numbers as if it stood alone (kernels round by alignment)."""
     if logits.shape[-1] % ALIGNED == 0:
         return logits.log_softmax(1)
     return torch.cat([layer.log_softmax(1) for layer in logits.split(1, 2)], 2)
@@ -66,9 +64,9 @@ def _js(q: Tensor, log_q: Tensor, log_after: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sym_kl(q: Tensor, log_q: Tensor, log_after: Tensor) -> tuple[Tensor, Tensor]:
-    (there, slope), (back, slope_back) = _to_next(q, log_q, log_after), _from_next(q, log_q, log_after)
-    distance = there - _entropy(q, log_q) + back - _entropy(log_after.exp(), log_after)
-    return distance, slope + q * log_q.clamp_min(FLOOR) + slope_back
+    (to_next, slope_to), (from_next, slope_from) = _to_next(q, log_q, log_after), _from_next(q, log_q, log_after)
+    distance = to_next - _entropy(q, log_q) + from_next - _entropy(log_after.exp(), log_after)
+    return distance, slope_to + q * log_q.clamp_min(FLOOR) + slope_from
 
 
 ACE: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
@@ -81,133 +79,41 @@ ACE: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
 Jensen-Shannon, symmetric KL; and its slopes q_c dD/dq_c [R, K, L, B], up to a multiple of q, which the softmax removes."""
 
 
-class _Layer:
-    """A layer's views on its parameters and on the shared buffers; what it has seen of the batch, and what came out."""
-
-    def __init__(self, layer: StackedLinear, cast: Tensor | None, gradients: Tensor):
-        self.layer = layer
-        self.parameters: list[Tensor] = [layer.weight, layer.bias]
-        self.weight, self.bias = (values.detach() for values in layer.unpadded())  # [R, in, out], [R, out]
-        self.cast = None if cast is None else cast[: self.weight.numel()].view(self.weight.shape)
-        self.gradients = [gradients[: layer.weight.numel()].view(layer.weight.shape), torch.zeros_like(layer.bias)]
-        count = layer.inputs * layer.outputs
-        self.of_weight = self.gradients[0][:, :count].view(self.weight.shape)
-        self.padding = self.gradients[0][:, count:]
-        self.of_bias = self.gradients[1][:, : layer.outputs]
-        self.forget()
-
-    def forget(self) -> None:
-        """Let go of the batch."""
-        self.seen = self.output = torch.empty(0)
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        weight, bias = self.weight, self.bias
-        if self.cast is not None:
-            weight, bias, inputs = self.cast.copy_(weight), bias.to(self.cast.dtype), inputs.to(self.cast.dtype)
-        self.seen, self.output = inputs, product(inputs, weight, bias.unsqueeze(1)).requires_grad_()
-        return self.output
-
-    def differentiate(self) -> None:
-        """The gradients, from that of the output, into their buffers."""
-        grad = self.output.grad
-        assert grad is not None
-        space = self.of_weight if self.cast is None else self.cast
-        found = product(self.seen.transpose(1, 2), grad, out=space if space.is_contiguous() else None)
-        if found is not self.of_weight:
-            self.of_weight.copy_(found)
-        if self.padding.numel():
-            self.padding.zero_()
-        self.of_bias.copy_(grad.sum(1))
-        self.forget()
-
-
-class Local:
-    """The stacked layers of greedy networks, whose products are computed in `dtype`; their parameters must stay where they are."""
-
-    def __init__(self, layers: Sequence[StackedLinear], dtype: torch.dtype):
-        first = layers[0].weight
-        largest = max(layer.weight.numel() for layer in layers)
-        cast = None if dtype == first.dtype else torch.empty(largest, dtype=dtype, device=first.device)
-        gradients = torch.empty(largest, dtype=first.dtype, device=first.device)
-        self._records = [_Layer(layer, cast, gradients) for layer in layers]
-
-    @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Within the block the layers' outputs are leaves of the graph. It is for one forward and one backward pass."""
-        try:
-            for record in self._records:
-                record.layer.through = record
-            yield
-        except BaseException:
-            for record in self._records:
-                record.forget()
-            raise
-        finally:
-            for record in self._records:
-                record.layer.through = None
-
-    def gradients(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-        """Every layer's parameters with their gradients, from those of the recorded outputs; they are gone when the next are asked for."""
-        for record in reversed(self._records):
-            record.differentiate()
-            yield record.parameters, record.gradients
-
-
 class Greedy(Learner):
     """Greedy training of a chain of metric predictors: every layer descends its own loss.
 
-    One backward pass for all local losses is enough: each layer's input is detached, so that L_i reaches layer i alone. Adam works
-    element by element, so that one optimiser over all layers is one per layer. And one forward pass is enough: q_{i+1}, the next
-    layer BEFORE its update on the detached h_i, is what that layer computes in this very pass.
+    One backward pass serves all local losses: each layer's input is detached, so that the loss L_i reaches layer i alone. Optimisers work
+    element by element, so that one over all layers equals one per layer. And one forward pass serves both predictions: q_{i+1}, computed
+    by the next layer before its update from the detached h_i, is the prediction of that layer in the same pass.
     """
 
-    def __init__(self, networks: Networks, settings: TrainingSettings, total_steps: int):
+    def __init__(self, networks: GreedyStack, settings: TrainingSettings, total_steps: int):
         super().__init__(networks, settings, total_steps)
-        self.layers = [module for module in networks.modules() if isinstance(module, StackedLinear)]
-        self.lambdas = torch.full((len(self.layers), 1), float(settings.lambda_ace), device=self.device)
+        self.greedy = networks
+        self.depth = len(networks.blocks)
+        self.lambdas = torch.full((self.depth, 1), float(settings.lambda_ace), device=self.device)
         self.lambdas[-1] = 0  # the last layer has no next one
 
-    @functools.cached_property
-    def local(self) -> Local:
-        """The layers in training (a learner that only looks has no buffers)."""
-        return Local(self.layers, torch.bfloat16 if self.settings.precision == "bf16" else torch.float32)
-
-    def move(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Every layer moves as soon as its gradient is there; SGD, whose step reads less, goes by `Optimizer.step`."""
-        if not isinstance(self.optimizer, PromptAdam):
-            return super().move(inputs, labels)
-        scalars = self.losses(inputs, labels)
-        for parameters, gradients in self.local.gradients():
-            self.optimizer.step_some(parameters, gradients)
-        return scalars
-
     def backward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Gradients of the local losses into the parameters; the same scalars as `losses`."""
-        scalars = self.losses(inputs, labels)
-        for parameters, gradients in self.local.gradients():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient.clone()
-        return scalars
+        """Put the gradients of the local losses into the parameters.
 
-    def losses(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The local losses, and their gradients at the layers' products.
-
-        Cross entropy and accuracy of the last layer [R], loss and accuracy of every layer [R, L].
+        Returns cross entropy and accuracy of the last layer [R], local loss and accuracy of every layer [R, L].
         """
-        networks = cast(GreedyStack, self.networks)
-        with self.local.recording():
-            activations = networks.detached_activations(inputs)
-            logits = networks.layer_logits(activations).float()  # [R, L, B, K]
-            with torch.no_grad():
-                log_q = log_softmax(logits.permute(0, 3, 1, 2))
-                log_after = torch.cat([log_q[:, :, 1:], log_q[:, :, -1:]], 2)  # of the last layer anything
-                each, slopes = local_losses(log_q, log_after, labels, self.lambdas, self.settings.ace_variant)
-                losses = row_means(each.flatten(0, 1)).view(each.shape[:-1])
-                accuracies = hits(logits.flatten(0, 1), labels.repeat_interleave(len(self.layers), 0)).view(losses.shape)
-            logits.backward(slopes.div_(labels.shape[1]).permute(0, 2, 3, 1))
+        with self.arithmetic():
+            logits = self.greedy.layer_logits(self.greedy.detached_activations(inputs))
+        logits = logits.float()  # [R, L, B, K]
+        with torch.no_grad():
+            log_q = log_softmax(logits.permute(0, 3, 1, 2))
+            log_after = torch.cat([log_q[:, :, 1:], log_q[:, :, -1:]], 2)  # of the last layer anything: its weight is 0
+            per_sample, slopes = local_losses(log_q, log_after, labels, self.lambdas, self.settings.ace_variant)
+            losses = row_means(per_sample.flatten(0, 1)).view(per_sample.shape[:-1])
+            accuracies = hits(logits.flatten(0, 1), labels.repeat_interleave(self.depth, 0)).view(losses.shape)
+        logits.backward(slopes.div_(labels.shape[1]).permute(0, 2, 3, 1))
         return {"loss": losses[:, -1], "accuracy": accuracies[:, -1], "layer_loss": losses, "layer_accuracy": accuracies}
 
 
 def learner(networks: Networks, settings: TrainingSettings, total_steps: int) -> Learner:
-    """The learner of these networks."""
-    return (Greedy if isinstance(networks, GreedyStack) else Learner)(networks, settings, total_steps)
+    """The learner for these networks: greedy for greedy networks, else backpropagation."""
+    if isinstance(networks, GreedyStack):
+        return Greedy(networks, settings, total_steps)
+    return Learner(networks, settings, total_steps)

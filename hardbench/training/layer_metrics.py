@@ -1,4 +1,4 @@
-"""What each layer knows: the layer metrics over training time, on fixed samples of every phase."""
+"""Layer metrics during training, on fixed samples of every phase (validation, train, test)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,47 +18,33 @@ from hardbench.seeding import Seeds
 from hardbench.training.evaluation import batches
 from hardbench.training.learners import Learner
 
-MOST = 5000  # samples a phase is measured on, and probes are fitted on
-BYTES = 1 << 30  # activations held at a time; beyond it the repeats are measured group by group
+MOST = 5000  # samples of a phase, and samples that probes are fitted on
+BYTES = 1 << 30  # of activations held at a time; with more, the repeats are measured in groups
 
 
 @dataclass(frozen=True)
-class Probe:
-    """The fixed samples layer metrics look at: of each phase, as many as the smallest has, and others of train to fit on."""
+class LayerMetrics:
+    """The layer metrics of a run, with the fixed samples that they are measured on; `draw_samples` draws these."""
 
     names: Sequence[str]
-    phases: dict[str, Samples]
-    fit: Samples
+    phases: dict[str, Samples]  # val, train and test
+    fit: Samples  # probes are fitted on them
     standardise: Standardise
     num_classes: int
     seeds: Seeds
     null_repeats: int = 0
     published_batch: int = 0  # samples of the training mini-batch of the published estimators; 0 for none
 
-    @classmethod
-    def of(cls, names: Sequence[str], train: Samples, held: Samples, test: Samples, seeds: Seeds, **more: object) -> "Probe":
-        """Draw the samples: phases val (the validation split, or the test set), train and test; the fitting samples are none of train's."""
-        count = sample_count(train, held, test)
-        generator = seeds.generator()
-        rows = torch.randperm(len(train), generator=generator).to(train.labels.device)
-        draw = {name: torch.randperm(len(part), generator=generator)[:count] for name, part in (("val", held), ("test", test))}
-        phases = {
-            "val": held.pick(draw["val"].to(rows.device)),
-            "train": train.pick(rows[:count]),
-            "test": test.pick(draw["test"].to(rows.device)),
-        }
-        return cls(names, phases, train.pick(rows[count : count + MOST]), seeds=seeds, **more)  # type: ignore[arg-type]
-
     def measure(self, learner: Learner, phase: str) -> dict[str, Tensor]:
-        """layer_<metric> of a phase [R, L] on the CPU; for val also the permuted-label mean and std of the metrics that read labels."""
+        """layer_<metric> of a phase [R, L] on the CPU; for val also mean and std under permuted labels of the metrics that read labels."""
         groups = [self._measure(learner, phase, repeats) for repeats in self._groups(learner)]
         return {name: torch.cat([group[name] for group in groups]) for name in groups[0]}
 
     def _groups(self, learner: Learner) -> list[range]:
         repeats = learner.networks.repeats
         widths = [h.shape[-1] for h in learner.activations(self._inputs(self.fit, slice(0, 1)))]
-        each = 4 * sum(widths) * (len(self.fit) + len(self.phases["val"]))
-        size = max(1, min(repeats, BYTES // each))
+        per_repeat = 4 * sum(widths) * (len(self.fit) + len(self.phases["val"]))
+        size = max(1, min(repeats, BYTES // per_repeat))
         return [range(start, min(start + size, repeats)) for start in range(0, repeats, size)]
 
     def _inputs(self, samples: Samples, rows: slice) -> Tensor:
@@ -75,20 +61,20 @@ class Probe:
         samples = self.phases[phase]
         views = list(self._views(learner, samples, repeats))
         suffix = {"val": "", "train": "_train", "test": "_test"}[phase]
-        found = {f"layer_{name}{suffix}": _over_layers(views, name) for name in self.names}
+        arrays = {f"layer_{name}{suffix}": _over_layers(views, name) for name in self.names}
         if phase != "val":
-            return found
+            return arrays
         for name, band in self._null(views).items():
-            found |= {f"layer_{name}_null_mean": band.mean(0), f"layer_{name}_null_std": band.std(0, correction=1)}
+            arrays |= {f"layer_{name}_null_mean": band.mean(0), f"layer_{name}_null_std": band.std(0, correction=1)}
         if self.published_batch:
             batch = self.phases["train"].pick(torch.arange(min(self.published_batch, len(samples)), device=samples.labels.device))
-            own = list(self._views(learner, batch, repeats))
+            batch_views = list(self._views(learner, batch, repeats))
             for name in set(self.names) & set(PUBLISHED):
-                found[f"layer_{name}_published"] = torch.stack([PUBLISHED[name](view) for view in own], -1)
-        return found
+                arrays[f"layer_{name}_published"] = torch.stack([PUBLISHED[name](view) for view in batch_views], -1)
+        return arrays
 
     def _null(self, views: Sequence[LayerView]) -> dict[str, Tensor]:
-        """Metrics that read labels under permuted ones [M, R, L]."""
+        """The metrics that read labels, under permuted labels [M, R, L]."""
         names = [name for name in self.names if "labels" in LAYER_METRICS[name].reads]
         bands: dict[str, list[Tensor]] = {name: [] for name in names}
         for m in range(self.null_repeats):
@@ -103,7 +89,7 @@ class Probe:
         return {name: torch.stack(band) for name, band in bands.items() if band}
 
     def _views(self, learner: Learner, samples: Samples, repeats: range) -> Iterator[LayerView]:
-        """One view per layer, sharing tensors between neighbours."""
+        """One view per layer; neighbours share tensors."""
         held, fit = (self._activations(learner, part, repeats) for part in (samples, self.fit))
         inputs = self._inputs(samples, slice(None)).flatten(1).unsqueeze(0)
         anchors: Tensor | None = None
@@ -133,8 +119,17 @@ class Probe:
             )
 
 
+def draw_samples(train: Samples, held: Samples, test: Samples, seeds: Seeds) -> tuple[dict[str, Samples], Samples]:
+    """Equally many samples of the phases val (`held`: the validation split, or the test set), train and test; others of train to fit on."""
+    count = sample_count(train, held, test)
+    generator = seeds.generator()
+    of_train, of_held, of_test = (torch.randperm(len(part), generator=generator).to(train.labels.device) for part in (train, held, test))
+    phases = {"val": held.pick(of_held[:count]), "train": train.pick(of_train[:count]), "test": test.pick(of_test[:count])}
+    return phases, train.pick(of_train[count : count + MOST])
+
+
 def sample_count(train: Samples, held: Samples, test: Samples) -> int:
-    """Samples of each phase that the layers are measured on."""
+    """The number of samples of each phase on which layers are measured."""
     return min(MOST, len(held), len(test), max(1, len(train) // 2))
 
 
@@ -144,5 +139,5 @@ def _over_layers(views: Sequence[LayerView], name: str) -> Tensor:
 
 
 def defined(name: str, values: np.ndarray) -> np.ndarray:
-    """The layers [R, l] a metric is defined for: one that reads the next layer has none for the last."""
+    """The values of the layers for which a metric is defined: without the last one, [R, L - 1], for a metric that reads the next layer."""
     return values[:, :-1] if "after" in LAYER_METRICS[name].reads else values

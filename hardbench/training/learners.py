@@ -1,4 +1,4 @@
-"""A learner: R networks in training by backpropagation, behind two verbs, update and predict (`training/greedy.py` has the other one)."""
+"""A learner: R networks in training by backpropagation, with two main methods, update and predict; greedy.py has the greedy learner."""
 
 from contextlib import AbstractContextManager
 from math import inf
@@ -9,14 +9,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from hardbench.errors import TrainingError
-from hardbench.models.layers import Networks
+from hardbench.models.networks import Networks
 from hardbench.products import row_means
 from hardbench.registry import OPTIMIZERS, SCHEDULERS
 from hardbench.settings import TrainingSettings
 
 
 class Learner:
-    """R networks in training: backpropagation of the cross entropy. Scalars per repeat are [R]; a frozen repeat's are nan."""
+    """R networks in training by backpropagation of the cross entropy.
+
+    Scalars are [R], one number per repeat; those of a repeat that no longer learns have no meaning (nan where networks are looped).
+    """
 
     def __init__(self, networks: Networks, settings: TrainingSettings, total_steps: int):
         self.networks = networks
@@ -35,7 +38,7 @@ class Learner:
 
     @property
     def active(self) -> list[bool]:
-        """Which repeats still learn."""
+        """Per repeat, True while it still learns [R]."""
         return [r not in self.frozen for r in range(self.networks.repeats)]
 
     @property
@@ -53,27 +56,22 @@ class Learner:
             self.networks.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
-        scalars = self.move(inputs, labels)
-        self.steps += 1
-        return scalars
-
-    def move(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Gradients and the optimiser's step by them; the scalars of `backward`."""
         self.optimizer.zero_grad()
         scalars = self.backward(inputs, labels)
         self.optimizer.step()
+        self.steps += 1
         return scalars
 
     def backward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Gradients into the parameters; loss and accuracy [R]."""
+        """Put the gradients into the parameters; loss and accuracy [R] of the batch."""
         repeats = self.networks.repeats
         loss, accuracy = torch.full((2, repeats), torch.nan, device=self.device)
         for rows, logits_of in self.networks.parts(self.active):
             with self.arithmetic():
                 logits = logits_of(inputs)
-            own = row_means(cross_entropy(logits, labels[rows]))
-            own.sum().backward()
-            loss[rows], accuracy[rows] = own.detach(), hits(logits, labels[rows])
+            losses = row_means(cross_entropy(logits, labels[rows]))
+            losses.sum().backward()
+            loss[rows], accuracy[rows] = losses.detach(), hits(logits, labels[rows])
         return {"loss": loss, "accuracy": accuracy}
 
     def activations(self, inputs: Tensor) -> list[Tensor]:
@@ -96,21 +94,21 @@ class Learner:
         return self.forward(inputs)[1]
 
     def freeze(self, r: int, step: int) -> None:
-        """Repeat r learns no more; its weights stay what they are now."""
+        """End the training of repeat r: its weights stay what they are now."""
         self.frozen[r] = self.networks.member_state(r)
         self.stopped[r] = step
 
     def measured_until(self, r: int) -> float:
-        """The last step at which repeat r has numbers."""
+        """The last step at which repeat r has finite numbers; inf while it learns."""
         return self.diverged[r] - 1 if r in self.diverged else self.stopped.get(r, inf)
 
     def settle(self) -> None:
-        """Give frozen repeats their weights back (a stacked optimiser moves all members)."""
+        """Put the weights of frozen repeats back (the optimiser of a stack moves all members)."""
         for r, state in self.frozen.items():
             self.networks.load_member(r, state)
 
     def state(self) -> dict[str, Any]:
-        """Parameters, optimiser, position and frozen repeats."""
+        """Everything that `load` needs to go on: weights, random streams, optimiser, steps made and the repeats that have stopped."""
         self.settle()
         return {
             "networks": self.networks.states(),
@@ -124,10 +122,10 @@ class Learner:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken; TrainingError if it is not of these networks."""
+        """Continue from the step at which `state` was taken; TrainingError if it is not of these networks."""
         try:
             self._take(state)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # what torch says of other shapes
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # torch's errors for other shapes
             raise TrainingError(
                 f"checkpoint: {' '.join(str(error).split())[:200]}; a state of these {self.networks.repeats} networks"
             ) from None
@@ -137,13 +135,13 @@ class Learner:
         if not 0 <= self.steps <= self.total_steps:
             raise TrainingError(f"checkpoint: step {self.steps}; from 0 to {self.total_steps}")
         self.frozen, self.stopped, self.diverged, self.reached = (dict(state[key]) for key in ("frozen", "stopped", "diverged", "reached"))
-        self.networks.load_states(state["networks"])  # maybe not finite: the next loss tells
+        self.networks.load_states(state["networks"])  # may not be finite: the next loss shows it
         for frozen in self.frozen.values():
             self.networks.check(frozen)
         self.networks.load_streams(state["streams"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for parameter, known in self.optimizer.state.items():
-            for name, value in known.items():
+        for parameter, buffers in self.optimizer.state.items():
+            for name, value in buffers.items():
                 if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
                     raise TrainingError(f"checkpoint: {name} {list(value.shape)} of the optimiser; {list(parameter.shape)}")
         self.resumed = True
@@ -151,7 +149,7 @@ class Learner:
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """-ln softmax(logits)[label] per sample, [r, B] in nats, from logits [r, B, K]."""
-    columns = logits.float().transpose(1, 2)  # torch's softmax over a short last axis takes ten times as long
+    columns = logits.float().transpose(1, 2)  # torch's softmax over a short last axis is ten times slower
     return functional.cross_entropy(columns, labels, reduction="none")
 
 

@@ -1,4 +1,4 @@
-"""Whether networks fit the machine: estimated before any is built, from one of torch's meta device, which has shapes and no memory."""
+"""A check that networks fit into memory, before any is built: estimated from a network on torch's meta device, which holds no numbers."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hardbench.errors import ConfigError, DataError, brief
-from hardbench.models.layers import Looped
+from hardbench.models.networks import Looped
 from hardbench.ram import free_memory
 from hardbench.registry import MODELS
 from hardbench.seeding import networks as streams
@@ -24,10 +24,10 @@ CPU = torch.device("cpu")
 
 
 class Estimate:
-    """Bytes that training takes at least: weights, gradients, optimiser's state, activations of a batch, Python objects.
+    """The least bytes that training takes: weights, gradients, optimiser's state, activations of a batch, Python objects.
 
-    `plain` turns a study's settings into those of its training. `copies` sets of weights are kept beside, and `rows` bytes of results in
-    the machine's memory; activations are held of `at_once` networks x samples at most (None: of all networks on a batch).
+    `plain` turns a study's settings into those of its training. `copies` more sets of weights are kept, and `rows` bytes of results in the
+    machine's memory; activations are held of at most `at_once` networks x samples (None: of all networks on a batch).
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class Estimate:
     ):
         self.shape, self.classes, self.samples = tuple(shape), classes, samples
         self.plain, self.copies, self.rows, self.at_once = plain, copies, rows, at_once
-        self._known: dict[tuple[Any, ...], tuple[int, int, int, bool]] = {}
+        self._built: dict[tuple[Any, ...], tuple[int, int, int, bool]] = {}
 
     def __call__(self, config: Any, networks: int) -> int:
-        """Of that many networks together."""
+        """Bytes of that many networks together."""
         return self.training(config, networks) + self.results(config, networks)
 
     def training(self, config: Any, networks: int) -> int:
-        """What lies where networks are trained."""
+        """Bytes on the device that trains."""
         settings = self.plain(config)
         weights, modules, activations, looped = self.network(settings)
         slots = bool(settings.momentum) if settings.optimizer == "sgd" else 2
@@ -57,34 +57,34 @@ class Estimate:
         batch = self.samples if full else min(int(settings.batch_size), self.samples)
         held = batch * (1 if looped else networks)
         held = held if self.at_once is None else min(held, self.at_once(config, networks))
-        seen = FLOAT * (held * activations + batch * prod(self.shape) * (1 if full else networks))
-        return networks * (weights * FLOAT * (2 + slots + self.copies) + modules * MODULE + NETWORK) + seen
+        of_batch = FLOAT * (held * activations + batch * prod(self.shape) * (1 if full else networks))
+        return networks * (weights * FLOAT * (2 + slots + self.copies) + modules * MODULE + NETWORK) + of_batch
 
     def results(self, config: Any, networks: int) -> int:
-        """What is kept in the machine's memory."""
+        """Bytes of results, in the machine's memory."""
         return self.rows(config, networks) if self.rows else 0
 
     def network(self, settings: TrainingSettings) -> tuple[int, int, int, bool]:
-        """Parameters, modules and activations of one network, and whether it is looped; zeros of one that the meta device cannot build."""
+        """Counts of one network's parameters, modules and activations, and True if looped; zeros if the meta device cannot build it."""
         layers = len(settings.widths) if settings.widths else settings.depth or 0
         if layers > DEEP:
-            two, one = (self.network(_cut(settings, count)) for count in (DEEP - 1, DEEP))
-            grown = [b + (layers - DEEP) * (b - a) for a, b in zip(two[:3], one[:3], strict=True)]
-            return grown[0], grown[1], grown[2], one[3]
+            shorter, longer = (self.network(_cut(settings, count)) for count in (DEEP - 1, DEEP))
+            weights, modules, activations = (b + (layers - DEEP) * (b - a) for a, b in zip(shorter[:3], longer[:3], strict=True))
+            return weights, modules, activations, longer[3]
         key = tuple(getattr(settings, name) for name in ModelSettings.__dataclass_fields__)
-        if key not in self._known:
-            self._known[key] = self._built(settings)
-        return self._known[key]
+        if key not in self._built:
+            self._built[key] = self._build(settings)
+        return self._built[key]
 
-    def _built(self, settings: TrainingSettings) -> tuple[int, int, int, bool]:
+    def _build(self, settings: TrainingSettings) -> tuple[int, int, int, bool]:
         try:
             with torch.device("meta"), torch.inference_mode():
                 networks = MODELS[settings.model].call(self.shape, self.classes, settings, streams(0, 0, 1)).eval()
                 hidden = networks.activations(torch.empty(1, *self.shape))
-        except (NotImplementedError, RuntimeError, TypeError):  # a model that looks at numbers while it is built: it is not estimated
+        except (NotImplementedError, RuntimeError, TypeError):  # a model that reads numbers while it is built is not estimated
             return 0, 0, 0, True
-        parameters = sum(own.numel() for own in networks.parameters())
-        return parameters, sum(1 for _ in networks.modules()), sum(one.numel() for one in hidden), isinstance(networks, Looped)
+        parameters, activations = (sum(tensor.numel() for tensor in tensors) for tensors in (networks.parameters(), hidden))
+        return parameters, sum(1 for _ in networks.modules()), activations, isinstance(networks, Looped)
 
 
 def _cut(settings: Any, layers: int) -> Any:
@@ -93,17 +93,17 @@ def _cut(settings: Any, layers: int) -> Any:
 
 
 def check(estimate: Estimate, config: Any, device: torch.device, networks: Mapping[str, int], others: int = 0) -> None:
-    """ConfigError that names the setting to blame, and what of it would fit, if training does not fit the machine.
+    """ConfigError that names the setting to blame and its largest fitting value, if training does not fit into memory.
 
-    DataError where no setting helps. `networks` are settings that count networks, each with the networks it stands for one by one;
-    `others` train beside them.
+    DataError if no setting helps. `networks` are settings that count networks, each with the number of networks that 1 of it stands for;
+    `others` networks train beside them.
     """
     parts = {device: estimate.training, CPU: estimate.results} if device.type == "cuda" else {device: estimate}
-    for name, each in networks.items():
+    for name, multiple in networks.items():
         for place, part in parts.items():
 
-            def need(settings: Any, name: str = name, each: int = each, part: Count = part) -> int:
-                return part(settings, getattr(settings, name) * each + others)
+            def need(settings: Any, name: str = name, multiple: int = multiple, part: Count = part) -> int:
+                return part(settings, getattr(settings, name) * multiple + others)
 
             if need(config) > (room := available(place)):
                 raise _refusal(estimate, config, name, need, room, place)
@@ -112,21 +112,23 @@ def check(estimate: Estimate, config: Any, device: torch.device, networks: Mappi
 def _refusal(
     estimate: Estimate, config: Any, name: str, need: Callable[[Any], int], room: int, device: torch.device
 ) -> ConfigError | DataError:
-    """What to say of settings that need more room than there is."""
+    """The error for settings that need more memory than there is."""
     usual = {name: 5} | USUAL
-    large = {one: _value(config, one) for one in usual if one != "epochs" or estimate.rows}
-    ranked = sorted((one for one in large if large[one] > 1), key=lambda one: large[one] / usual[one], reverse=True)
-    fitting = {one: most for one in ranked if (most := _largest(need, config, one, large[one], room))}
+    values = {setting: _value(config, setting) for setting in usual if setting != "epochs" or estimate.rows}
+    ranked = sorted(
+        (setting for setting in values if values[setting] > 1), key=lambda setting: values[setting] / usual[setting], reverse=True
+    )
+    fitting = {setting: most for setting in ranked if (most := _largest(need, config, setting, values[setting], room))}
     takes = f"{_size(need(config))} and {_size(room)} are free ({device.type})"
-    if not fitting and need(functools.reduce(lambda one, name: _less(one, name, 1), ranked, config)) > room:
+    if not fitting and need(functools.reduce(lambda least, setting: _less(least, setting, 1), ranked, config)) > room:
         inputs = "x".join(map(str, estimate.shape))
         return DataError(
             f"dataset: {config.dataset}; fewer than {estimate.classes} classes, or inputs smaller than {inputs}: it takes {takes}"
         )
     blamed = next(iter(fitting), ranked[0] if ranked else name)
     allowed = f"at most about {fitting[blamed]}" if blamed in fitting else "less"
-    came = brief(str(getattr(config, blamed)).strip("()").replace(" ", ""))
-    return ConfigError(f"{blamed}: {came}; {allowed}{' of them' * (blamed == 'eval_steps')}, as this takes {takes}")
+    given = brief(str(getattr(config, blamed)).strip("()").replace(" ", ""))
+    return ConfigError(f"{blamed}: {given}; {allowed}{' of them' * (blamed == 'eval_steps')}, as this takes {takes}")
 
 
 def _value(config: Any, name: str) -> int:
@@ -137,10 +139,10 @@ def _value(config: Any, name: str) -> int:
 
 
 def _less(config: Any, name: str, count: Any) -> Any:
-    """The settings with at most that much of one; as they are where another setting does not allow it."""
+    """The settings with one of them lowered to `count`; unchanged where another setting does not allow it."""
     old, new = getattr(config, name), count
     if isinstance(old, tuple):
-        new = old[:count] if name == "eval_steps" else tuple(min(one, count) for one in old)
+        new = old[:count] if name == "eval_steps" else tuple(min(value, count) for value in old)
     try:
         return replace(config, **{name: new})
     except ConfigError:
@@ -161,7 +163,7 @@ def _size(count: float) -> str:
 
 
 def available(device: torch.device) -> int:
-    """Bytes that can still be had: of a GPU; of the machine."""
+    """Free bytes of a GPU, or of the machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return free_memory()

@@ -20,7 +20,7 @@ from hardbench.registry import MODELS
 from hardbench.settings import DataSettings, TrainingSettings
 from hardbench.training import callbacks, memory
 from hardbench.training.greedy import learner
-from hardbench.training.layer_metrics import Probe
+from hardbench.training.layer_metrics import LayerMetrics, draw_samples
 from hardbench.training.learners import Learner
 from hardbench.training.loop import Callback, at, evaluation_steps, every
 
@@ -159,7 +159,7 @@ def measuring_callbacks(setup: TrainSetup, records: callbacks.Records, best: cal
     watching += [
         every(config.log_every, callbacks.curves(records, sink)),
         at(steps, callbacks.evaluation(records, sink, evaluator, best)),
-        *([at(steps, callbacks.layers(records, sink, layer_probe(setup, evaluator)))] if setup.layer_metrics else []),
+        *([at(steps, callbacks.layers(records, sink, layer_metrics_of(setup, evaluator)))] if setup.layer_metrics else []),
         *([at(steps, callbacks.groups(records, sink, evaluator, groups))] if groups else []),
         callbacks.validation(evaluator, best, steps),
     ]
@@ -172,15 +172,11 @@ def has_target(config: TrainingSettings) -> bool:
     return config.stop_at_target or named or "target_accuracy" in MODELS[config.model].defaults
 
 
-def layer_probe(setup: TrainSetup, evaluator: callbacks.Evaluator) -> Probe:
-    """What measures the layers: on the validation split, or the test set where there is none."""
+def layer_metrics_of(setup: TrainSetup, evaluator: callbacks.Evaluator) -> LayerMetrics:
+    """The layer metrics of a run, on the validation split, or on the test set where there is none."""
     config, train = setup.config, setup.batches.train
     seeds = seeding.Seeds(config.seed).child("data", "layers")
     batch = setup.batches.size if config.layer_estimator == "published" else 0
-    more = {
-        "standardise": evaluator.standardise,
-        "num_classes": evaluator.num_classes,
-        "null_repeats": config.null_repeats,
-        "published_batch": batch,
-    }
-    return Probe.of(setup.layer_metrics, train, evaluator.val or evaluator.test, evaluator.test, seeds, **more)
+    phases, fitted = draw_samples(train, evaluator.val or evaluator.test, evaluator.test, seeds)
+    constants, classes = evaluator.standardise, evaluator.num_classes
+    return LayerMetrics(setup.layer_metrics, phases, fitted, constants, classes, seeds, config.null_repeats, batch)
