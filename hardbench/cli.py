@@ -98,6 +98,6 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _last_words(how: str, error: BaseException) -> str:
-    """What ended the command, and the command that goes on with its run, where there is one."""
+    """The reason why the command ended, and the command that goes on with its run, where there is one."""
     notes = [note for one in (error, error.__cause__) for note in getattr(one, "__notes__", ())]  # Click wraps Ctrl-C
     return "; ".join([f"hardbench: {how}", *notes])

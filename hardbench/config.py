@@ -27,7 +27,7 @@ TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 @dataclass(frozen=True)
 class Setting:
-    """What is declared of a setting beside its name and type (which are the dataclass field's)."""
+    """The declaration of a setting, without its name and type, which are the dataclass field's."""
 
     help: str
     default: Any = None
@@ -339,7 +339,7 @@ class Config:
         return self.headline() | {name: value for name, value in departing.items() if name not in self.headline()}
 
     def _defaults(self, chosen: Iterable[str]) -> dict[str, Any]:
-        """What every setting would be if only these were given."""
+        """The value of every setting if only these were given."""
         fields = {field.name: field.default for field in dataclasses.fields(self)}
         values = {name: None if fields[name] is None else option.accept(fields[name]) for name, option in options(type(self)).items()}
         values |= {name: getattr(self, name) for name in chosen}

@@ -60,7 +60,7 @@ def expanded(word: str) -> Path:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is anything at a path; a path that no system could have is not there."""
+    """True if there is anything at a path; a path that no system could have is not there."""
     try:
         return path.exists()
     except (OSError, ValueError):

@@ -42,7 +42,7 @@ class Prepared:
         return tracking.start(study, self.config, self.title, self.note, tags={**(self.config.tag or {}), **source, **self.tags})
 
     def describe(self, run: tracking.Run) -> None:
-        """What the run is computed on, at its start and again when it goes on: tags of device, precision and threads, and the data set."""
+        """Tag the run with device, precision and threads, and note the data set; at its start, and again when it goes on."""
         run.data(self.dataset.rpartition("/")[2], self.digest, self.dataset)
         for key, value in (("device", self.device), ("precision", self.config.precision), ("threads", torch.get_num_threads())):
             run.tag(f"hardbench.{key}", str(value))

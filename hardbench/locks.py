@@ -30,7 +30,7 @@ def take(path: Path) -> int | None:
 
 
 def free(path: Path) -> bool | None:
-    """Whether nobody holds the lock; None if there is none, or none that can be asked."""
+    """True if nobody holds the lock; None if there is none, or none that can be asked."""
     try:
         handle = _open(path, os.O_RDWR)
     except (OSError, TrackingError):

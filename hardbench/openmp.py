@@ -1,4 +1,4 @@
-"""How threads of OpenMP wait for each other: what the command line sets, never over what the user has set."""
+"""How threads of OpenMP wait for each other: a policy that the command line sets unless the user has set one."""
 
 import os
 import time
@@ -26,7 +26,7 @@ def wait_briefly() -> None:
 
 
 def machine_is_full(looks: int = 5) -> bool:
-    """Whether other threads than this one want all cores, at each of some looks a millisecond apart; False where Linux cannot be asked."""
+    """True if other threads than this one want all cores, at each of some looks a millisecond apart; False where Linux cannot be asked."""
     for _ in range(looks):
         if runnable() <= (os.cpu_count() or 1):
             return False
@@ -35,7 +35,7 @@ def machine_is_full(looks: int = 5) -> bool:
 
 
 def runnable() -> int:
-    """How many threads of the machine run or want to, with this one; 0 where Linux cannot be asked."""
+    """The number of threads of the machine that run or want to, with this one; 0 where Linux cannot be asked."""
     try:
         return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
     except OSError:

@@ -68,7 +68,7 @@ def _positional(cls: type[Config], positions: Sequence[Option], words: Sequence[
 
 
 def _names_one(word: str, known: Mapping[str, Option]) -> bool:
-    """Whether a word is an option of these, and so no value of the one before it."""
+    """True if a word is an option of these, and so no value of the one before it."""
     return word.startswith("--") and word[2:].partition("=")[0].replace("-", "_") in {*known, "help"}
 
 

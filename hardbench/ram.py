@@ -20,7 +20,7 @@ def _machine() -> int:
 
 
 def _groups() -> Iterator[int]:
-    """What is left to the control groups this process is in, of either version; a lot where there are none."""
+    """Bytes that are left to the control groups this process is in, of either version; a lot where there are none."""
     yield 1 << 62
     own = Path("/proc/self/cgroup")
     for line in own.read_text().splitlines() if own.is_file() else []:

@@ -16,12 +16,12 @@ MODES = ("conv_weight", "activation_zero", "activation_mean")  # what a masked c
 
 
 def wrong_name(name: str) -> str | None:
-    """What a run's name has to be, where one is not."""
+    """The rule for a run's name, if a word breaks it."""
     return None if 0 < len(name) <= 250 and name.isprintable() else "one line of 1 to 250 characters"
 
 
 def wrong_tags(tags: Mapping[str, str]) -> str | None:
-    """What tags have to be, where some are not: the store takes none that its addresses cannot hold."""
+    """The rule for tags, if some break it: the store takes none that its addresses cannot hold."""
     for key, value in tags.items():
         plain = re.fullmatch(r"[/\w.\- :]{1,250}", key) and posixpath.normpath(key) == key and not key.startswith(("/", ".."))
         if not plain or key == "." or key.startswith("hardbench."):
@@ -33,7 +33,7 @@ def wrong_tags(tags: Mapping[str, str]) -> str | None:
 
 @dataclass(frozen=True)
 class MachineSettings(Config):
-    """Where a command runs and what it reads and leaves beside the store."""
+    """Settings of a command: its settings file, a folder for copies, device and threads."""
 
     config: str | None = setting(None, "YAML file or preset whose keys are option names.", stored=False)
     out: str | None = setting(None, "Folder that gets a copy of what the command made.", stored=False)
@@ -45,7 +45,7 @@ class MachineSettings(Config):
 
 @dataclass(frozen=True)
 class RunSettings(MachineSettings):
-    """What fixes a run's networks and how it is filed."""
+    """Settings of a run: its networks' seed and number, its name and tags."""
 
     seed: int = setting(0, "Seed of every random stream.", low=0, headline=True)
     repeats: int = setting(1, "Independent networks, trained together.", low=1, was=("runs", "N"), headline=True)
@@ -58,14 +58,14 @@ class RunSettings(MachineSettings):
 
 @dataclass(frozen=True)
 class PlaceSettings(Config):
-    """Where the data files are."""
+    """Settings of places: folders of data and results."""
 
     data_dir: str | None = setting(None, "Folder of the data files; default: a user cache folder.", env="HARDBENCH_DATA")
 
 
 @dataclass(frozen=True)
 class SourceSettings(PlaceSettings):
-    """Which data set, and which of its classes."""
+    """The data set, and the classes taken from it."""
 
     dataset: str = setting("digits", "Data set by name; emnist:SPLIT, npz:PATH.", choices=DATASETS, was=("dataset_name",), headline=True)
     class_map: dict[int, int] | None = setting(None, "Keep and relabel classes, original:new, e.g. 0:0,2:1.", headline=True)
@@ -95,7 +95,7 @@ class SourceSettings(PlaceSettings):
 
 @dataclass(frozen=True)
 class DataSettings(SourceSettings):
-    """Which samples, and what is done to them."""
+    """The samples, and how they are transformed."""
 
     subset_size: int | str = setting(
         "all", "Training samples drawn before the validation split.", low=1, words=("all",), was=("max_train_samples",)
@@ -134,7 +134,7 @@ class DataSettings(SourceSettings):
 
 @dataclass(frozen=True)
 class ModelSettings(Config):
-    """Which network."""
+    """The network."""
 
     model: str = setting("mlp", "Network.", choices=MODELS, was=("model_type",), headline=True)
     depth: int | None = setting(None, "Hidden layers.", low=1, high=10_000, read_by="model", was=("layers",), headline=True)
@@ -173,7 +173,7 @@ class CheckpointSettings(Config):
 
 @dataclass(frozen=True)
 class TrainSettings(CheckpointSettings):
-    """How networks are trained."""
+    """The training of the networks."""
 
     epochs: int = setting(10, "Passes over the training set.", low=1, high=10**9, varies=True, headline=True)
     batch_size: int | str = setting(64, "Samples per step, or full.", low=1, words=("full",), varies=True, headline=True)
@@ -191,7 +191,7 @@ class TrainSettings(CheckpointSettings):
 
 @dataclass(frozen=True)
 class MeasureSettings(Config):
-    """What is measured, and when."""
+    """The measurements, and when they are made."""
 
     eval_points: int = setting(10, "Evaluation points, spaced evenly in the logarithm of the step.", low=1, high=10**6, was=("num_points",))
     eval_steps: tuple[int, ...] | None = setting(
@@ -217,7 +217,7 @@ class TrainingSettings(RunSettings, MeasureSettings, TrainSettings, ModelSetting
 
 @dataclass(frozen=True)
 class PoolSettings(SourceSettings):
-    """Which samples the inversion study trains on."""
+    """The samples that the inversion study trains on."""
 
     task: str = setting("classes", "What is learned: one class per label, or even against odd.", choices=TASKS, headline=True)
     subset_size: int | str = setting(

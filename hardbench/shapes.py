@@ -1,4 +1,4 @@
-"""What the arrays of stored runs are: their axes by name, checked when they come from the store."""
+"""The arrays of stored runs: their axes by name, checked when they come from the store."""
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase

@@ -28,7 +28,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _going() -> bool:
-    """Whether what runs now is an `except`, `finally` or `__exit__` that a signal has led to: it is left alone."""
+    """True if what runs now is an `except`, `finally` or `__exit__` that a signal has led to: it is left alone."""
     error = sys.exception()
     while error is not None and not isinstance(error, (KeyboardInterrupt, Killed)):
         error = error.__context__

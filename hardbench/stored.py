@@ -50,7 +50,7 @@ def scratch() -> Path:
 
 
 def _same(param: str, value: Any) -> bool:
-    """Whether a param, as the store has it (it cuts long ones, `mlflow run` takes any letters' case), stands for a setting's value."""
+    """True if a param, as the store has it (it cuts long ones, `mlflow run` takes any letters' case), stands for a setting's value."""
     text, param = shown(value).casefold(), param.casefold()
     if text == param or (len(param) >= 250 and text.startswith(param)):
         return True
@@ -149,7 +149,7 @@ class StoredRun:
         return arrays
 
     def has(self, name: str) -> bool:
-        """Whether the run has an artifact of that name."""
+        """True if the run has an artifact of that name."""
         try:
             return self.file(name).exists()
         except TrackingError:

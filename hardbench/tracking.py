@@ -11,11 +11,12 @@ from typing import Any
 from mlflow.entities import Run as MlflowRun
 from mlflow.entities import RunTag
 
-from hardbench import signals, store
+from hardbench import signals, store, taking
 from hardbench.config import Config
 from hardbench.errors import TrackingError
-from hardbench.store import KIND, PARENT, SWEEP, StoreAway, check_idle, connect, find, parent_of, place, runs, uri
+from hardbench.store import KIND, PARENT, SWEEP, StoreAway, place, uri
 from hardbench.stored import StoredRun
+from hardbench.taking import check_idle, connect, find, parent_of, runs
 from hardbench.written import VERSIONS, Run
 
 __all__ = ["KIND", "PARENT", "SWEEP", "Run", "check_idle", "connect", "find", "parent_of", "place", "runs", "terminable", "uri"]
@@ -72,8 +73,8 @@ def reopen(stored: StoredRun) -> Iterator[Run]:
         with store.locked():
             client = connect()
             current = client.get_run(stored.id)
-            if current.info.status == "RUNNING" and not store.mine(stored.id):
-                raise TrackingError(store.busy(current))
+            if current.info.status == "RUNNING" and not taking.mine(stored.id):
+                raise TrackingError(taking.busy(current))
             if current.info.status == "FINISHED" != stored.status:
                 raise TrackingError(f"run: {stored.id}; an unfinished run, and this one is FINISHED")
             with signals.held():
@@ -95,7 +96,7 @@ def _go_on(client: Any, run: MlflowRun, study: str) -> None:
 def _enter(stack: ExitStack, client: Any, run: MlflowRun, new: bool = False) -> None:
     """Take a run, and promise it an end (a new one also if it cannot be taken) and signs of life until then."""
     with _failing(client, run.info.run_id) if new else nullcontext():
-        stack.enter_context(store.taken(run))
+        stack.enter_context(taking.taken(run))
     stack.enter_context(_closing(client, run.info.run_id))
     stack.enter_context(_beating(client, run.info.run_id))
 
@@ -110,11 +111,11 @@ def extend(stored: StoredRun) -> Iterator[Run]:
 
     def check() -> MlflowRun:
         current: MlflowRun = client.get_run(stored.id)
-        if current.info.status == "RUNNING" and not store.mine(stored.id):
-            raise TrackingError(store.busy(current))
+        if current.info.status == "RUNNING" and not taking.mine(stored.id):
+            raise TrackingError(taking.busy(current))
         return current
 
-    with store.taken(check(), check):
+    with taking.taken(check(), check):
         run = Run(client, check(), again=True)
         joined = _joined(client)
         if joined is not None and joined.info.run_id != stored.id:
@@ -142,7 +143,7 @@ def _delivered(run: Run, study: str = "", later: str = "resume") -> Iterator[Non
 
 @contextmanager
 def _failing(client: Any, run_id: str) -> Iterator[None]:
-    """What leaves the block ends the run as FAILED or KILLED."""
+    """End the run as FAILED or KILLED if an error leaves the block."""
     try:
         yield
     except BaseException as error:
@@ -204,7 +205,7 @@ def sweep(study: str, key: str, config: Config, title: str, note: str, tags: Map
                     run.client.set_tag(joined.info.run_id, "hardbench.source_run", there.id)
                 run.describe(config, "sweep", title, note, tags)
                 for cell in list(store.search(run.client, f"attributes.status = 'RUNNING' and tags.`{PARENT}` = '{there.id}'")):
-                    if not store.held(cell):
+                    if not taking.held(cell):
                         run.client.set_terminated(cell.info.run_id, "KILLED")
         yield run
 

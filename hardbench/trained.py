@@ -1,4 +1,4 @@
-"""What a run keeps of a training: arrays, the table of class hardness, checkpoints and final metrics; its networks from there."""
+"""The results of a training in its run: arrays, the table of class hardness, checkpoints, final metrics; and its networks from there."""
 
 import itertools
 from collections.abc import Mapping
@@ -61,7 +61,7 @@ def store_result(run: Run, config: TrainingSettings, result: TrainResult) -> Non
 
 
 def _target(config: TrainingSettings, result: TrainResult) -> dict[str, np.ndarray]:
-    """Whether each repeat reached the target accuracy (0 or 1) and in which epoch (nan: in none), [R]; a warning for those that did not."""
+    """True if each repeat reached the target accuracy (0 or 1) and in which epoch (nan: in none), [R]; a warning for those that did not."""
     epochs = np.array([result.reached.get(r, np.nan) for r in range(config.repeats)])
     missed = [str(config.first_repeat + r) for r in np.isnan(epochs).nonzero()[0]]
     if missed:

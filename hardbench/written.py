@@ -22,6 +22,7 @@ from hardbench.errors import TrackingError
 from hardbench.metrics.hardness import mean_stderr
 from hardbench.store import StoreAway
 from hardbench.stored import SETTINGS, local_path, scratch
+from hardbench.taking import home_of
 
 VERSIONS = {"hardbench.version": __version__, "hardbench.torch": torch.__version__, "hardbench.mlflow": mlflow.__version__}
 BATCH = 1000  # metrics MLflow takes in one call
@@ -59,7 +60,7 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TrackingError(f"run: {self.id}; its folder {self.folder} cannot be written ({error.strerror})") from None
-        self._aside = store.home_of(run) / UNDELIVERED
+        self._aside = home_of(run) / UNDELIVERED
         self._collect()
 
     def describe(self, config: Config, study: str, title: str, note: str, extra: Mapping[str, str], further: Sequence[str] = ()) -> None:
@@ -116,7 +117,7 @@ class Run:
         self._flushed = time.monotonic()
 
     def _try(self, send: Callable[[], None]) -> bool:
-        """Whether the store took something; one that was away just now is not asked, as every call waits for its answer."""
+        """True if the store took something; one that was away just now is not asked, as every call waits for its answer."""
         if time.monotonic() < self._asked_again:
             return False
         try:

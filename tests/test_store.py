@@ -151,11 +151,11 @@ def test_the_lock_is_no_link_and_truncates_nothing(project, capsys):
 @pytest.mark.slow
 def test_a_kill_while_the_store_is_made_leaves_none(tmp_path, monkeypatch):
     """At any state: what is there afterwards is no database, or a whole one."""
-    code = "import sys, os; from hardbench import store, files\n"
+    code = "import sys, os; from hardbench import files, store, taking\n"
     code += "from contextlib import contextmanager\n"
     code += "import threading, time\n"
     code += "threading.Thread(target=lambda: (time.sleep(float(sys.argv[1])), os._exit(9)), daemon=True).start()\n"
-    code += "store.connect(); os._exit(0)"
+    code += "taking.connect(); os._exit(0)"
     ended = set()
     for delay in (0.05, 0.4, 1.0, 60):
         folder = tmp_path / str(delay)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from projects import FORK, all_runs, client, history, last, new_project
 
-from hardbench import locks, signals, store, tracking
+from hardbench import locks, signals, store, taking, tracking
 from hardbench.errors import Killed, TrackingError
 from hardbench.stored import StoredRun
 from hardbench.studies import train
@@ -188,7 +188,7 @@ def test_without_a_lock_signs_of_life_count(project):
     """Of another host, or of a container that sees other folders: late signs mean death, recent ones life."""
     home = client().create_experiment("hardbench/train")
     tags = {"hardbench.study": "train", "hardbench.kind": "run", "hardbench.host": "elsewhere", "hardbench.boot": "another"}
-    late, recent = (str(int(time.time()) - ago) for ago in (2 * store.STALE, store.STALE // 2))
+    late, recent = (str(int(time.time()) - ago) for ago in (2 * taking.STALE, taking.STALE // 2))
     dead = client().create_run(home, tags=tags | {"hardbench.heartbeat": late}).info.run_id
     live = client().create_run(home, tags=tags | {"hardbench.heartbeat": recent}).info.run_id
     former = client().create_run(home, tags=tags).info.run_id  # of a version without signs, on another host: nobody knows

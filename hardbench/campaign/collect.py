@@ -211,6 +211,6 @@ class Campaign:
         ]
 
     def _before(self, index: int) -> str:
-        """What an earlier command stored of a cell that failed."""
+        """The error of a cell that failed under an earlier command."""
         runs = self.plan.runs.get(self.plan.cells[index].key, [])
         return f"failed before ({runs[0].tags.get('error', 'without an error') if runs else 'its run is gone'})"

@@ -20,7 +20,7 @@ from hardbench.errors import ConfigError
 
 @dataclass(frozen=True)
 class Result:
-    """How a job ended: what it made, or the error (`lost`: its worker died, as often as it was tried)."""
+    """The end of a job: its value, or the error (`lost`: its worker died, as often as it was tried)."""
 
     job: Job
     value: Any = None
@@ -96,7 +96,7 @@ class Local:
         return self._hire(place)
 
     def _hand_out(self, queue: deque[Job], workers: Sequence[_Worker]) -> bool:
-        """Whether anyone got a job. One that cannot be handed over has a dead worker, whose pipe will say so."""
+        """True if anyone got a job. One that cannot be handed over has a dead worker, whose pipe will say so."""
         handed = False
         for worker in workers:
             if worker.job is None and queue:
@@ -116,7 +116,7 @@ class Local:
 
 
 def _message(worker: _Worker) -> tuple[Any, str | None] | None:
-    """What a worker has to say; None if it has died."""
+    """The answer of a worker; None if it has died."""
     try:
         message: tuple[Any, str | None] = worker.pipe.recv()
     except (EOFError, OSError):

@@ -26,7 +26,7 @@ class Cell:
 
     @property
     def networks(self) -> int:
-        """How many it trains."""
+        """The number of networks that it trains."""
         return int(getattr(self.config, "repeats", 1))
 
 

@@ -26,7 +26,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker does at one go: a function (`module:name`) of plain data."""
+    """Work for one worker: a function (`module:name`) of plain data."""
 
     parts: tuple[Part, ...]
     call: str
@@ -34,7 +34,7 @@ class Job:
 
     @property
     def networks(self) -> int:
-        """How many it trains."""
+        """The number of networks that it trains."""
         return sum(part.count for part in self.parts)
 
 
@@ -42,7 +42,7 @@ STACK = "hardbench.training.core:train_stack"
 
 
 def stackable(config: Config) -> bool:
-    """Whether networks of a training can come from a stack: all but those that need a run of their own while they train."""
+    """True if networks of a training can come from a stack: all but those that need a run of their own while they train."""
     return isinstance(config, TrainingSettings) and not config.log_model and not config.record_dynamics and config.hardness is None
 
 

@@ -1,4 +1,4 @@
-"""What there is to do: which cells are finished, running or failed, and what the rest will cost."""
+"""The plan of a campaign: cells that are finished, running, failed or to do, and the time and memory that the rest needs."""
 
 import resource
 import time

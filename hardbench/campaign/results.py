@@ -121,5 +121,5 @@ def write(path: Path, table: tuple[list[str], list[list[Any]]]) -> None:
 
 
 def counts(states: Mapping[int, str]) -> dict[str, int]:
-    """How many cells are done, running, failed and to do."""
+    """The number of cells by state: done, running, failed, to do."""
     return {state: sum(1 for other in states.values() if other == state) for state in ("done", "running", "failed", "to do")}

@@ -15,7 +15,7 @@ PINNED = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THRE
 
 
 def attempt(call: str, payload: Any) -> tuple[Any, str | None]:
-    """What a function (`module:name`) makes of its payload, or None and the error as text, the line first and its traceback after."""
+    """The value of a function (`module:name`) for its payload, or None and the error as text, the line first and its traceback after."""
     module, _, name = call.partition(":")
     try:
         return getattr(importlib.import_module(module), name)(payload), None

@@ -43,7 +43,7 @@ def _words(name: str | None) -> Iterator[str]:
 
 
 def _there(word: str, config: Config, lenient: bool) -> tuple[str, Split | None]:
-    """Where a data set is, and its split if it is there; a damaged one is an error unless `lenient`."""
+    """The folder of a data set, and its split if it is there; a damaged one is an error unless `lenient`."""
     home, settings = _home(word), DataSettings(dataset=word, data_dir=config.data_dir)
     if not hasattr(home, "peek"):
         return "embedded", DATASETS[word].call(settings, data_root(config), Seeds(0))

@@ -20,7 +20,7 @@ STUDIES = sorted(path.stem for path in (Path(__file__).parents[1] / "studies").g
 
 @dataclass(frozen=True)
 class CampaignSettings(MachineSettings, PlaceSettings):
-    """How a sweep is run."""
+    """Settings of the sweep itself."""
 
     study: str = setting("train", "Study to sweep.", choices=STUDIES, position=True)
     out: str = setting("results", "Folder that gets the tables and figures.", stored=False)
@@ -44,7 +44,7 @@ class CampaignSettings(MachineSettings, PlaceSettings):
     retry_failed: bool = setting(False, "Compute failed cells again.", stored=False)
 
     def headline(self) -> dict[str, Any]:
-        """What was given, in words."""
+        """The settings that were given, as text."""
         points = points_of(self)
         found = {}
         for name, option in options(config_class(self.study)).items():
@@ -98,7 +98,7 @@ def _after(words: Sequence[str], name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Words:
-    """What a sweep was told of the study's settings: given ones (one value or several), fixed ones, grids."""
+    """The study's settings as a sweep has them: given ones (one value or several), fixed ones, grids."""
 
     given: dict[str, tuple[Any, ...]]
     fixed: dict[str, Any]

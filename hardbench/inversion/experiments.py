@@ -29,7 +29,7 @@ Progress = Callable[[str, int], AbstractContextManager[Sequence[Callback]]]
 
 
 class Memory(Protocol):
-    """What a run remembers of its searches: `once` a part is done it is not computed again, and the state of the one under way."""
+    """The memory that a run has of its searches: parts that are done are not computed again; the one under way has its state there."""
 
     def once(self, name: str, make: Callable[[], dict[str, Any]], spare: bool = False) -> dict[str, Any]:
         """A part by its name, as it was stored or as it is made now."""

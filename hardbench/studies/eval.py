@@ -31,12 +31,12 @@ from hardbench.training.evaluation import Evaluation, evaluate, layer_accuracies
 STUDY = "eval"
 FIGURES = ()  # those of confusions are drawn with the results
 Level = tuple[Evaluation, torch.Tensor | None]
-"""What one corruption level gave: the evaluation, and the accuracy of every layer [R, L] where layers predict."""
+"""The results at one level of corruption: the evaluation, and the accuracy of every layer [R, L] where layers predict."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured(Prepared):
-    """What the weights of a trained run gave, to be added to it: the run is held only while results are written."""
+    """The results of a trained run's weights, to be added to it: the run is held only while results are written."""
 
     trained: StoredRun
     split: Split
@@ -50,7 +50,7 @@ class Measured(Prepared):
         """Nothing: the run stays what it was trained as."""
 
     def copied(self, run: tracking.Run) -> Sequence[str]:
-        """What was added."""
+        """The files that were added."""
         return run.published
 
 
@@ -86,7 +86,7 @@ def measure(config: Config, stored: StoredRun) -> Measured:
 
 
 def _place(config: Config) -> dict[str, Any]:
-    """Where to compute and read now, in place of where the run was trained."""
+    """The settings of place of now, which replace those of the training."""
     return {"device": config.device, "threads": config.threads, "data_dir": config.data_dir, "config": None}
 
 

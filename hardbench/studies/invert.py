@@ -200,7 +200,7 @@ def _plain(prepared: PreparedSearch, inversions: Inversions) -> torch.nn.Module:
 
 
 def _store_retrained(run: tracking.Run, config: Config, inversions: Inversions, again: Inversions) -> None:
-    """What became of the radii without the stragglers, beside radii.npz's own arrays."""
+    """Add the radii, errors and inversions of the networks trained without their stragglers to radii.npz."""
     path = run.folder / RADII
     with np.load(path, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}

@@ -195,7 +195,7 @@ def trained_run(config: Config, stored: StoredRun) -> TrainedRun:
 
 
 def _parts(hardness: str, trained: TrainConfig, test: Samples) -> Tensor:
-    """Which of PARTS every test image is in, [N]; DataError if none of them is known to the run."""
+    """For every test image the place of its part among PARTS, [N]; DataError if none of them is known to the run."""
     rows, hard = read_hardness(hardness).match(test, len(load(trained, trained.seed).train))
     if not len(rows):
         raise DataError(f"hardness: {hardness}; a run that knows test images (stragglers or invert on this data set)")

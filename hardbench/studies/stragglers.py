@@ -309,7 +309,7 @@ def _log(work: Work, masks: Array) -> None:
 
 
 def _log_detection(work: Work, masks: Array, scores: Array) -> None:
-    """How well every strategy finds the wrong labels: detection.csv, one row per strategy and set, and metrics."""
+    """Recall, precision and average precision of every strategy for the wrong labels: detection.csv and metrics."""
     import pandas
 
     noisy = (work.prepared.labels != work.split.train.clean).numpy()

@@ -135,7 +135,7 @@ def report(stored: StoredRun) -> None:
 
 
 def _key(config: CampaignSettings, swept: Sequence[str]) -> str:
-    """What a campaign is known by: its name, else the study, the fixed settings and the names of the swept ones."""
+    """The key of a campaign: a digest of its name, or else of the study, the fixed settings and the names of the swept ones."""
     if config.name:
         return grid.digest(config.study, config.name)
     words = words_of(config)

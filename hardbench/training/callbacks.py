@@ -62,7 +62,7 @@ class Records:
         return arrays
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The arrays so far, as a checkpoint keeps them."""
         rows = {name: [axis, torch.stack(column)] for name, (axis, column) in self._rows.items()}
         return {"steps": {axis: list(steps) for axis, steps in self._steps.items()}, "rows": rows}
 
@@ -149,7 +149,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """What evaluation looks with: the sets, the constants of standardisation, the classes."""
+    """Evaluates networks: the sets of samples, the constants of standardisation, the classes."""
 
     test: Samples
     val: Samples | None

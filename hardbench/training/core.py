@@ -19,7 +19,7 @@ Journal = list[tuple[dict[str, np.ndarray], int]]  # metrics with their step, as
 
 @dataclass
 class TrainResult:
-    """What the networks of one configuration leave behind, as plain data that can travel: all that a store keeps of its run."""
+    """The results of one configuration's networks, as plain data that can go to another process: all that a store keeps of its run."""
 
     arrays: dict[str, np.ndarray]
     step: int  # updates made
@@ -68,7 +68,7 @@ class Training:
         fit(self.setup.learner, self.setup.batches, self.setup.total, [*callbacks, *further])
 
     def result(self, place: int = 0) -> TrainResult:
-        """What the networks of the configuration at a place have measured."""
+        """The results of the configuration at a place."""
         setup, rows = self.setup, self.setup.rows(place)
         member, split, learner = setup.members[place], setup.noisy[place], setup.learner
         arrays = {name: value[rows] if per_network(name) else value for name, value in self.records.arrays().items()}
@@ -122,7 +122,7 @@ def train_stack(settings: Sequence[Mapping[str, Any]], load: Prepare = remembere
 
 
 def per_network(name: str) -> bool:
-    """Whether an array of a training has the networks as its first axis."""
+    """True if an array of a training has the networks as its first axis."""
     return shapes.axes_of("train", name).startswith("R")
 
 

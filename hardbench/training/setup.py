@@ -29,7 +29,7 @@ _loaded: dict[str, Split] = {}  # the last split of this process
 
 
 def data_key(config: TrainingSettings) -> str:
-    """What fixes the samples before labels are made wrong: configurations with the same key share them."""
+    """A key of the samples before labels are made wrong: configurations with the same key share them."""
     unlike = ("corruption_p", "noise_ratio", "normalize", "mean", "std", "shift", "augment")
     found = {name: getattr(config, name) for name in options(DataSettings) if name not in unlike}
     drawn = config.val_size or config.dataset == "gaussian" or (config.subset_size != "all" and config.subset_from == "random")
@@ -65,7 +65,7 @@ class TrainSetup:
     _static: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def rows(self, place: int) -> slice:
-        """Where the networks of the member at a place are among all."""
+        """The places of a member's networks among all."""
         first = sum(member.repeats for member in self.members[:place])
         return slice(first, first + self.members[place].repeats)
 
@@ -167,7 +167,7 @@ def measuring_callbacks(setup: TrainSetup, records: callbacks.Records, best: cal
 
 
 def has_target(config: TrainingSettings) -> bool:
-    """Whether the training accuracy is watched: where the run is to stop by it, or the recipe (or the user) names a target of its own."""
+    """True if the training accuracy is watched: where the run is to stop by it, or the recipe (or the user) names a target of its own."""
     named = config.target_accuracy != options(TrainingSettings)["target_accuracy"].declared.default
     return config.stop_at_target or named or "target_accuracy" in MODELS[config.model].defaults
 
