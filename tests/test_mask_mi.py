@@ -164,7 +164,7 @@ def killed(monkeypatch, tmp_path):
     archive = tmp_path / "images.npz"
     train_one(dataset=images_in_classes(archive), model="mlp", width=10)
     monkeypatch.setattr(mask_mi, "SAVE_SECONDS", 0.0)
-    counted = mask_mi.masking.count
+    counted = mask_mi.masking.count_confusions
 
     def dies(*given):
         for number, layer in enumerate(counted(*given)):
