@@ -244,7 +244,7 @@ def pinned(config: Pinned) -> Pinned:
 
 def pinned_hardness(word: str) -> str:
     """RUN or RUN:STRATEGY with the run by its id."""
-    run, strategy = sample_hardness.words(word)
+    run, strategy = sample_hardness.run_and_strategy(word)
     return ":".join(filter(None, (hardness_source(run).id, strategy)))
 
 
@@ -260,7 +260,7 @@ def hardness_source(word: str) -> StoredRun:
 
 def read_hardness(word: str) -> Hardness:
     """The hard samples that RUN or RUN:STRATEGY hands on; ConfigError for a run without any."""
-    run, strategy = sample_hardness.words(word)
+    run, strategy = sample_hardness.run_and_strategy(word)
     stored = hardness_source(run)
     artifact = sample_hardness.SOURCES[stored.study][0]
     if not stored.has(artifact):

@@ -9,7 +9,7 @@ from hardbench.data.batches import Batches
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise
 from hardbench.inversion.fullbatch import FullBatch, predictions
-from hardbench.inversion.search import Data, Search, training_settings
+from hardbench.inversion.search import Search, TrainingData, training_settings
 from hardbench.models.mlp import build
 from hardbench.settings import InversionSettings
 from hardbench.training.loop import fit
@@ -57,12 +57,12 @@ def test_what_a_step_saw_are_the_weights_before_it():
     student.update(*batches.draw())
     for r, member in enumerate(before):
         layers = member.activations(batches.train.inputs)
-        for found, expected in zip(student.seen.activations, layers, strict=True):
+        for found, expected in zip(student.last_pass.activations, layers, strict=True):
             torch.testing.assert_close(found[r].t(), expected)
-        torch.testing.assert_close(student.seen.logits[r].t(), member(batches.train.inputs))
+        torch.testing.assert_close(student.last_pass.logits[r].t(), member(batches.train.inputs))
     now = student.forward_all(batches.draw()[0])
     torch.testing.assert_close(now.logits[0].t(), student.networks.member(0)(batches.train.inputs))
-    assert not torch.allclose(now.logits, student.seen.logits)
+    assert not torch.allclose(now.logits, student.last_pass.logits)
 
 
 def test_looking_before_the_first_update_leaves_training_as_it_is():
@@ -85,9 +85,9 @@ def test_a_subset_as_weights_is_the_subset():
         weights[r, part] = 1
     settings = InversionSettings(dataset="digits", epochs=40, widths=(7, 5))
     same = Standardise(torch.zeros(1), torch.ones(1))
-    shared = Search(Data(whole, same, CLASSES), settings, [0, 1], weights=weights).run()
+    shared = Search(TrainingData(whole, same, CLASSES), settings, [0, 1], weights=weights).run()
     for r, part in enumerate(parts):
-        alone = Search(Data(whole.pick(part), same, CLASSES), settings, [r]).run()
+        alone = Search(TrainingData(whole.pick(part), same, CLASSES), settings, [r]).run()
         torch.testing.assert_close(shared.radii[r], alone.radii[0], rtol=0, atol=1e-5)
         torch.testing.assert_close(shared.distances[r], alone.distances[0], rtol=0, atol=1e-5)
         torch.testing.assert_close(shared.error[r], alone.error[0], rtol=0, atol=1e-6)

@@ -12,11 +12,11 @@ from setups import copied
 
 from hardbench.cli import main
 from hardbench.errors import ConfigError, DataError
-from hardbench.inversion.agreement import class_shares, hardest, overlap_z, share
+from hardbench.inversion.agreement import class_shares, most_voted, overlap_z, share
 from hardbench.inversion.experiments import SearchSeries, looks
 from hardbench.inversion.pool import prepare_pool
 from hardbench.inversion.radii import class_means, distances, inversion_epochs, published, published_parity, radii, shortest, smooth
-from hardbench.inversion.search import Data, Search, find_inversions, judging_epochs
+from hardbench.inversion.search import Search, TrainingData, find_inversions, judging_epochs
 from hardbench.settings import InversionSettings
 
 EPOCHS = np.arange(301)
@@ -29,7 +29,7 @@ def settings(**more):
 def search(repeats=(0, 1), looks=(), **more):
     chosen = settings(**more)
     split, standardise = prepare_pool(chosen, 0)
-    return Search(Data(split.train, standardise, split.num_classes), chosen, list(repeats), looks=looks)
+    return Search(TrainingData(split.train, standardise, split.num_classes), chosen, list(repeats), looks=looks)
 
 
 # radii
@@ -192,7 +192,7 @@ def test_the_hardest_are_those_most_networks_call_stragglers():
     stragglers = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]]).bool()
     logits = torch.zeros(2, 4, 2)
     logits[:, 1, 0] = -5
-    assert hardest(stragglers, logits, torch.zeros(4, dtype=torch.long), 9).tolist() == [1, 0, 2]
+    assert most_voted(stragglers, logits, torch.zeros(4, dtype=torch.long), 9).tolist() == [1, 0, 2]
 
 
 # the pool
@@ -308,13 +308,13 @@ def test_a_network_without_an_inversion_is_replaced():
         return found
 
     chosen = settings(if_no_inversion="retry")
-    found = find_inversions(None, chosen, range(3), train)
+    found = find_inversions(chosen, range(3), train)
     assert drawn == [[0, 1, 2], [3, 4]]
     assert found.repeats.tolist() == [1, 3, 4]
     assert found.stragglers.shape == (3, 300)
     missing = {index: [0] for index in range(40)}
     drawn.clear()
-    assert len(find_inversions(None, chosen, range(2), train).repeats) == 0
+    assert len(find_inversions(chosen, range(2), train).repeats) == 0
     assert sum(map(len, drawn)) == 20
 
 
@@ -322,7 +322,7 @@ def test_bf16_keeps_the_radii():
     one, two = search(epochs=30).run(), None
     chosen = settings(epochs=30)
     split, standardise = prepare_pool(chosen, 0)
-    two = Search(Data(split.train, standardise, split.num_classes), chosen, [0, 1], precision="bf16").run()
+    two = Search(TrainingData(split.train, standardise, split.num_classes), chosen, [0, 1], precision="bf16").run()
     torch.testing.assert_close(one.radii, two.radii, rtol=0, atol=0.01)
 
 
@@ -366,7 +366,7 @@ def test_searches_in_a_row_go_on_in_the_one_that_was_interrupted(name, former):
     """Also from a checkpoint of a former version, which held the searches that were done."""
     chosen = settings(epochs=9)
     split, standardise = prepare_pool(chosen, 0)
-    data = Data(split.train, standardise, split.num_classes)
+    data = TrainingData(split.train, standardise, split.num_classes)
 
     def stop(state):
         if state.step == 5:

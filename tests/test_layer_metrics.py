@@ -12,7 +12,7 @@ from hardbench.errors import ConfigError
 from hardbench.metrics.information import first_components
 from hardbench.metrics.published import PUBLISHED
 from hardbench.metrics.similarity import debiased_hsic
-from hardbench.metrics.view import LayerView, centred, own_overlap, remembered, select, squared_overlap
+from hardbench.metrics.view import LayerView, centred, remembered, select, self_frobenius, squared_frobenius
 from hardbench.registry import LAYER_METRICS
 from hardbench.seeding import Seeds
 
@@ -244,15 +244,15 @@ def test_debiased_hsic_from_features_is_song_et_al_over_samples():
     ones = torch.ones(n, dtype=torch.float64)
     terms = (k @ low).trace() + (ones @ k @ ones) * (ones @ low @ ones) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (ones @ k @ low @ ones)
     a, b = centred(x, 0), centred(y, 0)
-    assert debiased_hsic(a, b, squared_overlap(a, b)) == pytest.approx((terms / (n * (n - 3))).item(), rel=1e-5)
+    assert debiased_hsic(a, b, squared_frobenius(a, b)) == pytest.approx((terms / (n * (n - 3))).item(), rel=1e-5)
     assert math.isnan(debiased_hsic(a[:3], b[:3], 1.0))
 
 
 @pytest.mark.parametrize(("d", "d2"), [(5, 6), (300, 400), (3, 400)])
 def test_the_overlap_is_the_same_by_features_and_by_samples(d, d2):
     x, y = noise(60, d), noise(60, d2, seed=1)
-    assert squared_overlap(x, y) == pytest.approx((x.T @ y).double().square().sum().item(), rel=1e-5)
-    assert squared_overlap(x, x) == pytest.approx((x.T @ x).double().square().sum().item(), rel=1e-5)
+    assert squared_frobenius(x, y) == pytest.approx((x.T @ y).double().square().sum().item(), rel=1e-5)
+    assert squared_frobenius(x, x) == pytest.approx((x.T @ x).double().square().sum().item(), rel=1e-5)
 
 
 # information
@@ -323,13 +323,13 @@ def test_words_choose_metrics():
         select(["margin"], has_anchors=False)
 
 
-def test_what_is_remembered_is_forgotten_when_a_tensor_is_dropped():
+def test_what_is_remembered_is_computed_once_for_a_tensor_and_forgotten_with_it():
     calls = []
     count = remembered(lambda stack: calls.append(1))
     stack = noise(1, 40, 4)
     count(stack), count(stack)
     assert len(calls) == 1
-    count(stack), count(stack.clone())
-    assert len(calls) == 2
+    count(stack.clone()), count(stack.clone())  # the first clone is gone before the second is made
+    assert len(calls) == 3
     with torch.inference_mode():
-        assert own_overlap(noise(1, 40, 4)) == own_overlap(noise(1, 40, 4))
+        assert self_frobenius(noise(1, 40, 4)) == self_frobenius(noise(1, 40, 4))

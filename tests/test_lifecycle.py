@@ -8,7 +8,7 @@ import torch
 from setups import course, different_arrays, equal_weights, images_in_classes, run
 
 from hardbench.errors import TrainingError
-from hardbench.hard_samples.recorder import LogitRecorder, whole
+from hardbench.hard_samples.recorder import LogitRecorder, is_complete
 from hardbench.training.callbacks import Records
 
 SETTINGS = {"repeats": 2, "epochs": 2, "batch_size": 13, "width": 12, "layer_metrics": ("probe_accuracy",), "log_every": 2}
@@ -72,7 +72,7 @@ def test_a_point_counts_as_recorded_when_its_file_is_whole(tmp_path):
     assert [path.name for path in tape.folder.iterdir()] == ["000000000.npy"]
     with pytest.raises(TrainingError, match=r"record_dynamics: .*000000007\.npy;"):
         tape.arrays(np.array([0, 7]))
-    assert not whole(tmp_path / "dynamics.npz", np.array([0]))
+    assert not is_complete(tmp_path / "dynamics.npz", np.array([0]))
     np.savez(tmp_path / "dynamics.npz", **tape.arrays(np.array([0])))
-    assert whole(tmp_path / "dynamics.npz", np.array([0]))
-    assert not whole(tmp_path / "dynamics.npz", np.array([0, 7]))
+    assert is_complete(tmp_path / "dynamics.npz", np.array([0]))
+    assert not is_complete(tmp_path / "dynamics.npz", np.array([0, 7]))

@@ -130,7 +130,7 @@ def test_units_of_an_mlp_and_the_other_settings(project):
 def test_an_interrupted_run_goes_on_at_the_next_layer(project, monkeypatch):
     """Killed behind the fifth of twelve layers (two networks, three batches, two layers); the numbers are those of a run in one go."""
     monkeypatch.setattr(mask_mi, "SAVE_SECONDS", 0.0)
-    counted, done = mask_mi.masking.count, []
+    counted, done = mask_mi.masking.count_confusions, []
 
     def dies(*given):
         for layer in counted(*given):
@@ -139,12 +139,12 @@ def test_an_interrupted_run_goes_on_at_the_next_layer(project, monkeypatch):
                 raise Killed
             yield layer
 
-    monkeypatch.setattr(mask_mi.masking, "count", dies)
+    monkeypatch.setattr(mask_mi.masking, "count_confusions", dies)
     assert main([*MASK, "--model", "cnn", "--mask-mode", "activation_zero"]) == 143
     broken = last()
     assert broken.status == "KILLED" and broken.has("checkpoints/last.pt") and not broken.has("masking.npz")
     done.clear()
-    monkeypatch.setattr(mask_mi.masking, "count", lambda *given: (done.append(layer) or layer for layer in counted(*given)))
+    monkeypatch.setattr(mask_mi.masking, "count_confusions", lambda *given: (done.append(layer) or layer for layer in counted(*given)))
     assert main(["resume", "last", "--threads", "1"]) == 0
     resumed = last()
     assert resumed.id == broken.id and resumed.status == "FINISHED" and not resumed.has("checkpoints")
@@ -164,7 +164,7 @@ def killed(monkeypatch, tmp_path):
     archive = tmp_path / "images.npz"
     train_one(dataset=images_in_classes(archive), model="mlp", width=10)
     monkeypatch.setattr(mask_mi, "SAVE_SECONDS", 0.0)
-    counted = mask_mi.masking.count
+    counted = mask_mi.masking.count_confusions
 
     def dies(*given):
         for number, layer in enumerate(counted(*given)):
@@ -172,9 +172,9 @@ def killed(monkeypatch, tmp_path):
                 raise Killed
             yield layer
 
-    monkeypatch.setattr(mask_mi.masking, "count", dies)
+    monkeypatch.setattr(mask_mi.masking, "count_confusions", dies)
     assert main([*MASK[:-4], "--images", "all", "--batch-size", "10"]) == 143
-    monkeypatch.setattr(mask_mi.masking, "count", counted)
+    monkeypatch.setattr(mask_mi.masking, "count_confusions", counted)
     assert last().has("checkpoints/last.pt")
     return archive
 

@@ -13,8 +13,8 @@ from hardbench import seeding
 from hardbench.data.digits import load
 from hardbench.errors import ConfigError
 from hardbench.masking import masks as masking
-from hardbench.masking.convolutions import Bilinear, Direct, pool
-from hardbench.masking.masks import ConfusionCounts, Masker, count, masked_layers, steps, subsets
+from hardbench.masking.convolutions import Bilinear, Direct, fast_pool
+from hardbench.masking.masks import ConfusionCounts, Masker, count_confusions, folded_blocks, masked_layers, subsets
 from hardbench.metrics.classification import confusion_counts
 from hardbench.models.layers import ACTIVATIONS, Chain
 from hardbench.registry import MODELS
@@ -111,7 +111,7 @@ def plain(chain, inputs, module, keep, mode):
 def engine(chain, inputs, masks, mode, **more):
     """Logits [S, B, K] by layer, -1 for no mask."""
     masker = Masker(chain, inputs.shape[1:], masks, **more)
-    masker.fix(mode, lambda: iter(inputs.split(7)))
+    masker.set_constants(mode, lambda: iter(inputs.split(7)))
     found = {}
     for layer, rows, logits in masker.logits(inputs, list(masks)):
         found.setdefault(layer, []).append(logits)
@@ -120,20 +120,20 @@ def engine(chain, inputs, masks, mode, **more):
 
 
 def masks_of(chain, shape, sets):
-    products = steps(chain, shape)
-    return {layer: subsets(products[layer].channels, sets, generator(layer)) for layer in masked_layers(chain)}
+    blocks = folded_blocks(chain, shape)
+    return {layer: subsets(blocks[layer].channels, sets, generator(layer)) for layer in masked_layers(chain)}
 
 
 def assert_same(chain, inputs, sets, mode, share=1e-4, **more):
     """The same logits within a share of their range, and the same prediction where the two highest are further apart than that."""
-    products, masks = steps(chain, inputs.shape[1:]), masks_of(chain, inputs.shape[1:], sets)
+    blocks, masks = folded_blocks(chain, inputs.shape[1:]), masks_of(chain, inputs.shape[1:], sets)
     found = engine(chain, inputs, masks, mode, **more)
     assert list(found) == [*masks, -1]
     torch.testing.assert_close(found[-1][0], chain(inputs).detach(), rtol=1e-4, atol=share * 10)
     for layer, rows in masks.items():
         assert len(found[layer]) == len(rows)
         for keep, logits in zip(rows, found[layer], strict=True):
-            expected = plain(chain, inputs, products[layer].module, keep, mode)
+            expected = plain(chain, inputs, blocks[layer].module, keep, mode)
             allowed = share * (expected.max() - expected.min())
             assert (logits - expected).abs().max() <= allowed, (layer, int(keep.sum()))
             first, second = expected.topk(2).values.T
@@ -143,7 +143,7 @@ def assert_same(chain, inputs, sets, mode, share=1e-4, **more):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_predictions_are_those_of_the_straightforward_loop(trained, mode):
-    kinds = [type(step.map) for step in steps(trained, (1, SIDE, SIDE))]
+    kinds = [type(block.map) for block in folded_blocks(trained, (1, SIDE, SIDE))]
     assert {Direct, Bilinear} <= set(kinds)
     assert_same(trained, digits(60)[0], 9, mode)
 
@@ -180,7 +180,7 @@ def test_bf16_tells_nearly_the_same(trained):
 
 def test_a_mask_that_keeps_all_is_no_mask(trained):
     inputs, _ = digits(20)
-    channels = [step.channels for step in steps(trained, inputs.shape[1:])]
+    channels = [block.channels for block in folded_blocks(trained, inputs.shape[1:])]
     found = engine(trained, inputs, {layer: torch.ones(1, channels[layer], dtype=torch.bool) for layer in range(5)}, "activation_zero")
     for layer in range(5):
         torch.testing.assert_close(found[layer][0], found[-1][0], rtol=1e-5, atol=1e-5)
@@ -194,11 +194,11 @@ def test_each_batch_of_images_goes_through_once(trained, monkeypatch):
     inputs, labels = digits(50)
     masks = masks_of(trained, inputs.shape[1:], 3)
     masker = Masker(trained, inputs.shape[1:], masks)
-    masker.fix("conv_weight", lambda: iter(()))
+    masker.set_constants("conv_weight", lambda: iter(()))
     seen.clear()
-    first = [step.map for step in masker.steps].index(next(s.map for s in masker.steps if isinstance(s.map, Direct)))
-    assert first == 0 and sum(isinstance(step.map, Direct) for step in masker.steps) == 1
-    list(count(masker, lambda a, b: inputs[a:b], labels, ConfusionCounts(masks, 10), 20))
+    first = [isinstance(block.map, Direct) for block in masker.blocks].index(True)
+    assert first == 0 and sum(isinstance(block.map, Direct) for block in masker.blocks) == 1
+    list(count_confusions(masker, lambda a, b: inputs[a:b], labels, ConfusionCounts(masks, 10), 20))
     assert seen == [20, 20, 10]
 
 
@@ -209,8 +209,8 @@ def test_confusions_are_those_of_the_predictions_also_in_parts(trained):
     hard = torch.rand(50, generator=generator()) < 0.3
     counts = ConfusionCounts(masks, 10, parts=2)
     masker = Masker(trained, inputs.shape[1:], masks)
-    masker.fix("conv_weight", lambda: iter(()))
-    list(count(masker, lambda a, b: inputs[a:b], labels, counts, 20, hard.long()))
+    masker.set_constants("conv_weight", lambda: iter(()))
+    list(count_confusions(masker, lambda a, b: inputs[a:b], labels, counts, 20, hard.long()))
     for layer, logits in found.items():
         for part, rows in enumerate((~hard, hard)):
             assert torch.equal(counts.counts[layer][part], confusion_counts(labels[rows], logits.argmax(-1)[:, rows], 10))
@@ -222,8 +222,8 @@ def test_a_count_goes_on_at_the_next_unfinished_layer(trained):
 
     def counted(counts, stop):
         masker = Masker(trained, inputs.shape[1:], masks)
-        masker.fix("activation_mean", lambda: iter([inputs]))
-        return list(itertools.islice(count(masker, lambda a, b: inputs[a:b], labels, counts, 20), stop))
+        masker.set_constants("activation_mean", lambda: iter([inputs]))
+        return list(itertools.islice(count_confusions(masker, lambda a, b: inputs[a:b], labels, counts, 20), stop))
 
     whole = ConfusionCounts(masks, 10)
     assert counted(whole, None) == [0, 1, 2, 3, 4, -1] * 3
@@ -240,7 +240,7 @@ def test_a_count_goes_on_at_the_next_unfinished_layer(trained):
 def test_what_is_no_sequence_is_refused(model):
     chain = MODELS[model].call((3, 32, 32), 5, train.Config(model=model), seeding.networks(0, 0, 1)).member(0)
     with pytest.raises(ConfigError, match=f"model: {model}; one whose layers run in sequence"):
-        masking.check(chain, model)
+        masking.check_sequential(chain, model)
 
 
 # the maps
@@ -276,7 +276,7 @@ def test_other_convolutions_are_torchs():
 def test_pooling_is_torchs_in_any_order_of_memory(module):
     images = torch.randn(3, 4, 7, 9)
     for one in (images, images.to(memory_format=torch.channels_last), images.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)):
-        torch.testing.assert_close(pool(module)(one), module(images))
+        torch.testing.assert_close(fast_pool(module)(one), module(images))
 
 
 # the sets

@@ -7,9 +7,9 @@ from scipy.stats import hypergeom, spearmanr
 from sklearn.metrics import average_precision_score, jaccard_score
 
 from hardbench.hard_samples import detection
-from hardbench.hard_samples.cuts import Order
+from hardbench.hard_samples.cuts import HardEasyOrder
 from hardbench.hard_samples.dynamics import Dynamics
-from hardbench.hard_samples.selection import hardest, select
+from hardbench.hard_samples.selection import hardest, hardest_at_level
 from hardbench.inversion import agreement
 from hardbench.registry import SCORES
 from hardbench.seeding import Seeds
@@ -70,7 +70,7 @@ def test_counts_are_exact_at_both_levels():
     scores, labels = torch.rand(1000, generator=generator), torch.randint(0, 4, (1000,), generator=generator)
     counts = torch.tensor([17, 0, 120, 1])
     for level, expected in (("class", counts.tolist()), ("dataset", None)):
-        hard = select(scores, labels, counts, level)
+        hard = hardest_at_level(scores, labels, counts, level)
         assert int(hard.sum()) == 138
         if expected:
             assert torch.bincount(labels[hard], minlength=4).tolist() == expected
@@ -78,7 +78,7 @@ def test_counts_are_exact_at_both_levels():
                 assert scores[hard & (labels == c)].min() > scores[~hard & (labels == c)].max()
         else:
             assert scores[hard].min() > scores[~hard].max()
-    assert int(select(scores, labels, torch.tensor([2000, 0, 0, 0]), "class").sum()) == int((labels == 0).sum())
+    assert int(hardest_at_level(scores, labels, torch.tensor([2000, 0, 0, 0]), "class").sum()) == int((labels == 0).sum())
 
 
 def test_of_equal_scores_the_earlier_sample_is_hard():
@@ -90,12 +90,12 @@ def test_of_equal_scores_the_earlier_sample_is_hard():
 def test_cuts_are_int_of_n_times_ratio(train_ratio, reduce_hard):
     hard = torch.zeros(1237, dtype=torch.bool)
     hard[torch.randperm(1237, generator=torch.Generator().manual_seed(0))[:107]] = True
-    order = Order.of(hard, Seeds(0).child("split", 0))
+    order = HardEasyOrder.of(hard, Seeds(0).child("split", 0))
     assert order.rows.sort().values.tolist() == list(range(1237))
     assert hard[order.rows].tolist() == [True] * 107 + [False] * 1130
     tests, before = set(), None
     for remaining in (0, 0.05, 0.25, 1):
-        cut = order.cut(train_ratio, remaining, reduce_hard)
+        cut = order.train_slice(train_ratio, remaining, reduce_hard)
         trained = order.rows[cut.low : cut.high]
         kept = [int(n * train_ratio) for n in (107, 1130)]
         kept[0 if reduce_hard else 1] = int(kept[0 if reduce_hard else 1] * remaining)
@@ -112,7 +112,7 @@ def test_cuts_are_int_of_n_times_ratio(train_ratio, reduce_hard):
 
 def test_a_split_depends_on_its_set_alone():
     hard = torch.arange(50) < 9
-    one, again, other = (Order.of(hard, Seeds(4).child("split", s)).rows for s in (0, 0, 1))
+    one, again, other = (HardEasyOrder.of(hard, Seeds(4).child("split", s)).rows for s in (0, 0, 1))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
 
@@ -190,17 +190,17 @@ def test_stability_is_the_hypergeometric_z():
     left, right = np.arange(500) < 60, (np.arange(500) >= 40) & (np.arange(500) < 110)
     chance = hypergeom(500, 60, 70)
     z = (20 - chance.mean()) / chance.std()
-    assert agreement.stability(np.stack([left, right])) == pytest.approx(z)
+    assert agreement.mean_overlap_z(np.stack([left, right])) == pytest.approx(z)
     same = (60 - 60 * 60 / 500) / hypergeom(500, 60, 60).std()
-    assert agreement.stability(np.stack([left, right, left])) == pytest.approx((2 * z + same) / 3)
-    assert np.isnan(agreement.stability(np.stack([left, np.zeros(500, bool)])))
+    assert agreement.mean_overlap_z(np.stack([left, right, left])) == pytest.approx((2 * z + same) / 3)
+    assert np.isnan(agreement.mean_overlap_z(np.stack([left, np.zeros(500, bool)])))
 
 
 def test_stability_of_random_sets_is_chance():
     """z has mean 0 and variance 1: over 200 draws of 2 sets the mean is within three standard errors of 0."""
     rng = np.random.default_rng(0)
-    z = [agreement.stability(np.stack([rng.permutation(300) < 30, rng.permutation(300) < 45])) for _ in range(200)]
+    z = [agreement.mean_overlap_z(np.stack([rng.permutation(300) < 30, rng.permutation(300) < 45])) for _ in range(200)]
     assert abs(np.mean(z)) < 3 / np.sqrt(200)
     assert np.std(z) == pytest.approx(1, abs=0.2)
-    assert agreement.stability(np.stack([np.arange(300) < 30] * 3)) > 15
-    assert np.isnan(agreement.stability(np.ones((1, 9), bool)))
+    assert agreement.mean_overlap_z(np.stack([np.arange(300) < 30] * 3)) > 15
+    assert np.isnan(agreement.mean_overlap_z(np.ones((1, 9), bool)))

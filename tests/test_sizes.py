@@ -143,7 +143,7 @@ from hardbench import machine
 machine.take(config)
 from hardbench.inversion.pool import prepare_pool
 split, standardise = prepare_pool(config, 0)
-data = inversion.Data(split.train, standardise, split.num_classes)
+data = inversion.TrainingData(split.train, standardise, split.num_classes)
 def taken(which):
     return next(int(line.split()[1]) << 10 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which))
 small = settings.Config(**words | dict(epochs=2, width=8))
@@ -156,15 +156,15 @@ if name != "stragglers":
     found = inversion.estimate(config, split, "fp32")(config, count)
 else:
     from hardbench import seeding
-    from hardbench.hard_samples.cuts import Order
+    from hardbench.hard_samples.cuts import HardEasyOrder
     from hardbench.training.loop import fit
-    order = Order.of(torch.arange(len(split.train)) % 5 == 0, seeding.Seeds(0))
-    cuts = [order.cut(p, q, False) for p in config.train_ratios for q in config.remaining_train_ratios]
+    order = HardEasyOrder.of(torch.arange(len(split.train)) % 5 == 0, seeding.Seeds(0))
+    cuts = [order.train_slice(p, q, False) for p in config.train_ratios for q in config.remaining_train_ratios]
     plain = lambda one: training_settings(one, "fp32")
     streams = [seeding.Seeds(0).child("repeat", r) for r in range(config.repeats)]
-    course = slices.SliceTraining.of(split.train, standardise, split.num_classes, cuts, streams, plain(config))
+    course = slices.SliceTraining(data, cuts, streams, plain(config))
     fit(course.learner, course.batches, 2, [])
-    course.judge()
+    course.accuracies()
     found = slices.estimate(split, plain)(config, config.repeats * len(cuts))
 print(taken("VmHWM") - before, found)
 """

@@ -16,7 +16,7 @@ from benchmarks import mnist
 from benchmarks.row import WALL, DifferentError, Goal, Row, Workload
 from hardbench.data.transforms import unit_of
 from hardbench.inversion.pool import prepare_pool
-from hardbench.inversion.search import Data, Search
+from hardbench.inversion.search import Search, TrainingData
 from hardbench.settings import InversionSettings
 from hardbench.training import callbacks
 from hardbench.training.loop import fit
@@ -31,10 +31,10 @@ def settings(epochs: int) -> InversionSettings:
     return InversionSettings(dataset="mnist", data_dir=str(mnist.folder()), subset_size=COUNT, epochs=epochs)
 
 
-def data() -> Data:
+def data() -> TrainingData:
     """The pooled, drawn, standardised samples both forms train on."""
     split, standardise = prepare_pool(settings(1), 0)
-    return Data(split.train, standardise, split.num_classes)
+    return TrainingData(split.train, standardise, split.num_classes)
 
 
 def plain(loader: bool, quick: bool) -> Workload:
@@ -97,8 +97,8 @@ def ours(repeats: int, precision: str, quick: bool) -> Workload:
     def call() -> Tensor:
         search = Search(pool, settings(epochs), range(repeats), precision=precision)
         watching = [callbacks.progress(lambda done, text: None)]
-        fit(search.learner, search.batches, epochs, [search.watch, *watching])
-        return search.watch.rows["radii"].transpose(0, 1)
+        fit(search.learner, search.batches, epochs, [search.recorder, *watching])
+        return search.recorder.rows["radii"].transpose(0, 1)
 
     layers = [a * b for a, b in itertools.pairwise(SIZES)]
     return Workload(call, epochs * repeats, 2.0 * COUNT * (2 * sum(layers) + sum(layers[1:])))

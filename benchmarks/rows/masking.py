@@ -17,7 +17,7 @@ from benchmarks.row import DifferentError, Goal, Row, Workload
 from hardbench import seeding
 from hardbench.data.transforms import Standardise
 from hardbench.masking.information import plugin
-from hardbench.masking.masks import ConfusionCounts, Masker, count, masked_layers, steps, subsets
+from hardbench.masking.masks import ConfusionCounts, Masker, count_confusions, folded_blocks, masked_layers, subsets
 from hardbench.models.layers import Chain
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
@@ -65,8 +65,8 @@ def _standardised(raw: Tensor) -> Tensor:
 def masks(model: str) -> dict[int, Tensor]:
     """Two sets of every convolution's channels, bool [S, n]."""
     chain = network(model)
-    found, streams = steps(chain, SHAPE), Seeds(0).child("masks")
-    return {layer: subsets(found[layer].channels, SETS, streams.child(layer).generator()) for layer in masked_layers(chain)}
+    blocks, streams = folded_blocks(chain, SHAPE), Seeds(0).child("masks")
+    return {layer: subsets(blocks[layer].channels, SETS, streams.child(layer).generator()) for layer in masked_layers(chain)}
 
 
 class Usual(Dataset[Any]):
@@ -93,7 +93,7 @@ def plain(model: str, quick: bool) -> Workload:
     from sklearn.metrics import mutual_info_score
 
     chain, wanted = network(model), masks(model)
-    names = [step.module for step in steps(chain, SHAPE)]
+    names = [block.module for block in folded_blocks(chain, SHAPE)]
     loader = DataLoader(Usual(quick), batch_size=BATCH)
 
     def information(net: nn.Module) -> float:
@@ -123,9 +123,9 @@ def ours(model: str, precision: str, quick: bool) -> Workload:
 
     def call() -> Any:
         masker = Masker(chain, SHAPE, wanted, precision)
-        masker.fix("conv_weight", lambda: iter(()))
+        masker.set_constants("conv_weight", lambda: iter(()))
         counts = ConfusionCounts(wanted, CLASSES)
-        for _ in count(masker, lambda first, stop: _standardised(raw[first:stop]), labels, counts, BATCH):
+        for _ in count_confusions(masker, lambda first, stop: _standardised(raw[first:stop]), labels, counts, BATCH):
             pass
         return np.concatenate([plugin(counts.counts[layer][0]).numpy() for layer in wanted])
 

@@ -17,11 +17,11 @@ from benchmarks.row import DifferentError, Goal, Row, Workload
 from hardbench import seeding
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise, unit_of
-from hardbench.hard_samples.cuts import Order, TrainSlice
+from hardbench.hard_samples.cuts import HardEasyOrder, TrainSlice
 from hardbench.hard_samples.selection import hardest
 from hardbench.hard_samples.slices import SliceTraining
 from hardbench.inversion.pool import prepare_pool
-from hardbench.inversion.search import Data, Search, training_settings
+from hardbench.inversion.search import Search, TrainingData, training_settings
 from hardbench.models.layers import Chain
 from hardbench.registry import MODELS
 from hardbench.studies.stragglers import Config
@@ -45,9 +45,9 @@ def prepared(config: Config) -> tuple[Samples, Standardise, list[TrainSlice]]:
     split, standardise = prepare_pool(config, config.seed)
     count = len(split.train)
     mask = hardest(torch.rand(count, generator=torch.Generator().manual_seed(0)), int(HARD * count))
-    order = Order.of(mask, seeding.Seeds(config.seed))
+    order = HardEasyOrder.of(mask, seeding.Seeds(config.seed))
     pairs = itertools.product(config.train_ratios, config.remaining_train_ratios)
-    return split.train.pick(order.rows), standardise, [order.cut(ratio, share) for ratio, share in pairs]
+    return split.train.pick(order.rows), standardise, [order.train_slice(ratio, share) for ratio, share in pairs]
 
 
 def streams(config: Config) -> list[seeding.Seeds]:
@@ -116,7 +116,7 @@ def ours(quick: bool) -> Workload:
     training = training_settings(config)
 
     def call() -> list[dict[str, Tensor]]:
-        networks = SliceTraining.of(samples, standardise, 10, cuts, streams(config), training)
+        networks = SliceTraining(TrainingData(samples, standardise, 10), cuts, streams(config), training)
         first: list[dict[str, Tensor]] = []
 
         def keep(state: TrainState) -> None:
@@ -124,7 +124,7 @@ def ours(quick: bool) -> Workload:
                 first.extend(networks.states())
 
         fit(networks.learner, networks.batches, config.epochs, [callbacks.divergence(), keep])
-        found = Search(Data(samples, standardise, 10), config, [0], config.seed).run()
+        found = Search(TrainingData(samples, standardise, 10), config, [0], config.seed).run()
         return [*first, {"radii": found.radii[0, 1]}]
 
     return Workload(call, EPOCHS, flops(config, cuts, len(samples)))

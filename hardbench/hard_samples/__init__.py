@@ -1,1 +1,1 @@
-"""Which samples are hard: scores of recorded dynamics, sets of hard samples, and what removing some from training does."""
+"""Hard samples: scores of recorded training dynamics, sets of hard samples, and training with some of them removed."""

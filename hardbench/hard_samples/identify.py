@@ -1,19 +1,21 @@
-"""Which samples are hard, by every strategy, in every one of S sets: from a search for stragglers and S fresh networks."""
+"""The hard samples by every strategy in every one of S sets: from a search for stragglers and S newly trained networks.
 
-from collections.abc import Callable, Sequence
+After Pukowski & Lu 2024 (arXiv:2409.14401): stragglers say how many samples of a class are hard, a score says which ones.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hardbench.data.batches import Batches
 from hardbench.data.samples import Samples
 from hardbench.hard_samples.dynamics import Dynamics
-from hardbench.hard_samples.selection import select
+from hardbench.hard_samples.selection import hardest_at_level
 from hardbench.inversion.fullbatch import FullBatch
-from hardbench.inversion.search import Data, Inversions, Search
-from hardbench.registry import MODELS, SCORES
+from hardbench.inversion.search import Inversions, Search, TrainingData
+from hardbench.registry import SCORES
 from hardbench.seeding import Seeds
 from hardbench.settings import STRAGGLERS, TrainingSettings
 from hardbench.training import callbacks
@@ -21,89 +23,87 @@ from hardbench.training.learners import cross_entropy
 from hardbench.training.loop import Callback, TrainState, at, evaluation_steps, fit
 
 GALLERY = 24  # hardest samples kept per strategy
-POINTS = 10  # at which fresh networks are looked at, spaced evenly in the logarithm of the step
-Show = Callable[[int, str], None]
+POINTS = 10  # steps at which the logits of fresh networks are recorded, evenly spaced in their logarithm
 
 
 @dataclass(frozen=True)
-class Hard:
-    """What one strategy says: score [S, N], higher is harder; hard [S, N], bool."""
+class HardSamples:
+    """The samples by one strategy: score [S, N], higher is harder; hard [S, N], bool."""
 
     score: Tensor
     hard: Tensor
 
 
-def search(ready: Search, show: Callback) -> Inversions:
+def search_until_inverted(search: Search, show: Callback) -> Inversions:
     """Train a search's networks until every class of each has inverted, or to the end."""
 
     def stop(state: TrainState) -> None:
-        if np.isfinite(ready.watch.epochs).all():
+        if np.isfinite(search.recorder.inversion_epoch).all():
             for r in range(state.learner.networks.repeats):
                 state.learner.freeze(r, state.step)
 
-    return ready.run([stop, show])
+    return search.run([stop, show])
 
 
-def fresh_logits(data: Data, settings: TrainingSettings, streams: Sequence[Seeds], show: Callback) -> tuple[Tensor, Tensor]:
-    """Logits [S, T, N, K] of one fresh network per stream, trained on all samples together, and the steps [T] they were taken at."""
-    networks = MODELS[settings.model].call(data.train.shape, data.num_classes, settings, streams).to(data.train.labels.device)
-    batches = Batches(data.train, data.standardise, "full", streams, [0.0] * len(streams))
-    learner = FullBatch(networks, settings, settings.epochs)
+def fresh_logits(data: TrainingData, settings: TrainingSettings, streams: Sequence[Seeds], show: Callback) -> tuple[Tensor, Tensor]:
+    """Logits [S, T, N, K] of one newly trained network per stream, on all samples, and the steps [T] they were recorded at."""
+    learner = FullBatch(data.networks(settings, streams), settings, settings.epochs)
     steps: list[int] = []
     points: list[Tensor] = []
 
-    def look(state: TrainState) -> None:
+    def record(state: TrainState) -> None:
         steps.append(state.step)
         points.append(learner.forward_all(state.batches.draw()[0]).logits.transpose(1, 2).float().cpu())
 
-    watching = [callbacks.divergence(), at(evaluation_steps(POINTS, None, settings.epochs), look), show]
-    fit(learner, batches, settings.epochs, watching)
+    recording = at(evaluation_steps(POINTS, None, settings.epochs), record)
+    fit(learner, data.batches(streams), settings.epochs, [callbacks.divergence(), recording, show])
     return torch.stack(points, 1), torch.tensor(steps)
 
 
-def straggler_counts(found: Inversions, labels: Tensor, classes: int) -> Tensor:
+def straggler_counts(inversions: Inversions, labels: Tensor, classes: int) -> Tensor:
     """Stragglers per class in every set, n_c, int64 [S, K]."""
-    return torch.stack([torch.bincount(labels[mask], minlength=classes) for mask in found.stragglers])
+    return torch.stack([torch.bincount(labels[mask], minlength=classes) for mask in inversions.stragglers])
 
 
 def identify(
     strategies: Sequence[str],
-    found: Inversions,
+    inversions: Inversions,
     logits: tuple[Tensor, Tensor] | None,
     labels: Tensor,
     index: Tensor,
     counts: Tensor,
     level: str,
-) -> dict[str, Hard]:
-    """Scores and hard samples by strategy. Stragglers are what they are; of any other score the counts [S, K] hardest are hard.
+) -> dict[str, HardSamples]:
+    """Scores and hard samples by strategy. The hard samples of stragglers are the stragglers, of any other score the counts [S, K] hardest.
 
-    `logits` are those of `fresh_logits`; without them only stragglers can be told.
+    `logits` are those of `fresh_logits`; the strategy stragglers does without them (None).
     """
     result = {}
     for name in strategies:
         if name == STRAGGLERS:
-            ends = found.logits.unsqueeze(1)
-            own = Dynamics(ends, labels, torch.zeros(1, dtype=torch.long), index, found.stragglers)
-            result[name] = Hard(SCORES[name].call(own), found.stragglers)
+            at_end = inversions.logits.unsqueeze(1)
+            dynamics = Dynamics(at_end, labels, torch.zeros(1, dtype=torch.long), index, inversions.stragglers)
+            result[name] = HardSamples(SCORES[name].call(dynamics), inversions.stragglers)
         else:
             assert logits is not None
             score = SCORES[name].call(Dynamics(logits[0], labels, logits[1], index))
-            chosen = [select(row, labels, count, level) for row, count in zip(score, counts, strict=True)]
-            result[name] = Hard(score, torch.stack(chosen))
+            masks = [hardest_at_level(row, labels, count, level) for row, count in zip(score, counts, strict=True)]
+            result[name] = HardSamples(score, torch.stack(masks))
     return result
 
 
-def gallery(samples: Samples, found: Inversions, hard: Sequence[Hard]) -> dict[str, Tensor]:
+def gallery(samples: Samples, inversions: Inversions, hard: Sequence[HardSamples]) -> dict[str, Tensor]:
     """The hardest images of every strategy [M, G, ...] with labels, clean, index and predicted [M, G]; empty for vectors.
 
-    By mean score over the sets, equal ones by the mean loss of the straggler networks at their end; predicted is by their mean logits.
+    The hardest by mean score over the sets, of equal ones those with the largest mean loss of the straggler networks at their end;
+    `predicted` is by the mean logits of these networks.
     """
     if len(samples.shape) != 3:
         return {}
-    truth = samples.labels.expand(len(found.logits), -1)
-    losses = cross_entropy(found.logits, truth).mean(0)
-    places = [np.lexsort((-losses.numpy(), -one.score.double().mean(0).numpy()))[:GALLERY] for one in hard]
-    rows = torch.from_numpy(np.stack(places))
-    predicted = found.logits.mean(0).argmax(-1)
-    parts = {"images": samples.inputs, "labels": samples.labels, "clean": samples.clean, "index": samples.index, "predicted": predicted}
-    return {f"gallery_{name}": value[rows] for name, value in parts.items()}
+    labels = samples.labels.expand(len(inversions.logits), -1)
+    losses = cross_entropy(inversions.logits, labels).mean(0)
+    orders = [np.lexsort((-losses.numpy(), -strategy.score.double().mean(0).numpy())) for strategy in hard]
+    rows = torch.from_numpy(np.stack(orders)[:, :GALLERY])
+    predicted = inversions.logits.mean(0).argmax(-1)
+    values = {"images": samples.inputs, "labels": samples.labels, "clean": samples.clean, "index": samples.index, "predicted": predicted}
+    return {f"gallery_{name}": value[rows] for name, value in values.items()}

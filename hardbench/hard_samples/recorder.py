@@ -14,11 +14,11 @@ from hardbench.training.evaluation import batches
 from hardbench.training.loop import TrainState
 
 FOLDER, ARTIFACT = "dynamics", "dynamics.npz"
-LARGE = 1 << 30  # bytes from which a reader is warned
+LARGE = 1 << 30  # bytes from which the user is warned
 
 
 class LogitRecorder:
-    """An callback that writes the logits of every training sample, in eval mode on clean inputs, to a file per point.
+    """A callback that writes the logits of every training sample, in eval mode on clean inputs, to a file per point.
 
     float32: of the largest logits of 20 000 MNIST images float16 leaves one in seven distinct (measured), and ranks become ties. Neither
     memory nor checkpoints hold what was recorded: a point that is measured again after a kill is the same file again, bit for bit.
@@ -31,7 +31,7 @@ class LogitRecorder:
         self.publish = publish
 
     def __call__(self, state: TrainState) -> None:
-        """Write this point; repeats without numbers at this step are nan."""
+        """Write the logits of this step; those of repeats that stopped before it are nan."""
         logits = torch.cat([state.learner.predict(inputs).float() for inputs, _ in batches(self.train, self.standardise)], 1)
         for r in state.learner.stopped:
             if state.step > state.learner.measured_until(r):
@@ -42,32 +42,32 @@ class LogitRecorder:
         self.publish(f"{FOLDER}/{name}")
 
     def arrays(self, steps: np.ndarray) -> dict[str, np.ndarray]:
-        """logits [R, T, N, K] at the steps [T], and the samples: labels, clean, index, fingerprint [N]."""
+        """The recording as it is stored: logits [R, T, N, K] at the steps [T], and the samples: labels, clean, index, fingerprint [N]."""
         names = [f"{step:09d}.npy" for step in steps]
         for name in names:
             if not (self.folder / name).exists():
                 raise TrainingError(f"record_dynamics: no {self.folder / name}; the files of all points that the run has recorded")
         points = [np.load(self.folder / name, mmap_mode="r", allow_pickle=False) for name in names]
         train = self.train
-        found = {"labels": train.labels, "clean": train.clean, "index": train.index, "fingerprint": train.fingerprints}
-        arrays = {name: value.cpu().numpy() for name, value in found.items()}
+        samples = {"labels": train.labels, "clean": train.clean, "index": train.index, "fingerprint": train.fingerprints}
+        arrays = {name: value.cpu().numpy() for name, value in samples.items()}
         return {"logits": np.stack(points, 1), "steps": steps} | arrays
 
 
-def recorded(folder: Path) -> list[str]:
-    """Names of the files that a tape has written into a folder, half-written ones too."""
+def recorded_files(folder: Path) -> list[str]:
+    """Names of the files that a recorder has written into a folder, half-written ones too."""
     digits = "[0-9]" * 9
     return sorted(path.name for pattern in (f"{digits}.npy", f".{digits}.npy.part") for path in folder.glob(pattern))
 
 
-def whole(path: Path, steps: np.ndarray) -> bool:
-    """True if a recording of these steps is there."""
+def is_complete(path: Path, steps: np.ndarray) -> bool:
+    """True if the file is a recording of all these steps."""
     try:
         return np.array_equal(archives.read(path, ("steps",), ())["steps"], steps)
     except ValueError:  # none, or a damaged one
         return False
 
 
-def size(repeats: int, points: int, samples: int, classes: int) -> int:
+def recording_bytes(repeats: int, points: int, samples: int, classes: int) -> int:
     """Bytes of a recording."""
     return 4 * repeats * points * samples * classes

@@ -1,4 +1,4 @@
-"""Hardness scores from logits: Dynamics -> [R, N], higher is harder. What came last in training counts, unless the score says otherwise."""
+"""Hardness scores from logits: Dynamics -> [R, N], higher is harder. They use the logits at the end of training, except aum."""
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -11,7 +11,7 @@ from hardbench.registry import SCORES
 def stragglers(dynamics: Dynamics) -> Tensor:
     """1 for samples misclassified at the inversion point of their class, else 0 (Ciceri et al. 2024, arXiv:2303.05161).
 
-    Where no inversion was looked for, misclassified at the last point. Two values: ranks and average precisions have ties.
+    Where no inversion was searched for, misclassified at the last point. A score of two values: ranks and average precisions have ties.
     """
     if dynamics.stragglers is not None:
         return dynamics.stragglers.float()
@@ -20,7 +20,7 @@ def stragglers(dynamics: Dynamics) -> Tensor:
 
 @SCORES.add("confidence")
 def confidence(dynamics: Dynamics) -> Tensor:
-    """Minus the largest logit (Pukowski & Lu, arXiv:2409.14401), of any sign."""
+    """Minus the largest logit (Pukowski & Lu 2024, arXiv:2409.14401), of any sign."""
     return -dynamics.last.amax(-1)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hardbench.inversion import agreement
-from hardbench.metrics.hardness import correlation, mean_stderr
+from hardbench.metrics.hardness import correlation, mean_stderr, mean_text
 
 if TYPE_CHECKING:
     import pandas
@@ -16,41 +16,38 @@ TESTS = ("full", "hard", "easy")
 
 
 def independent(values: Array) -> Array:
-    """What a standard error is taken over, [..., I] of values [..., S, R]: the means of the sets where there are several, else the repeats.
+    """Independent values [..., I] of values [..., S, R]: the means of the sets where there are several, else the repeats.
 
-    Networks of one set share their hard samples and are not independent.
+    Standard errors are taken over these: networks of one set share their hard samples and are not independent.
     """
     return mean_stderr(np.moveaxis(values, -1, 0))[0] if values.shape[-2] > 1 else values[..., 0, :]
 
 
-def describe(masks: Array, scores: Array, labels: Array, classes: int) -> dict[str, Array]:
+def agreement_arrays(masks: Array, scores: Array, labels: Array, classes: int) -> dict[str, Array]:
     """Counts and agreement of hard samples, from masks and scores [S, M, N] and labels [N].
 
     hard_per_class [M, S, K], samples_per_class [K]; jaccard [S, M, M], jaccard_per_class [S, K, M, M] and spearman [S, M, M] between the
     strategies of a set; stability [M] of a strategy across the sets (z against chance, nan for a single set).
     """
-    found = {"hard_per_class": np.array([[np.bincount(labels[mask], minlength=classes) for mask in row] for row in masks.swapaxes(0, 1)])}
-    found["samples_per_class"] = np.bincount(labels, minlength=classes)
-    found["jaccard"] = np.stack([agreement.jaccard_matrix(row) for row in masks])
-    found["jaccard_per_class"] = np.stack([agreement.jaccard_per_class(row, labels, classes) for row in masks])
-    found["spearman"] = np.stack([agreement.spearman_matrix(row) for row in scores])
-    return found | {"stability": np.array([agreement.stability(row) for row in masks.swapaxes(0, 1)])}
+    by_strategy = masks.swapaxes(0, 1)
+    return {
+        "hard_per_class": np.array([[np.bincount(labels[mask], minlength=classes) for mask in sets] for sets in by_strategy]),
+        "samples_per_class": np.bincount(labels, minlength=classes),
+        "jaccard": np.stack([agreement.jaccard_matrix(sets) for sets in masks]),
+        "jaccard_per_class": np.stack([agreement.jaccard_per_class(sets, labels, classes) for sets in masks]),
+        "spearman": np.stack([agreement.spearman_matrix(rows) for rows in scores]),
+        "stability": np.array([agreement.mean_overlap_z(sets) for sets in by_strategy]),
+    }
 
 
-def printed(arrays: Mapping[str, Array]) -> tuple[list[str], list[list[str]]]:
-    """Heading and lines of the table a person reads: accuracies as mean +- stderr."""
+def summary_rows(arrays: Mapping[str, Array]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the table that is printed: accuracies as mean +- stderr."""
     rows = []
     for row in summary_table(arrays).to_dict("records"):
-        cells = [_share(row[f"mean_{test}"], row[f"stderr_{test}"]) for test in TESTS]
-        where = [f"{row[key]:g}" for key in ("train_ratio", "remaining")]
-        rows.append([str(row["strategy"]), *where, f"{row['train_samples']:.0f}", *cells])
+        accuracies = [mean_text(row[f"mean_{test}"], row[f"stderr_{test}"]) for test in TESTS]
+        ratios = [f"{row[key]:g}" for key in ("train_ratio", "remaining")]
+        rows.append([str(row["strategy"]), *ratios, f"{row['train_samples']:.0f}", *accuracies])
     return ["strategy", "train ratio", "remaining", "trained on", *TESTS], rows
-
-
-def _share(mean: float, stderr: float) -> str:
-    if np.isnan(mean):
-        return "-"
-    return f"{mean:.4f}" + ("" if np.isnan(stderr) else f" +- {stderr:.4f}")
 
 
 def network_table(arrays: Mapping[str, Array]) -> "pandas.DataFrame":
@@ -84,12 +81,11 @@ def summary_table(arrays: Mapping[str, Array]) -> "pandas.DataFrame":
         row: dict[str, Any] = {"strategy": arrays["strategies"][m], "train_ratio": arrays["train_ratios"][p]}
         row |= {"remaining": arrays["remaining"][q], "train_samples": float(np.mean(arrays["train_samples"][m, p, q]))}
         row |= {"sets": gap.shape[3], "repeats": gap.shape[4]}
-        for name, found in values.items():
-            networks, (_, stderr) = found[m, p, q].ravel(), mean_stderr(independent(found[m, p, q]))
-            known = networks[np.isfinite(networks)]
-            row[f"mean_{name}"] = float(known.mean()) if len(known) else np.nan
-            row[f"std_{name}"] = float(known.std(ddof=1)) if len(known) > 1 else np.nan
-            row[f"stderr_{name}"] = float(stderr)
+        for name, value in values.items():
+            networks = value[m, p, q][np.isfinite(value[m, p, q])]
+            row[f"mean_{name}"] = float(networks.mean()) if len(networks) else np.nan
+            row[f"std_{name}"] = float(networks.std(ddof=1)) if len(networks) > 1 else np.nan
+            row[f"stderr_{name}"] = float(mean_stderr(independent(value[m, p, q]))[1])
         rows.append(row)
     return pandas.DataFrame(rows)
 
@@ -118,5 +114,4 @@ def class_error(arrays: Mapping[str, Array], strategy: int) -> Array:
     """Test error of every class [K] of the networks from which least was removed, mean over sets and repeats; nan without test samples."""
     most = int(np.argmax(arrays["remaining"]))
     accuracy = arrays["accuracy_per_class"][strategy, 0, most]
-    found: Array = 1 - mean_stderr(accuracy.reshape(-1, accuracy.shape[-1]))[0]
-    return found
+    return np.asarray(1 - mean_stderr(accuracy.reshape(-1, accuracy.shape[-1]))[0])

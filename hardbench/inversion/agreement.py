@@ -1,4 +1,4 @@
-"""Do networks, or two ways of looking for hard samples, find the same ones: overlap of sets, of ranks, and against chance."""
+"""Agreement of networks, or of strategies for hard samples, on the samples they select: overlap of sets, of ranks, and beside chance."""
 
 import itertools
 from typing import Any
@@ -13,7 +13,7 @@ Array = np.ndarray[Any, Any]
 
 
 def overlap_z(sets: Tensor, members: Tensor | None = None) -> Array:
-    """How far |S_i n S_j| is from that of random sets of the same sizes, in standard deviations, for every pair of networks: [..., P].
+    """z-score of |S_i n S_j| under random sets of the same sizes, for every pair of networks: [..., P], in standard deviations.
 
     From sets [..., R, N] (boolean), P = R (R - 1) / 2 pairs in the order of itertools.combinations. The law of the size of the overlap of
     random subsets is hypergeometric: mean a b / N, variance a b (N - a)(N - b) / (N^2 (N - 1)). nan where it has no variance (a set
@@ -21,15 +21,15 @@ def overlap_z(sets: Tensor, members: Tensor | None = None) -> Array:
     """
     rows = sets.double()
     within = torch.ones(rows.shape[-2:], dtype=torch.float64) if members is None else members.double()
-    found = []
+    scores = []
     for i, j in itertools.combinations(range(rows.shape[-2]), 2):
         both = within[i] * within[j]
         a, b = (rows[..., r, :] @ both for r in (i, j))
         count = both.sum()
         shared = (rows[..., i, :] * rows[..., j, :]) @ both
         variance = a * b * (count - a) * (count - b) / (count.square() * (count - 1))
-        found.append((shared - a * b / count) / variance.sqrt())
-    stacked = torch.stack(found, -1) if found else torch.empty(*rows.shape[:-2], 0)
+        scores.append((shared - a * b / count) / variance.sqrt())
+    stacked = torch.stack(scores, -1) if scores else torch.empty(*rows.shape[:-2], 0)
     return torch.where(stacked.isfinite(), stacked, torch.nan).numpy()
 
 
@@ -47,10 +47,10 @@ def class_shares(stragglers: Array, labels: Array, judged: Array) -> Array:
     return np.where(np.isfinite(judged), shares, np.nan)
 
 
-def hardest(stragglers: Tensor, logits: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Rows [count] of the samples that most networks call stragglers, of equals those with the largest mean loss at the end.
+def most_voted(stragglers: Tensor, logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Rows [count] of the samples that most networks call stragglers, of equal ones those with the largest mean loss at the end.
 
-    From stragglers [R, N], logits [R, N, K], labels [N]; fewer where fewer are stragglers of any network.
+    From stragglers [R, N], logits [R, N, K], labels [N]. Only samples that are stragglers of some network, so there may be fewer.
     """
     votes = stragglers.sum(0)
     right = logits.gather(2, labels.expand(len(logits), -1).unsqueeze(2)).squeeze(2)
@@ -67,7 +67,7 @@ def jaccard(left: Array, right: Array) -> float:
 
 def jaccard_matrix(sets: Array) -> Array:
     """Jaccard of every pair of M sets [M, N], [M, M]."""
-    return np.array([[jaccard(one, two) for two in sets] for one in sets])
+    return np.array([[jaccard(left, right) for right in sets] for left in sets])
 
 
 def jaccard_per_class(sets: Array, labels: Array, classes: int) -> Array:
@@ -77,14 +77,14 @@ def jaccard_per_class(sets: Array, labels: Array, classes: int) -> Array:
 
 def spearman_matrix(scores: Array) -> Array:
     """Spearman's rank correlation of every pair of M scores [M, N], [M, M] in [-1, 1]; ties share their mean rank."""
-    return np.array([[correlation(one, two, ranks=True) for two in scores] for one in scores])
+    return np.array([[correlation(left, right, ranks=True) for right in scores] for left in scores])
 
 
-def stability(sets: Array) -> float:
-    """Mean over all pairs of S sets [S, N] of how many standard deviations their overlap exceeds that of random sets of their sizes.
+def mean_overlap_z(sets: Array) -> float:
+    """Mean of `overlap_z` over all pairs of S sets [S, N]: by how many standard deviations they overlap more than random sets.
 
     nan for fewer than two sets, or where all are empty or whole.
     """
     z = overlap_z(torch.from_numpy(sets))
-    known = z[np.isfinite(z)]
-    return float(known.mean()) if len(known) else float("nan")
+    defined = z[np.isfinite(z)]
+    return float(defined.mean()) if len(defined) else float("nan")

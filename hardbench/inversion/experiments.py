@@ -10,10 +10,10 @@ from torch import Tensor
 
 from hardbench import machine
 from hardbench.data.samples import Samples
-from hardbench.inversion.agreement import class_shares, hardest, overlap_z
+from hardbench.inversion.agreement import class_shares, most_voted, overlap_z
 from hardbench.inversion.radii import passed
-from hardbench.inversion.search import Data, Inversions, Search
-from hardbench.metrics.hardness import mean_stderr
+from hardbench.inversion.search import Inversions, Search, TrainingData
+from hardbench.metrics.hardness import mean_stderr, mean_text
 from hardbench.seeding import Seeds
 from hardbench.settings import InversionSettings
 from hardbench.training import callbacks, checkpoints, evaluation
@@ -43,7 +43,7 @@ class SearchSeries:
 
     def __init__(
         self,
-        data: Data,
+        data: TrainingData,
         settings: InversionSettings,
         seed: int,
         precision: str,
@@ -170,7 +170,7 @@ def straggler_arrays(inversions: Inversions, train: Samples) -> dict[str, Array]
     fingerprint [N] (of the inputs), judged_epoch [R, K], and of the hardest: gallery [G] (places in N), gallery_inputs [G, ...] as they are
     in the data set.
     """
-    rows = hardest(inversions.stragglers, inversions.logits, train.labels, GALLERY)
+    rows = most_voted(inversions.stragglers, inversions.logits, train.labels, GALLERY)
     return {
         "stragglers": inversions.stragglers.numpy(),
         "predicted": inversions.predicted.numpy(),
@@ -228,7 +228,5 @@ def class_rows(arrays: Mapping[str, Array]) -> tuple[list[str], list[list[str]]]
 
 def spread(values: Array, digits: int = 4) -> str:
     """Mean +- standard error of the values that are there."""
-    mean, stderr = mean_stderr(np.asarray(values, dtype=float))
-    if not np.isfinite(mean):
-        return "-"
-    return f"{mean:.{digits}f}" + (f" +- {stderr:.{digits}f}" if np.isfinite(stderr) else "")
+    mean, stderr = mean_stderr(values)
+    return mean_text(float(mean), float(stderr), digits)

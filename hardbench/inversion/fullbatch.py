@@ -16,7 +16,7 @@ from hardbench.training.learners import Learner
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """What one pass over the data computed, without gradients: activations of every hidden layer [R, D, N], logits [R, K, N]."""
+    """Results of one pass over the data, without gradients: activations of every hidden layer [R, D, N], logits [R, K, N]."""
 
     activations: list[Tensor]
     logits: Tensor
@@ -25,8 +25,8 @@ class ForwardPass:
 class FullBatch(Learner):
     """Backpropagation of the weighted cross entropy, all samples at once: loss = sum_n w_n ce_n / sum_n w_n, and so the accuracy.
 
-    `weights` [R, N] say which samples each network learns from (None: all of them). After an update `seen` has what its forward pass
-    computed, with the weights from BEFORE it: step t + 1 sees the network after t updates, and looking costs nothing.
+    `weights` [R, N] say which samples each network learns from (None: all of them). After an update `last_pass` is its forward pass, by
+    the network's weights from BEFORE the update: measuring the network after t updates at step t + 1 costs no pass of its own.
     Networks in a stack equal networks alone within rounding (`StackedLinear.columns`).
     """
 
@@ -34,7 +34,7 @@ class FullBatch(Learner):
         super().__init__(networks, settings, total_steps)
         self.stacked = networks
         self.weights = weights
-        self.seen: ForwardPass | None = None
+        self.last_pass: ForwardPass | None = None
         self._share = None if weights is None else weights / weights.sum(1, keepdim=True)
         self._source: Tensor | None = None
         self._columns = torch.empty(0)
@@ -51,10 +51,10 @@ class FullBatch(Learner):
         with self.arithmetic():
             activations, logits = self.stacked.columns(self.columns(inputs))
         logits = logits.float()
-        own = self.losses(logits, labels)
-        own.sum().backward()
-        self.seen = ForwardPass([layer.detach() for layer in activations], logits.detach())
-        return {"loss": own.detach(), "accuracy": self.accuracy(self.seen.logits, labels)}
+        losses = self.losses(logits, labels)
+        losses.sum().backward()
+        self.last_pass = ForwardPass([layer.detach() for layer in activations], logits.detach())
+        return {"loss": losses.detach(), "accuracy": self.accuracy(self.last_pass.logits, labels)}
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross entropy of each network's samples, [R] in nats, from logits [R, K, N]."""
@@ -67,7 +67,7 @@ class FullBatch(Learner):
         return right.mean(1) if self._share is None else (right * self._share).sum(1)
 
     def forward_all(self, inputs: Tensor) -> ForwardPass:
-        """What a pass with the weights of now computes; the learner's own `seen` stays."""
+        """A pass with the present weights; `last_pass` stays as it is."""
         columns = self.columns(inputs)  # kept for updates, so made outside inference mode
         with torch.inference_mode(), self.arithmetic():
             activations, logits = self.stacked.columns(columns)
@@ -76,8 +76,8 @@ class FullBatch(Learner):
 
 def predictions(logits: Tensor) -> Tensor:
     """The class with the largest logit, int64 [R, N], from logits [R, K, N]."""
-    best, found = logits[:, 0], torch.zeros_like(logits[:, 0], dtype=torch.long)
+    best, classes = logits[:, 0], torch.zeros_like(logits[:, 0], dtype=torch.long)
     for c in range(1, logits.shape[1]):  # argmax along a slow axis is not vectorised
         larger = logits[:, c] > best
-        best, found = torch.where(larger, logits[:, c], best), torch.where(larger, c, found)
-    return found
+        best, classes = torch.where(larger, logits[:, c], best), torch.where(larger, c, classes)
+    return classes

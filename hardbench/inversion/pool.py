@@ -1,4 +1,7 @@
-"""The data of the inversion study: training and test samples pooled, a subset, constants of standardisation; one function per task."""
+"""The data of the inversion study: a subset of the training and test samples, the constants of standardisation; one function per task.
+
+Task classes: Pukowski & Lu 2024 (arXiv:2409.14401); task parity: Ciceri et al. 2024 (arXiv:2303.05161).
+"""
 
 from dataclasses import replace
 
@@ -15,7 +18,7 @@ TINY = 1e-9  # added to a variance (classes) or a standard deviation (parity), a
 
 
 def prepare_pool(settings: PoolSettings, seed: int) -> tuple[Split, Standardise]:
-    """The samples a network learns from (train) and what is left to test on (test, maybe empty), with the constants of the former.
+    """The samples to learn from (train) and the rest to test on (test, may be empty), with the constants that standardise train.
 
     `index` of a sample is its position in the data set: training samples first, then test. Label noise touches train alone.
     """
@@ -23,18 +26,19 @@ def prepare_pool(settings: PoolSettings, seed: int) -> tuple[Split, Standardise]
     split = replace(split, test=replace(split.test, index=split.test.index + len(split.train)))
     if settings.class_map is not None:
         split = map_classes(split, settings.class_map)
-    split, how = TASKS[settings.task].call(settings, split, seed)
+    split, kind = TASKS[settings.task].call(settings, split, seed)
     if settings.noise_ratio:
         wrong = make_labels_wrong(split.train, settings.noise_ratio, split.num_classes, Seeds(seed).child("data", "noise"))
         split = replace(split, train=wrong)
-    mean, std = moments(split.train.inputs, how)
-    return split, Standardise(mean, std + TINY if how == "pixel" else (std.square() + TINY).sqrt())
+    mean, std = moments(split.train.inputs, kind)
+    return split, Standardise(mean, std + TINY if kind == "pixel" else (std.square() + TINY).sqrt())
 
 
 @TASKS.add("classes", subset_size=20000, depth=2)
 def classes(settings: PoolSettings, split: Split, seed: int) -> tuple[Split, str]:
     """One class per label (Pukowski & Lu): train and test pooled, a subset drawn from both, one mean and one variance for all inputs."""
-    pool = joined(split.train, split.test)
+    pairs = ((getattr(split.train, name), getattr(split.test, name)) for name in ("inputs", "labels", "index", "clean"))
+    pool = Samples(*(torch.cat(pair) for pair in pairs))
     order = torch.randperm(len(pool), generator=Seeds(seed).child("data", "subset").generator())
     size = _size(settings, len(pool))
     return replace(split, train=pool.pick(order[:size].sort().values), test=pool.pick(order[size:].sort().values)), "scalar"
@@ -51,14 +55,8 @@ def parity(settings: PoolSettings, split: Split, seed: int) -> tuple[Split, str]
     return replace(split, train=halved(train), test=halved(split.test), class_names=("even", "odd")), "pixel"
 
 
-def joined(first: Samples, second: Samples) -> Samples:
-    """The samples of both, one after the other."""
-    pairs = ((getattr(first, name), getattr(second, name)) for name in ("inputs", "labels", "index", "clean"))
-    return Samples(*(torch.cat(pair) for pair in pairs))
-
-
 def _size(settings: PoolSettings, available: int) -> int:
-    """Samples to learn from; the task's own default takes all where there are fewer."""
+    """The number of samples to learn from; where the task's default size exceeds what is available, all of them."""
     size = settings.subset_size
     if size == "all" or (size == TASKS[settings.task].defaults["subset_size"] and int(size) > available):
         return available

@@ -1,4 +1,7 @@
-"""Radii and distances of class manifolds, and the epoch at which a radius stops shrinking (Ciceri et al. 2024, arXiv:2303.05161)."""
+"""Radii and distances of class manifolds, and the inversion: the epoch at which a radius stops shrinking.
+
+Ciceri et al. 2024 (arXiv:2303.05161), of two classes; Pukowski & Lu 2024 (arXiv:2409.14401), of many.
+"""
 
 from typing import Any
 
@@ -11,9 +14,9 @@ from hardbench.registry import DETECTORS
 from hardbench.settings import InversionSettings
 
 Array = np.ndarray[Any, Any]
-RISE = 1e-5  # growth of a smoothed radius that is none: rounding of a flat curve
-EXACT = 1e-6  # squared radii below are rounding: a class of one sample has radius 0
-PASSED = 0.01  # by which share of its radius at the inversion a class must shrink below it later, for the inversion to count as passed
+RISE = 1e-5  # growth of a smoothed radius up to which it counts as rounding of a flat curve
+EXACT = 1e-6  # squared radii below this are rounding and set to 0: a class of one sample has radius 0
+PASSED = 0.01  # an inversion is passed if the radius is later smaller than at the inversion by more than this share
 PUBLISHED_EVERY, PUBLISHED_AFTER = 5, 20  # epochs of the published rules
 
 
@@ -49,12 +52,12 @@ def distances(means: Tensor) -> Tensor:
 
 @DETECTORS.add("smooth", reads=("window", "patience", "guard"))
 def smooth(curves: Array, window: int = 11, patience: int = 20, guard: int = 20) -> Array:
-    """Epoch of the first minimum of the smoothed radius that `patience` later epochs, all higher, confirm; nan where there is none.
+    """Epoch of the first minimum of the smoothed radius below all of the `patience` epochs after it; nan where there is none.
 
-    That is all it promises: a local minimum. The radius may shrink again, below it, after these epochs; `passed` finds where it does.
+    It is a local minimum: the radius may shrink below it after these epochs, which `passed` reports.
     curves [T] or [T, ...] with T = epochs from 0 (initialisation) on; the result is [] or [...], float. The curve is smoothed by a centred
     mean over `window` epochs (even windows lose one); minima before `guard` do not count. The epoch returned is that of the smallest
-    radius itself within half a window of the smoothed minimum, from `guard` on. What later epochs bring never changes an epoch once found.
+    radius itself within half a window of the smoothed minimum, from `guard` on. Later epochs never change it.
     """
     half = window // 2
     curves = np.asarray(curves, dtype=float)
@@ -63,14 +66,14 @@ def smooth(curves: Array, window: int = 11, patience: int = 20, guard: int = 20)
     means = sliding_window_view(curves, 2 * half + 1, axis=0).mean(-1)  # of epochs half, half + 1, ...
     ahead = sliding_window_view(means[2:], patience, axis=0)
     low = means[1 : 1 + len(ahead)]
-    found = (low < means[: len(low)]) & (low < ahead.min(-1)) & (ahead[..., -1] - low > RISE)
+    confirmed = (low < means[: len(low)]) & (low < ahead.min(-1)) & (ahead[..., -1] - low > RISE)
     epochs = np.arange(len(low)).reshape(-1, *[1] * (curves.ndim - 1)) + half + 1
-    found &= epochs >= guard
-    middle = found.argmax(0) + half + 1
+    confirmed &= epochs >= guard
+    middle = confirmed.argmax(0) + half + 1
     window_of = sliding_window_view(curves, 2 * half + 1, axis=0)  # [T - 2 half, ..., window]
     near = np.take_along_axis(window_of, (middle - half)[None, ..., None], axis=0)[0]
     near = np.where((middle - half)[..., None] + np.arange(2 * half + 1) < guard, np.inf, near)
-    return np.where(found.any(0), middle - half + near.argmin(-1), np.nan)
+    return np.where(confirmed.any(0), middle - half + near.argmin(-1), np.nan)
 
 
 @DETECTORS.add("published")
@@ -79,14 +82,14 @@ def published(curves: Array) -> Array:
 
     curves [T] or [T, ...] from epoch 0 on, result [] or [...].
     """
-    seen = np.asarray(curves, dtype=float)[::PUBLISHED_EVERY]
-    return _first(seen[1:] > seen[:-1], PUBLISHED_EVERY * np.arange(1, len(seen)), PUBLISHED_AFTER + 1)
+    radius = np.asarray(curves, dtype=float)[::PUBLISHED_EVERY]
+    return _first(radius[1:] > radius[:-1], PUBLISHED_EVERY * np.arange(1, len(radius)), PUBLISHED_AFTER + 1)
 
 
 def published_parity(curves: Array) -> Array:
     """The first epoch t >= 20 whose radius is not below that of t - 1 (Ciceri et al.); nan where there is none. Shapes as `published`."""
-    seen = np.asarray(curves, dtype=float)
-    return _first(seen[1:] >= seen[:-1], np.arange(1, len(seen)), PUBLISHED_AFTER)
+    radius = np.asarray(curves, dtype=float)
+    return _first(radius[1:] >= radius[:-1], np.arange(1, len(radius)), PUBLISHED_AFTER)
 
 
 def _first(rises: Array, epochs: Array, earliest: int) -> Array:
@@ -100,7 +103,7 @@ def _first(rises: Array, epochs: Array, earliest: int) -> Array:
 def inversion_epochs(curves: Array, settings: InversionSettings) -> Array:
     """Inversion epochs [R, K] (nan: none) of radii [T, R, K] by the detector and the task of the settings.
 
-    For parity the published rule watches class 0, and its epoch is that of both.
+    For parity the published rule is applied to class 0, and its epoch is that of both classes.
     """
     if settings.detector == "smooth":
         return smooth(curves, settings.window, settings.patience, settings.guard)
@@ -110,18 +113,18 @@ def inversion_epochs(curves: Array, settings: InversionSettings) -> Array:
 
 
 def passed(radii: Array, epochs: Array) -> Array:
-    """True if an inversion is followed by a radius over 1 % (PASSED) smaller than that at it, [R, K], from radii [R, T, K], epochs [R, K].
+    """True where the radius is later over 1 % (PASSED) smaller than at the inversion, [R, K], from radii [R, T, K] and epochs [R, K].
 
     False where there is no inversion.
     """
-    there = np.where(np.isfinite(epochs), epochs, 0).astype(int)
-    radius = np.take_along_axis(radii, there[:, None], axis=1)
-    later = np.arange(radii.shape[1])[:, None] > there[:, None]
+    inversion = np.where(np.isfinite(epochs), epochs, 0).astype(int)[:, None]
+    radius = np.take_along_axis(radii, inversion, axis=1)
+    later = np.arange(radii.shape[1])[:, None] > inversion
     return np.asarray(np.isfinite(epochs) & (later & (radii < (1 - PASSED) * radius)).any(axis=1))
 
 
 def shortest(settings: InversionSettings) -> int:
-    """Epochs without which the detector can find no inversion."""
+    """The number of epochs below which the detector cannot find an inversion."""
     if settings.detector == "smooth":
         half = settings.window // 2
         return max(settings.guard, half + 1) + half + settings.patience
@@ -129,5 +132,5 @@ def shortest(settings: InversionSettings) -> int:
 
 
 def lag(settings: InversionSettings) -> int:
-    """Epochs after an inversion until the detector knows of it."""
+    """The number of epochs from an inversion until the detector can confirm it."""
     return settings.window + settings.patience if settings.detector == "smooth" else 0

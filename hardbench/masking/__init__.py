@@ -1,1 +1,1 @@
-"""What predictions still tell about the labels when only some channels of a layer are left: masks, products, mutual information."""
+"""Mutual information of labels and predictions when only some channels of a layer are kept: masks, convolutions, information."""

@@ -1,7 +1,7 @@
-"""Linear maps that take their input channels in parts, and 3x3 convolutions on a CPU with fewer products.
+"""Linear maps of some of their input channels, and 3x3 convolutions on a CPU with fewer products.
 
-Images are [N, C, H, W] by name, in whatever order of memory a map likes best. A map first turns its input into what all parts of the
-channels share (`prepare`), then adds the share of some channels to a start (`into`).
+Images have the shape [N, C, H, W], in the memory order that is fastest for a map. A map first transforms its input once for all sets of
+channels (`prepare`), then adds the outputs of some channels to a start (`into`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,9 +17,9 @@ LEAST = 16  # channels from which the transforms of a Bilinear map cost less tha
 
 @dataclass(frozen=True)
 class Scheme:
-    """A convolution of a row with three weights as products: outputs = back @ ((kernel @ weights) * (forth @ inputs)).
+    """The convolution of a row with three weights as products: outputs = back @ ((kernel @ weights) * (forth @ inputs)).
 
-    `tile` outputs come of tile + 2 inputs, or of `tile` inputs where those at both ends are the zeros of the padding (`whole`).
+    Its `tile` outputs need tile + 2 inputs, or `tile` inputs where those at both ends are the zeros of the padding (`whole`).
     """
 
     tile: int
@@ -40,7 +40,7 @@ _PAIR = Scheme(2, True, ((0, 1, 0), (1, -1, 0), (0, -1, 1)), ((1, 1), (1, 0), (0
 
 
 def scheme(height: int, width: int, dtype: torch.dtype) -> Scheme | None:
-    """What suits images of that size; None if nothing does."""
+    """The scheme for images of that size; None where torch's own convolution is as fast."""
     if (height, width) == (2, 2):
         return _PAIR
     return _FOUR if height % 4 == width % 4 == 0 and dtype == torch.float32 else None
@@ -50,20 +50,20 @@ class Map(Protocol):
     """A linear map without its bias."""
 
     def prepare(self, inputs: Tensor) -> Any:
-        """What every part of the channels needs of the inputs."""
+        """The inputs, transformed once for all sets of channels."""
 
     def empty(self, count: int) -> Tensor:
-        """Room for the outputs of `count` inputs, not filled."""
+        """An uninitialised tensor for the outputs of `count` inputs."""
 
     def into(self, out: Tensor, prepared: Any, start: Tensor, sign: int = 1, channels: Tensor | None = None) -> None:
-        """out = start + sign * (the outputs that the given input channels make, all by default); `start` broadcasts."""
+        """out = start + sign * (the outputs of the given input channels, by default all); `start` broadcasts."""
 
     def full(self, inputs: Tensor, bias: Tensor) -> Tensor:
-        """The outputs of all channels, with the bias."""
+        """The outputs of all channels plus the bias."""
 
     @property
     def room(self) -> int:
-        """Numbers held per input at the most: input, output, what is between."""
+        """The most numbers held per input: input, output and intermediate ones."""
 
 
 class Direct:
@@ -119,7 +119,7 @@ class Bilinear:
 
     @staticmethod
     def of(conv: nn.Conv2d, weight: Tensor, inputs: Tensor) -> "Bilinear | None":
-        """The map of a convolution (with this weight) of such inputs; None if it is of another kind, or would not gain."""
+        """The map of a convolution (with this weight) of such inputs; None if it is of another kind, or would not be faster."""
         height, width = inputs.shape[2:]
         plain = (conv.kernel_size, conv.stride, conv.padding, conv.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
         how = scheme(height, width, weight.dtype)
@@ -143,8 +143,8 @@ class Bilinear:
         target, base = out.permute(2, 3, 1, 0), start.permute(2, 3, 1, 0).expand(out.permute(2, 3, 1, 0).shape)
         for (rows, columns), tile in zip(self._places(), prepared, strict=True):
             products = torch.bmm(turned, tile if channels is None else tile.index_select(1, channels))
-            made = (back @ products.view(self.points, -1)).view(self.tile, self.tile, self.shape[3], -1)
-            torch.add(made, base[rows, columns], out=target[rows, columns])
+            outputs = (back @ products.view(self.points, -1)).view(self.tile, self.tile, self.shape[3], -1)
+            torch.add(outputs, base[rows, columns], out=target[rows, columns])
 
     def full(self, inputs: Tensor, bias: Tensor) -> Tensor:
         """[N, C', H, W]; no more than one tile is held transformed."""
@@ -197,14 +197,14 @@ class Dense:
         return functional.linear(inputs.reshape(len(inputs), -1), self.weight.flatten(1), bias.flatten())
 
 
-def pool(module: nn.MaxPool2d | nn.AvgPool2d) -> Callable[[Tensor], Tensor]:
-    """The pooling for any order of memory; 2x2 on a CPU as three elementwise steps, many times faster than torch's own by channels."""
+def fast_pool(module: nn.MaxPool2d | nn.AvgPool2d) -> Callable[[Tensor], Tensor]:
+    """The pooling for any memory order; 2x2 on a CPU as three elementwise operations, many times faster than torch's on [H, W, C, N]."""
     plain = all(value in (2, (2, 2)) for value in (module.kernel_size, module.stride)) and module.padding in (0, (0, 0))
 
     def pooled(images: Tensor) -> Tensor:
         if not plain or images.device.type != "cpu":
-            found: Tensor = module(images)
-            return found
+            outputs: Tensor = module(images)
+            return outputs
         height, width = images.shape[2] // 2 * 2, images.shape[3] // 2 * 2
         corners = [images[:, :, top:height:2, left:width:2] for top in (0, 1) for left in (0, 1)]
         if isinstance(module, nn.MaxPool2d):

@@ -1,1 +1,1 @@
-"""What is measured: pure functions of tensors and arrays."""
+"""Metrics: pure functions of tensors and arrays."""

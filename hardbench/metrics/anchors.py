@@ -1,4 +1,7 @@
-"""How a layer's activations h stand to the anchors e_c: predictions by the scores G(h, c), and angles."""
+"""A layer's activations h beside the anchors e_c: predictions by the scores G(h, c), and angles.
+
+Shoham & Permuter 2020 (arXiv:2007.08140).
+"""
 
 import math
 
@@ -67,7 +70,7 @@ def margin(view: LayerView) -> Tensor:
 def ace_regularizer(view: LayerView) -> Tensor:
     """H(q_i, q_i+1) of this layer's predictions and the next one's, q = softmax(G / tau), per network [R], nats; higher is further apart.
 
-    nan for the last layer. What the local loss subtracts; Shoham & Permuter (arXiv:2007.08140) have the arguments in the other order.
+    nan for the last layer. The term that the local loss subtracts; in Shoham & Permuter 2020 (arXiv:2007.08140) the arguments are swapped.
     """
     scores, following = view.scores, view.next_scores
     if scores is None or following is None:

@@ -1,8 +1,8 @@
-"""How many directions a layer uses."""
+"""The effective dimension of a layer."""
 
 from torch import Tensor
 
-from hardbench.metrics.view import LayerView, own_overlap, per_network, variances
+from hardbench.metrics.view import LayerView, per_network, self_frobenius, variances
 from hardbench.registry import LAYER_METRICS
 
 
@@ -15,6 +15,6 @@ def participation_ratio(view: LayerView) -> Tensor:
     scale = (view.activations.shape[1] - 1) ** 2
 
     def value(r: int) -> Tensor:
-        return variances(view.activations)[r].sum() ** 2 * scale / own_overlap(view.activations)[r]
+        return variances(view.activations)[r].sum() ** 2 * scale / self_frobenius(view.activations)[r]
 
     return per_network(value, view.activations)

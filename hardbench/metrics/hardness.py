@@ -1,4 +1,4 @@
-"""Class hardness: the table of a run, and whether the geometry of the inputs knows it.
+"""Class hardness: the table of a run, its correlation with the geometry of the inputs, and the statistics that tables and figures share.
 
 Everything here reads arrays as a run stores them (`metrics.npz`): axis 0 is the repeat, axis 1 the evaluation point.
 """
@@ -22,13 +22,18 @@ def mean_stderr(values: Array) -> tuple[Array, Array]:
     The mean is nan where nothing was measured, the standard error where fewer than two were; it is 0 where all are the same number.
     """
     values = np.asarray(values, dtype=float)
-    known = np.isfinite(values)
-    count = known.sum(axis=0)
-    mean = np.where(known, values, 0.0).sum(axis=0) / np.where(count > 0, count, np.nan)
-    low, high = (edge.reduce(np.where(known, values, mean), axis=0, initial=np.nan) for edge in (np.fmin, np.fmax))
+    defined = np.isfinite(values)
+    count = defined.sum(axis=0)
+    mean = np.where(defined, values, 0.0).sum(axis=0) / np.where(count > 0, count, np.nan)
+    low, high = (edge.reduce(np.where(defined, values, mean), axis=0, initial=np.nan) for edge in (np.fmin, np.fmax))
     differ = high - low > 8 * np.finfo(float).eps * np.abs(mean)  # equal numbers and their mean may be a rounding apart
-    squares = np.where(known & differ, values - mean, 0.0) ** 2
+    squares = np.where(defined & differ, values - mean, 0.0) ** 2
     return mean, np.sqrt(squares.sum(axis=0) / np.where(count > 1, (count - 1.0) * count, np.nan))
+
+
+def mean_text(mean: float, stderr: float, digits: int = 4) -> str:
+    """A mean and its standard error as a person reads them, "0.9312 +- 0.0021"; "-" without a mean, the mean alone without an error."""
+    return (f"{mean:.{digits}f}" if np.isfinite(mean) else "-") + (f" +- {stderr:.{digits}f}" if np.isfinite(stderr) else "")
 
 
 def last_points(arrays: Mapping[str, Array]) -> Array:
@@ -50,9 +55,9 @@ def mean_at_end(steps: Array, values: Array, count: int) -> Array:
 
     With the steps of an epoch: the mean over the last epoch's logged mini-batches. nan for a repeat without a value.
     """
-    known = np.isfinite(values)
-    last = np.where(known, steps, -np.inf).max(axis=1, initial=-np.inf, keepdims=True)
-    return mean_stderr(np.where(known & (steps > last - count), values, np.nan).T)[0]
+    defined = np.isfinite(values)
+    last = np.where(defined, steps, -np.inf).max(axis=1, initial=-np.inf, keepdims=True)
+    return mean_stderr(np.where(defined & (steps > last - count), values, np.nan).T)[0]
 
 
 def row_shares(confusion: Array) -> Array:
@@ -72,8 +77,8 @@ def correlation(x: Array, y: Array, ranks: bool = False) -> float:
 
     Pairs with a nan do not count; nan for fewer than three pairs or where x or y is constant.
     """
-    known = np.isfinite(x) & np.isfinite(y)
-    x, y = x[known], y[known]
+    defined = np.isfinite(x) & np.isfinite(y)
+    x, y = x[defined], y[defined]
     if len(x) < 3 or np.ptp(x) <= 1e-12 or np.ptp(y) <= 1e-12:
         return float("nan")
     if ranks:
@@ -124,8 +129,8 @@ def hardness_table(arrays: Mapping[str, Array]) -> "pandas.DataFrame":
     accuracy = final(arrays, "accuracy_per_class")  # [R, K]
     classes = accuracy.shape[1]
     names = [str(name) for name in arrays.get("class_names", np.arange(classes))]
-    nothing = np.full((len(accuracy), classes, classes), np.nan)
-    counts, overlap = (final(arrays, name) if name in arrays else nothing for name in ("confusion", "overlap_dynamic"))
+    unmeasured = np.full((len(accuracy), classes, classes), np.nan)
+    counts, overlap = (final(arrays, name) if name in arrays else unmeasured for name in ("confusion", "overlap_dynamic"))
     samples = mean_stderr(counts.sum(axis=2))[0]
     columns: dict[str, Any] = {"class": np.arange(classes), "name": names, "test_samples": samples}
     columns["repeats"] = np.isfinite(accuracy).sum(axis=0)
@@ -135,7 +140,7 @@ def hardness_table(arrays: Mapping[str, Array]) -> "pandas.DataFrame":
         never = (np.isfinite(accuracy) & np.isnan(step)).sum(axis=0)
         columns |= _spread(f"step_{level}", np.where(never > 0, np.nan, step)) | {f"step_{level}_never": never}
     columns |= _confusions(row_shares(counts), names) | _spread("overlap", mean_with_others(overlap))
-    columns["overlap_static"] = mean_with_others(arrays.get("overlap_static", nothing[0]))
+    columns["overlap_static"] = mean_with_others(arrays.get("overlap_static", unmeasured[0]))
     return pandas.DataFrame(columns)
 
 
@@ -148,5 +153,5 @@ def _confusions(shares: Array, names: list[str]) -> dict[str, Any]:
     mean, stderr = mean_stderr(shares)
     wrong = np.where(np.eye(len(names), dtype=bool) | np.isnan(mean), -1.0, mean)
     rows, worst = np.arange(len(names)), wrong.argmax(axis=1)
-    found = [names[other] if wrong[row, other] > 0 else None for row, other in zip(rows, worst, strict=True)]
-    return {"confused_with": found, "confused_share": mean[rows, worst], "confused_share_stderr": stderr[rows, worst]}
+    confused_with = [names[other] if wrong[row, other] > 0 else None for row, other in zip(rows, worst, strict=True)]
+    return {"confused_with": confused_with, "confused_share": mean[rows, worst], "confused_share_stderr": stderr[rows, worst]}

@@ -1,4 +1,4 @@
-"""How much a layer's output tells of the input, and how spread its units are."""
+"""Information between a layer and the inputs, and the entropy of its units."""
 
 import math
 

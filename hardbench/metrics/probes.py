@@ -1,4 +1,7 @@
-"""What ridge regression reads from a layer: the classes, and the next layer. Fitted on training samples, scored on held-out ones."""
+"""Linear probes: ridge regression of the classes, and of the next layer, on a layer.
+
+Fitted on training samples, scored on held-out ones, as in Alain & Bengio 2016 (arXiv:1610.01644).
+"""
 
 from dataclasses import dataclass
 
@@ -99,8 +102,8 @@ def _factorise(fitted: Tensor, variance: Tensor) -> _Ridge:
 def _predictions(view: LayerView) -> list[Tensor]:
     """Classes [N] predicted for every network's held-out samples."""
     one_hot = functional.one_hot(view.fit_labels, view.num_classes).float()
-    found = []
+    predictions = []
     for r, model in enumerate(_ridges(view.fit_activations)):
         scores = model.predict(member(view.fit_activations, r), one_hot.clone(), member(view.activations, r))
-        found.append(scores.argmax(1))
-    return found
+        predictions.append(scores.argmax(1))
+    return predictions

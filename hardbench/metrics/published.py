@@ -1,4 +1,4 @@
-"""Layer metrics the published way, on ONE training mini-batch: to show what a small batch does to them, not to measure with.
+"""Layer metrics estimated as published, on ONE training mini-batch: they show the bias of a small batch and are not meant as measurements.
 
 Each takes a view whose `activations` are those of the batch. Fitted and scored on the same 128 samples of 1 024 units, the probe is
 perfect on random labels; 50 bins find two nats in independent data; CKA is biased upward; entropy sums over units and stops at 0.
@@ -12,25 +12,25 @@ from torch import Tensor
 
 from hardbench.metrics import probes
 from hardbench.metrics.information import binned_information, unit_entropies
-from hardbench.metrics.view import LayerView, centred, own_overlap, per_network, remembered, squared_overlap, variances
+from hardbench.metrics.view import LayerView, centred, per_network, remembered, self_frobenius, squared_frobenius, variances
 
 
-def probe_accuracy(view: LayerView) -> Tensor:
+def batch_probe_accuracy(view: LayerView) -> Tensor:
     """Accuracy of a ridge classifier on the very samples it was fitted on, per network [R], in [0, 1]."""
     return probes.probe_accuracy(_fitted_on_itself(view))
 
 
-def f1_score(view: LayerView) -> Tensor:
+def batch_f1_score(view: LayerView) -> Tensor:
     """Weighted F1 of the same classifier, per network [R], in [0, 1]."""
     return probes.f1_score(_fitted_on_itself(view))
 
 
-def mutual_information(view: LayerView) -> Tensor:
+def batch_mutual_information(view: LayerView) -> Tensor:
     """Plug-in information of the first components over 50 bins, uncorrected, per network [R], nats."""
     return binned_information(view, bins=50, permutations=0)
 
 
-def gaussian_entropy(view: LayerView) -> Tensor:
+def summed_gaussian_entropy(view: LayerView) -> Tensor:
     """Sum of the units' Gaussian entropies, not below 0, per network [R], nats; one dead unit makes it 0."""
 
     def value(r: int) -> float:
@@ -40,13 +40,13 @@ def gaussian_entropy(view: LayerView) -> Tensor:
     return per_network(value, view.activations)
 
 
-def linear_cka(view: LayerView) -> Tensor:
+def biased_cka(view: LayerView) -> Tensor:
     """Linear CKA with the layer before by the biased HSIC, per network [R], in [0, 1]. Kornblith et al. 2019, eq. 5 (arXiv:1905.00414)."""
 
     def value(r: int) -> float:
         r0 = r if len(view.before) > 1 else 0
-        cross = squared_overlap(centred(view.before, r), centred(view.activations, r))
-        return cross / math.sqrt(own_overlap(view.before)[r0] * own_overlap(view.activations)[r])
+        cross = squared_frobenius(centred(view.before, r), centred(view.activations, r))
+        return cross / math.sqrt(self_frobenius(view.before)[r0] * self_frobenius(view.activations)[r])
 
     return per_network(value, view.activations, view.before)
 
@@ -57,9 +57,9 @@ def _fitted_on_itself(view: LayerView) -> LayerView:
 
 
 PUBLISHED: dict[str, Callable[[LayerView], Tensor]] = {
-    "probe_accuracy": probe_accuracy,
-    "f1_score": f1_score,
-    "mutual_information": mutual_information,
-    "gaussian_entropy": gaussian_entropy,
-    "linear_cka": linear_cka,
+    "probe_accuracy": batch_probe_accuracy,
+    "f1_score": batch_f1_score,
+    "mutual_information": batch_mutual_information,
+    "gaussian_entropy": summed_gaussian_entropy,
+    "linear_cka": biased_cka,
 }

@@ -1,16 +1,16 @@
-"""How alike two layers are, whatever their rotation and scale."""
+"""The similarity of two layers, whatever their rotation and scale."""
 
 import math
 
 from torch import Tensor
 
-from hardbench.metrics.view import LayerView, centred, own_overlap, per_network, squared_overlap
+from hardbench.metrics.view import LayerView, centred, per_network, self_frobenius, squared_frobenius
 from hardbench.registry import LAYER_METRICS
 
 
 @LAYER_METRICS.add("linear_cka")
 def linear_cka(view: LayerView) -> Tensor:
-    """Linear CKA between a layer and the one before it (the first: and the inputs), per network [R], at most about 1; 0 is unrelated.
+    """Linear CKA between a layer and the one before it (for the first layer: the inputs), per network [R], at most about 1; 0 is unrelated.
 
     1 is equal up to rotation and scale. Debiased HSIC, so few samples do not inflate it (it can fall a little below 0). nan where either
     layer is dead. Kornblith et al. 2019, eq. 5 (arXiv:1905.00414); Nguyen, Raghu & Kornblith 2021 (arXiv:2010.15327).
@@ -20,14 +20,14 @@ def linear_cka(view: LayerView) -> Tensor:
     def value(r: int) -> float:
         r0 = r if len(before) > 1 else 0
         x, y = centred(before, r), centred(activations, r)
-        own = debiased_hsic(x, x, own_overlap(before)[r0]) * debiased_hsic(y, y, own_overlap(activations)[r])
-        return debiased_hsic(x, y, squared_overlap(x, y)) / math.sqrt(own) if own > 0 else math.nan
+        norms = debiased_hsic(x, x, self_frobenius(before)[r0]) * debiased_hsic(y, y, self_frobenius(activations)[r])
+        return debiased_hsic(x, y, squared_frobenius(x, y)) / math.sqrt(norms) if norms > 0 else math.nan
 
     return per_network(value, activations, before)
 
 
-def debiased_hsic(x: Tensor, y: Tensor, overlap: float) -> float:
-    """Unbiased linear HSIC of centred x [N, D] and y [N, D2], given overlap = |x'y|_F^2; nan for N < 4.
+def debiased_hsic(x: Tensor, y: Tensor, frobenius: float) -> float:
+    """Unbiased linear HSIC of centred x [N, D] and y [N, D2], given frobenius = |x'y|_F^2; nan for N < 4.
 
     HSIC_1 of Song et al. 2012 (JMLR 13) for K = xx', L = yy' with zero diagonals: x'y, row norms and row sums suffice, no N x N matrix.
     """
@@ -35,7 +35,7 @@ def debiased_hsic(x: Tensor, y: Tensor, overlap: float) -> float:
     if n < 4:
         return math.nan
     norms, sums = zip(*(_rows(z) for z in (x, y)), strict=True)
-    trace = overlap - float(norms[0] @ norms[1])
+    trace = frobenius - float(norms[0] @ norms[1])
     total = float(sums[0].sum() * sums[1].sum()) / ((n - 1) * (n - 2))
     return (trace + total - 2 * float(sums[0] @ sums[1]) / (n - 2)) / (n * (n - 3))
 

@@ -1,4 +1,4 @@
-"""What a layer metric sees: one layer of R networks. And which metrics a list of words means.
+"""The input of a layer metric: one layer of R networks; and the choice of metrics by name.
 
 A metric is a function of a `LayerView`, registered in LAYER_METRICS; `reads` says what it needs beside activations (`labels`, `anchors`,
 `after`). It returns one float64 per network, on the CPU: nan where it is undefined, as in a dead layer (every unit constant).
@@ -22,8 +22,8 @@ from hardbench.seeding import Seeds
 T = TypeVar("T")
 S = TypeVar("S")
 LARGE = 2.0**15  # activations of more than this may overflow in sums of fourth powers
-SCALE = 2.0**-40  # times this, whatever is finite does not
-SLOW = frozenset({"participation_ratio", "ridge_r2"})  # what `fast` leaves out
+SCALE = 2.0**-40  # factor by which no finite activation overflows there
+SLOW = frozenset({"participation_ratio", "ridge_r2"})  # left out by `fast`
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,15 +55,15 @@ class LayerView:
 
 
 def remembered(function: Callable[[S], T]) -> Callable[[S], T]:
-    """The function of one object (a tensor or view), computed once per object and forgotten with it. The object may not be written to."""
-    values: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by identity: tensors compare elementwise
+    """The function of one object (a tensor or view), computed once per object and forgotten with it; tensors must not be written to."""
+    results: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by identity: tensors compare elementwise
 
     @functools.wraps(function)
-    def call(thing: S) -> T:
-        if thing not in values:
-            values[thing] = function(thing)
-        value: T = values[thing]
-        return value
+    def call(argument: S) -> T:
+        if argument not in results:
+            results[argument] = function(argument)
+        result: T = results[argument]
+        return result
 
     return call
 
@@ -90,16 +90,16 @@ def variances(stack: Tensor) -> Tensor:
 
 @remembered
 def alive(stack: Tensor) -> list[bool]:
-    """True if a layer is finite and has a unit that varies, per network."""
+    """True for each network whose layer is finite and has a unit that varies."""
     spread = variances(stack)
     return (spread.isfinite().all(1) & (spread > 0).any(1)).tolist()
 
 
 def per_network(value: Callable[[int], Tensor | float], *stacks: Tensor) -> Tensor:
     """value(r) of every network as float64 [R]; nan where one of the stacks is dead or not finite. The first stack says how many."""
-    sound = [all(alive(stack)[r if len(stack) > 1 else 0] for stack in stacks) for r in range(len(stacks[0]))]
-    found = torch.tensor([float(value(r)) if fine else math.nan for r, fine in enumerate(sound)], dtype=torch.float64)
-    return torch.where(found.isfinite(), found, math.nan)  # numbers at float32's end may pass it on the way
+    defined = [all(alive(stack)[r if len(stack) > 1 else 0] for stack in stacks) for r in range(len(stacks[0]))]
+    values = torch.tensor([float(value(r)) if sound else math.nan for r, sound in enumerate(defined)], dtype=torch.float64)
+    return torch.where(values.isfinite(), values, math.nan)  # numbers at float32's end may pass it on the way
 
 
 def undefined(view: LayerView) -> Tensor:
@@ -113,14 +113,14 @@ def scaled_down(samples: Tensor) -> Tensor:
     return samples * SCALE if max(-low, high) > LARGE else samples
 
 
-def squared_overlap(x: Tensor, y: Tensor) -> float:
+def squared_frobenius(x: Tensor, y: Tensor) -> float:
     """|X'Y|_F^2 = tr(XX' YY') of [N, D] and [N, D2]."""
-    found = _squared_overlap(x, y)
-    return found if math.isfinite(found) else _squared_overlap(x * SCALE, x * SCALE if y is x else y * SCALE) / SCALE**4
+    norm = _squared_frobenius(x, y)
+    return norm if math.isfinite(norm) else _squared_frobenius(x * SCALE, x * SCALE if y is x else y * SCALE) / SCALE**4
 
 
-def _squared_overlap(x: Tensor, y: Tensor) -> float:
-    """By products of features or of samples, whichever are fewer."""
+def _squared_frobenius(x: Tensor, y: Tensor) -> float:
+    """By the products of features or those of samples, whichever are fewer."""
     (n, d), d2 = x.shape, y.shape[1]
     if d * d2 <= n * (d + d2):
         return float((x.T @ y).square_().sum(dtype=torch.float64))
@@ -129,20 +129,20 @@ def _squared_overlap(x: Tensor, y: Tensor) -> float:
 
 
 @remembered
-def own_overlap(stack: Tensor) -> list[float]:
+def self_frobenius(stack: Tensor) -> list[float]:
     """|X'X|_F^2 of every network's centred activations."""
     members = (centred(stack, r) for r in range(len(stack)))
-    return [squared_overlap(x, x) for x in members]
+    return [squared_frobenius(x, x) for x in members]
 
 
 def select(words: Sequence[str], has_anchors: bool) -> list[str]:
-    """Metric names meant by `all`, `fast` (without the slow ones), `none` or names, sorted; ConfigError if one needs absent anchors."""
-    known = [name for name in LAYER_METRICS if has_anchors or "anchors" not in LAYER_METRICS[name].reads]
-    groups = {"all": set(known), "fast": set(known) - SLOW, "none": set[str]()}
+    """Metric names for the words `all`, `fast` (without the slow ones), `none` or names, sorted; ConfigError if one needs anchors."""
+    allowed = [name for name in LAYER_METRICS if has_anchors or "anchors" not in LAYER_METRICS[name].reads]
+    groups = {"all": set(allowed), "fast": set(allowed) - SLOW, "none": set[str]()}
     chosen: set[str] = set()
     for word in words:
         name = word.strip().lower().replace("-", "_")
-        if name not in groups and LAYER_METRICS[name].name not in known:
-            raise ConfigError(f"layer_metrics: {word}; needs a model with anchors (gmlp), others have {', '.join(known)}")
+        if name not in groups and LAYER_METRICS[name].name not in allowed:
+            raise ConfigError(f"layer_metrics: {word}; needs a model with anchors (gmlp), others have {', '.join(allowed)}")
         chosen |= groups.get(name, {name})
     return sorted(chosen)

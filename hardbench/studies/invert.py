@@ -25,7 +25,7 @@ from hardbench.inversion import agreement, experiments
 from hardbench.inversion.experiments import SearchSeries
 from hardbench.inversion.pool import prepare_pool
 from hardbench.inversion.radii import PASSED, passed, shortest
-from hardbench.inversion.search import Data, Inversions, Search, estimate, find_inversions
+from hardbench.inversion.search import Inversions, Search, TrainingData, estimate, find_inversions
 from hardbench.lifecycle import CHECKPOINTS, Prepared, Stages
 from hardbench.stored import StoredRun
 from hardbench.training import callbacks, checkpoints, memory
@@ -44,7 +44,7 @@ class PreparedSearch(Prepared):
     """A search that is ready to start."""
 
     split: Split
-    data: Data
+    data: TrainingData
 
 
 def prepare(config: Config, stored: StoredRun | None = None) -> PreparedSearch:
@@ -71,7 +71,7 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedSearch:
         dataset=config.dataset,
         digest=split.digest,
         split=split,
-        data=Data(split.train.to(device), standardise.to(device), split.num_classes),
+        data=TrainingData(split.train.to(device), standardise.to(device), split.num_classes),
     )
 
 
@@ -109,7 +109,7 @@ def _first_searches(prepared: PreparedSearch, run: tracking.Run, series: SearchS
         sink = _live(run, config, prepared.split, "") if repeats[0] == config.first_repeat else None
         return series.search(f"networks {repeats[0]}", repeats, looks=looks, sink=sink)
 
-    inversions = find_inversions(prepared.data, config, range(config.first_repeat, config.first_repeat + config.repeats), search)
+    inversions = find_inversions(config, range(config.first_repeat, config.first_repeat + config.repeats), search)
     if not len(inversions.repeats):
         _store(prepared, run, Inversions(**next(iter(series.done.values()))))
         failed = f"none of {10 * config.repeats} networks had an inversion of every class"

@@ -25,8 +25,9 @@ from hardbench.data.transforms import Standardise, unit_of
 from hardbench.errors import ConfigError, DataError, TrackingError
 from hardbench.lifecycle import CHECKPOINTS, Prepared, Stages, pinned, read_hardness, so_far
 from hardbench.masking import masks as masking
-from hardbench.masking.information import ESTIMATORS, PARTS, accuracy, apart, class_information, entropy, known, of_repeat, of_sets
+from hardbench.masking.information import ESTIMATORS, PARTS, by_hardness, class_information, entropy, json_numbers, mask_arrays, per_repeat
 from hardbench.masking.masks import ConfusionCounts, Masker
+from hardbench.metrics.classification import overall_accuracy
 from hardbench.metrics.hardness import mean_stderr
 from hardbench.models.layers import Chain
 from hardbench.registry import MODELS
@@ -78,8 +79,8 @@ class TrainedRun:
     def masker(self, config: Config, r: int) -> Masker:
         """Network r under the masks, its constants set."""
         made = Masker(self.members[r], self.test.shape, self.masks, config.precision, config.memory << 20)
-        size = made.batch(config.batch_size)
-        made.fix(config.mask_mode, lambda: (self.inputs(first, first + size) for first in range(0, len(self.test), size)))
+        size = made.batch_size(config.batch_size)
+        made.set_constants(config.mask_mode, lambda: (self.inputs(first, first + size) for first in range(0, len(self.test), size)))
         return made
 
 
@@ -169,12 +170,12 @@ def trained_run(config: Config, stored: StoredRun) -> TrainedRun:
     split = split_of(trained, trained.seed)
     learner, standardise = restore(stored, trained, split, config.checkpoint)
     members = [learner.networks.member(r).to(learner.device).eval() for r in range(trained.repeats)]
-    masking.check(members[0], trained.model)
+    masking.check_sequential(members[0], trained.model)
     seeds = Seeds(config.seed).child("masks")
-    products, there = masking.steps(members[0], split.test.shape), masking.masked_layers(members[0])
-    chosen = range(len(there)) if "all" in config.layers else sorted(set(config.layers))
-    if max(chosen) >= len(there):
-        raise ConfigError(f"layers: {max(chosen)}; from 0 to {len(there) - 1} ({trained.model})")
+    blocks, masked = masking.folded_blocks(members[0], split.test.shape), masking.masked_layers(members[0])
+    chosen = range(len(masked)) if "all" in config.layers else sorted(set(config.layers))
+    if max(chosen) >= len(masked):
+        raise ConfigError(f"layers: {max(chosen)}; from 0 to {len(masked) - 1} ({trained.model})")
     test = split.test
     if config.images != "all":
         if int(config.images) > len(test):
@@ -183,8 +184,8 @@ def trained_run(config: Config, stored: StoredRun) -> TrainedRun:
         test = test.pick(order[: int(config.images)].sort().values)
     layers = {}
     for i in chosen:
-        step = products[there[i]]
-        layers[there[i]] = Layer(i, step.name, step.module, step.channels, masking.work(products, there[i]))
+        block = blocks[masked[i]]
+        layers[masked[i]] = Layer(i, block.name, block.module, block.channels, masking.mask_cost(blocks, masked[i]))
     masks = {at: masking.subsets(layer.channels, config.n_subsets, seeds.child(layer.number).generator()) for at, layer in layers.items()}
     device = learner.device
     part = None if config.hardness is None else _parts(config.hardness, trained, test).to(device)
@@ -221,8 +222,8 @@ def _counted(run: tracking.Run, config: Config, sources: Sequence[TrainedRun], e
             source = sources[m]
             counted = source.counts[r]
             masker = source.masker(config, r)
-            size = masker.batch(config.batch_size)
-            for _ in masking.count(masker, source.inputs, source.test.labels, counted, size, source.part):
+            size = masker.batch_size(config.batch_size)
+            for _ in masking.count_confusions(masker, source.inputs, source.test.labels, counted, size, source.part):
                 begun = min(size, len(source.test) - counted.images)
                 now = done + counted.images * sum(weights[m].values()) + begun * sum(weights[m][at] for at in counted.layers)
                 show(now >> 20, f"{source.model} images {counted.images}/{len(source.test)}")
@@ -243,19 +244,19 @@ def arrays_of(config: Config, source: TrainedRun) -> dict[str, np.ndarray]:
         "label_entropy": entropy(labels).numpy(),
         "confusion_full": whole.numpy(),
         "mi_full": estimate(whole).numpy(),
-        "accuracy_full": accuracy(whole).numpy(),
+        "accuracy_full": overall_accuracy(whole).numpy(),
         "class_information_full": class_information(whole).numpy(),
     }
     for p, group in enumerate(PARTS) if source.part is not None else ():
         for at, number in ((-1, None), *((at, layer.number) for at, layer in source.layers.items())):
             counts = torch.stack([counted.counts[at][p][0 if at == -1 else slice(None)] for counted in source.counts])
             arrays[masked_key(f"mi_{group}", number)] = estimate(counts).numpy()
-            arrays[masked_key(f"accuracy_{group}", number)] = accuracy(counts).numpy()
+            arrays[masked_key(f"accuracy_{group}", number)] = overall_accuracy(counts).numpy()
         arrays[f"images_{group}"] = source.counts[0].counts[-1][p].sum().numpy()
     for at, layer in source.layers.items():
         confusion = torch.stack([counted.counts[at].sum(0) for counted in source.counts])  # [R, S, K, K]
         seeds = Seeds(config.seed).child("masks", layer.number, "bootstrap")
-        own = of_sets(confusion, source.masks[at], config.estimator, config.pairs, seeds.generator)
+        own = mask_arrays(confusion, source.masks[at], config.estimator, config.pairs, seeds.generator)
         arrays |= {masked_key(name, layer.number): value for name, value in own.items()}
     return arrays
 
@@ -275,17 +276,17 @@ def summary(config: Config, source: TrainedRun, arrays: Mapping[str, np.ndarray]
                 "n_channels": layer.channels,
                 "n_subsets": sets,
                 "mean_mi": float(mi.mean()),
-                "mean_mi_stderr": known(mean_stderr(mi.mean(1))[1]),
+                "mean_mi_stderr": json_numbers(mean_stderr(mi.mean(1))[1]),
                 "std_mi": float(mi.std(1).mean()),
                 "i_full": full,
                 "delta_mi": full - float(mi.mean()),
-                "ci95": known(masked["ci95"]),
+                "ci95": json_numbers(masked["ci95"]),
                 "k": masked["kept"].tolist(),
                 "mi": mi.mean(0).tolist(),
                 "accuracy": masked["accuracy"].mean(0).tolist(),
-                "class_information_loss": known(lost),
+                "class_information_loss": json_numbers(lost),
                 "contribution_underdetermined": sets < 4 * layer.channels,
-                **apart(arrays, "mean_mi", layer.number),
+                **by_hardness(arrays, "mean_mi", layer.number),
             }
         )
     return {
@@ -299,10 +300,10 @@ def summary(config: Config, source: TrainedRun, arrays: Mapping[str, np.ndarray]
         **{f"n_images_{group}": int(arrays[f"images_{group}"]) for group in PARTS[1:] if f"images_{group}" in arrays},
         "n_repeats": len(source.members),
         "i_full": full,
-        **apart(arrays, "i_full", None),
+        **by_hardness(arrays, "i_full", None),
         "label_entropy": float(arrays["label_entropy"]),
         "layers": layers,
-        "per_repeat": [of_repeat([layer.number for layer in source.layers.values()], arrays, r) for r in range(len(source.members))],
+        "per_repeat": [per_repeat([layer.number for layer in source.layers.values()], arrays, r) for r in range(len(source.members))],
     }
 
 

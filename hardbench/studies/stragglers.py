@@ -8,7 +8,7 @@ samples are in-sample for the score that named them. Expect about .92 | .25 | .9
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -19,13 +19,13 @@ from hardbench.configs.stragglers import Config
 from hardbench.data.samples import Samples, Split
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.hard_samples import slices
-from hardbench.hard_samples.cuts import Order, TrainSlice
+from hardbench.hard_samples.cuts import HardEasyOrder, TrainSlice
 from hardbench.hard_samples.detection import detection
-from hardbench.hard_samples.identify import Hard, fresh_logits, gallery, identify, search, straggler_counts
+from hardbench.hard_samples.identify import HardSamples, fresh_logits, gallery, identify, search_until_inverted, straggler_counts
 from hardbench.hard_samples.slices import SliceTraining
-from hardbench.hard_samples.tables import TESTS, class_table, describe, independent, network_table, printed, summary_table
+from hardbench.hard_samples.tables import TESTS, agreement_arrays, class_table, independent, network_table, summary_rows, summary_table
 from hardbench.inversion.pool import prepare_pool
-from hardbench.inversion.search import Data, Inversions, Search, estimate, find_inversions, training_settings
+from hardbench.inversion.search import Inversions, Search, TrainingData, estimate, find_inversions, training_settings
 from hardbench.lifecycle import CHECKPOINTS, Prepared, Stages
 from hardbench.settings import STRAGGLERS
 from hardbench.stored import ARRAYS, StoredRun
@@ -43,7 +43,7 @@ class PreparedStudy(Prepared):
     """The samples that the study is about, on the device."""
 
     split: Split
-    data: Data
+    data: TrainingData
 
     @property
     def labels(self) -> torch.Tensor:
@@ -102,7 +102,7 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedStudy:
         dataset=config.dataset,
         digest=split.digest,
         split=split,
-        data=Data(split.train.to(device), standardise.to(device), split.num_classes),
+        data=TrainingData(split.train.to(device), standardise.to(device), split.num_classes),
     )
 
 
@@ -140,11 +140,11 @@ def _stragglers(work: Work) -> Inversions:
             with console.progress(f"{work.run.id[:8]} search", config.epochs) as show:
                 text = f"networks {repeats[0]} to {repeats[-1]}"
                 ready = Search(work.prepared.data, config, repeats, config.seed, config.precision)
-                return search(ready, _showing(show, text)).state()
+                return search_until_inverted(ready, _showing(show, text)).state()
 
         return Inversions(**work.stages.once(f"search_{repeats[0]:03d}", make))
 
-    inversions = find_inversions(work.prepared.data, config, range(config.sets), draw_networks)
+    inversions = find_inversions(config, range(config.sets), draw_networks)
     missing = config.sets - len(inversions.repeats)
     if missing == config.sets:
         raise TrainingError(
@@ -174,7 +174,7 @@ def _scores(work: Work, sets: int) -> tuple[torch.Tensor, torch.Tensor]:
     return state["logits"], state["steps"]
 
 
-def _describe(work: Work, inversions: Inversions, counts: torch.Tensor, hard: Mapping[str, Hard]) -> None:
+def _describe(work: Work, inversions: Inversions, counts: torch.Tensor, hard: Mapping[str, HardSamples]) -> None:
     """hard_samples.npz, what is known of the sets, and facts about classes without hard samples."""
     config, samples = work.config, work.split.train
     parts = {"index": samples.index, "labels": samples.labels, "clean": samples.clean, "fingerprint": samples.fingerprints}
@@ -196,7 +196,7 @@ def _describe(work: Work, inversions: Inversions, counts: torch.Tensor, hard: Ma
                 work.note(f"strategy: {name}; no hard sample of class {', '.join(without)} in set {s}")
 
 
-def _grid(work: Work, hard: Mapping[str, Hard]) -> None:
+def _grid(work: Work, hard: Mapping[str, HardSamples]) -> None:
     """Train every network of the grid, one group per set and strategy, and fill in the arrays."""
     config = work.config
     sets = len(next(iter(hard.values())).hard)
@@ -210,9 +210,9 @@ def _grid(work: Work, hard: Mapping[str, Hard]) -> None:
     groups = [(m, s) for s in range(sets) for m in range(shape[0])]
     with console.progress(f"{work.run.id[:8]} grid", len(groups) * config.epochs) as show:
         for done, (m, s) in enumerate(groups):
-            order = Order.of(hard[config.strategy[m]].hard[s], seeding.Seeds(config.seed).child("data", "split", s))
+            order = HardEasyOrder.of(hard[config.strategy[m]].hard[s], seeding.Seeds(config.seed).child("data", "split", s))
             cuts = {
-                (p, q): order.cut(ratio, share, config.reduce_hard)
+                (p, q): order.train_slice(ratio, share, config.reduce_hard)
                 for p, ratio in enumerate(config.train_ratios)
                 for q, share in enumerate(config.remaining_train_ratios)
             }
@@ -224,7 +224,7 @@ def _grid(work: Work, hard: Mapping[str, Hard]) -> None:
             work.run.write_text("accuracy.csv", network_table(work.arrays).to_csv(index=False))
 
 
-def _group(work: Work, order: Order, cuts: Mapping[tuple[int, int], TrainSlice], place: tuple[int, int], show: Callback) -> None:
+def _group(work: Work, order: HardEasyOrder, cuts: Mapping[tuple[int, int], TrainSlice], place: tuple[int, int], show: Callback) -> None:
     """The networks of one set and strategy, trained together; cells that nothing is left to train on stay nan and are a fact."""
     config, (m, s) = work.config, place
     name = f"{config.strategy[m]}_{s}"
@@ -243,9 +243,9 @@ def _group(work: Work, order: Order, cuts: Mapping[tuple[int, int], TrainSlice],
         samples = Samples(*(getattr(data.train, part)[rows] for part in ("inputs", "labels", "index", "clean")))
         streams = [seeding.Seeds(config.seed).child("set", s, "repeat", config.first_repeat + r) for r in range(config.repeats)]
         settings = training_settings(config, config.precision)
-        networks = SliceTraining.of(samples, data.standardise, data.num_classes, list(cells.values()), streams, settings)
+        networks = SliceTraining(replace(data, train=samples), list(cells.values()), streams, settings)
         _train(work, networks, name, show)
-        return {**networks.judge(), "lost": len(networks.learner.diverged)}
+        return {**networks.accuracies(), "lost": len(networks.learner.diverged)}
 
     tested = work.stages.once(f"grid_{name}", make)
     if tested["lost"]:
@@ -275,12 +275,12 @@ def _train(work: Work, networks: SliceTraining, name: str, show: Callback) -> No
     )
 
 
-def _store(work: Work, inversions: Inversions, hard: Mapping[str, Hard]) -> None:
+def _store(work: Work, inversions: Inversions, hard: Mapping[str, HardSamples]) -> None:
     """metrics.npz, tables and metrics."""
     arrays = work.arrays
     masks = np.stack([one.hard.numpy() for one in hard.values()], 1)  # [S, M, N]
     scores = np.stack([one.score.numpy() for one in hard.values()], 1)
-    arrays |= describe(masks, scores, work.prepared.labels.numpy(), work.split.num_classes)
+    arrays |= agreement_arrays(masks, scores, work.prepared.labels.numpy(), work.split.num_classes)
     arrays |= {"class_names": np.array(work.split.class_names), "inversion_epoch": inversions.inversion_epoch.numpy()}
     arrays |= {name: value.numpy() for name, value in gallery(work.split.train, inversions, list(hard.values())).items()}
     work.run.write_arrays(ARRAYS, arrays)
@@ -328,7 +328,7 @@ def _log_detection(work: Work, masks: Array, scores: Array) -> None:
 
 def report(stored: StoredRun) -> None:
     """Print the tables."""
-    console.table("Accuracy on test samples", *printed(stored.arrays))
+    console.table("Accuracy on test samples", *summary_rows(stored.arrays))
     if stored.has("detection.csv"):
         import pandas
 

@@ -50,7 +50,7 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedTraining
         device=setup.learner.device,
         dataset=config.dataset,
         digest=setup.split.digest,
-        tags={} if config.hardness is None else {"hardbench.source_run": sample_hardness.words(config.hardness)[0]},
+        tags={} if config.hardness is None else {"hardbench.source_run": sample_hardness.run_and_strategy(config.hardness)[0]},
         setup=setup,
     )
 
@@ -81,9 +81,9 @@ def compute(prepared: PreparedTraining, run: tracking.Run, stages: Stages) -> No
     run.log({"samples_per_second": step * setup.batches.size * config.repeats / training.seconds}, step)
     if logits is not None:
         measured = training.records.arrays()["steps"]
-        if not recorder.whole(run.folder / recorder.ARTIFACT, measured):
+        if not recorder.is_complete(run.folder / recorder.ARTIFACT, measured):
             run.write_arrays(recorder.ARTIFACT, logits.arrays(measured), compressed=False)
-        stages.only_to_resume(*(f"{recorder.FOLDER}/{name}" for name in recorder.recorded(run.folder / recorder.FOLDER)))
+        stages.only_to_resume(*(f"{recorder.FOLDER}/{name}" for name in recorder.recorded_files(run.folder / recorder.FOLDER)))
     result = training.result()
     store_result(run, config, result)
     if config.log_model:
@@ -95,7 +95,7 @@ def compute(prepared: PreparedTraining, run: tracking.Run, stages: Stages) -> No
 def _logit_recorder(run: tracking.Run, setup: TrainSetup, points: int) -> LogitRecorder:
     """The callback that records the logits of the training samples; a warning where that is a lot."""
     train = setup.batches.train
-    needed = recorder.size(setup.config.repeats, points, len(train), setup.split.num_classes)
+    needed = recorder.recording_bytes(setup.config.repeats, points, len(train), setup.split.num_classes)
     if needed > recorder.LARGE:
         console.warn(f"record_dynamics: {needed / 1e9:.1f} GB for {points} points; fewer with eval_steps")
     return LogitRecorder(train, setup.standardise.to(setup.learner.device), run.fetch(recorder.FOLDER), run.publish)
