@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, whatever happens while they are written, and a look at foreign ones before they are opened."""
 
+import fcntl
 import os
 import shutil
 import stat
@@ -12,31 +13,51 @@ from hardbench.errors import TrackingError
 
 
 @contextmanager
-def whole(path: Path, mark: str = "") -> Iterator[BinaryIO]:
+def whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which becomes `path` when the block ends: written aside, synced, renamed into place; removed if the block fails.
 
-    Folders on the way are made. A kill at any state leaves the former file or the new one, never a part (perhaps `.NAME.part` beside it).
-    TrackingError where the disk is full or the folder is closed. Writers that no lock keeps apart have a `mark` of their own.
+    Folders on the way are made. A kill at any moment leaves the former file or the new one, never a part (perhaps `.NAME.part` beside it,
+    which the next writer takes). Several writers of one file wait for each other. TrackingError where the disk is full or the folder is
+    closed.
     """
-    aside = path.with_name(f".{path.name}{mark}.part")
+    aside = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException as error:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise TrackingError(f"file: {path}; one that can be written ({error.strerror or error})") from None
-        raise
+        with _locked(aside) as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                aside.replace(path)
+            except BaseException:
+                with suppress(OSError):
+                    aside.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise TrackingError(f"file: {path}; one that can be written ({error.strerror or error})") from None
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _locked(path: Path) -> BinaryIO:
+    """An empty file to write to, locked until it is closed."""
+    while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")  # not truncated: another one may be at it
+        try:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.truncate(0)
+                return file
+        except FileNotFoundError:  # the writer before has renamed it
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,7 +68,7 @@ def write_text(path: Path, text: str) -> None:
 
 def copy(source: Path, target: Path) -> None:
     """A copy of a file in place of what was there, whole or not at all, whoever else writes it."""
-    with source.open("rb") as original, whole(target, f".{os.getpid()}") as file:
+    with source.open("rb") as original, whole(target) as file:
         shutil.copyfileobj(original, file)
 
 
