@@ -191,7 +191,7 @@ def experiment(client: Any, name: str) -> str:
 
 
 def create(client: Any, place: str, study: str, tags: dict[str, str], title: str) -> MlflowRun:
-    """A new run in the experiment `place`, which says from its first state whose it is; it is later than all others by any clock."""
+    """A new run in the experiment `place`, which says from its first moment whose it is; it is later than all others by any clock."""
     with locked():
         everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
         newest = client.search_runs(everywhere, max_results=1, order_by=NEWEST)

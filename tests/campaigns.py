@@ -109,7 +109,7 @@ def wait_for_cells(folder: Path, count: int, process: subprocess.Popen[bytes] | 
 
 
 def disturb(folder: Path, words: Sequence[str], how: str, rng: random.Random) -> int:
-    """Start the sweep and do `how` (worker, parent or interrupt) some cells and a state later; the exit code.
+    """Start the sweep and do `how` (worker, parent or interrupt) some cells and a moment later; the exit code.
 
     A sweep whose worker was killed goes on for a few cells and is then ended by SIGTERM. Cells are counted, not seconds: on a machine of
     any speed there is work left to disturb.

@@ -259,13 +259,13 @@ class Bench:
         (self.folder / "tmp").mkdir()
         shutil.copytree(self.folder / "ready", self.project)
 
-    def kill(self, n: int, state: Event | None = None) -> dict[str, Any]:
-        """What became of a command killed at its n-th event (at the state near it), and of its user's next command: a campaign's line."""
+    def kill(self, n: int, moment: Event | None = None) -> dict[str, Any]:
+        """What became of a command killed at its n-th event (at the moment near it), and of its user's next command: a campaign's line."""
         began, journal, self.cpu, self.blank = time.monotonic(), self.folder / "event.txt", 0.0, bool(n % DRAWN)
         self._put_back()
         self.log.unlink(missing_ok=True)
         self.second = ""
-        status = self.run(self.case.words, journal, n, state=state)
+        status = self.run(self.case.words, journal, n, moment=moment)
         written = journal.read_text().rstrip("\n") if journal.exists() else ""
         kind, _, what = written.partition("\t")
         where = what.replace(f"{self.project}/", "")

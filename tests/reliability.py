@@ -40,9 +40,9 @@ def campaign(folder: Path, wanted: Mapping[str, int], seed: int = 0) -> None:
             if len(done) >= kills:
                 continue
             with Bench(name, Path(scratch) / "bench", warm) as bench:
-                for n, state in moments(bench.events, bench.case, kills, seed).items():
+                for n, moment in moments(bench.events, bench.case, kills, seed).items():
                     if n not in done:
-                        line = bench.kill(n, state) | {"date": time.strftime("%Y-%m-%d"), "versions": about}
+                        line = bench.kill(n, moment) | {"date": time.strftime("%Y-%m-%d"), "versions": about}
                         with (folder / LINES).open("a") as file:
                             fcntl.flock(file, fcntl.LOCK_EX)
                             file.write(json.dumps(line) + "\n")

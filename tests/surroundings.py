@@ -256,7 +256,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def stopped(work: Command) -> Iterator[None]:
-    """Within the block a command at work stands still, at a state when it holds no lock on the store: it lives, however long one looks."""
+    """Within the block a command at work stands still, at a moment when it holds no lock on the store: it lives, however long one looks."""
     for turn in range(1000):
         work.signal(signal.SIGSTOP)
         if _free(work.folder):

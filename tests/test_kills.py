@@ -28,7 +28,7 @@ KILLS = int(os.environ.get("HARDBENCH_KILLS", "200"))
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    """Three kills of every study, and one at each further state that is known."""
+    """Three kills of every study, and one at each further moment that is known."""
     folder = tmp_path_factory.mktemp("kills")
     with ThreadPoolExecutor(len(SHORT)) as both:
         list(both.map(lambda wanted: campaign(folder, wanted), SHORT))

@@ -126,7 +126,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.mark.parametrize("module", ["hardbench.cli", "click", "ast", "yaml", "hardbench.options", "torch", "numpy", "mlflow", "rich"])
 def test_interrupted_while_it_imports(tmp_path, module):
-    """At any state from the first line on: one line, exit code 130."""
+    """At any moment from the first line on: one line, exit code 130."""
     (tmp_path / "sitecustomize.py").write_text(INTERRUPTER)
     root = str(Path(sys.modules["hardbench"].__file__).parents[1])
     surroundings = {**os.environ, "AT": module, "PYTHONPATH": os.pathsep.join([str(tmp_path), root])}
@@ -173,7 +173,7 @@ def test_the_policy_is_set_unless_the_user_has_one(own, beside, expected):
 
 @pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="only Linux can be asked")
 def test_a_full_machine_is_seen():
-    """As many busy processes as there are cores, seen within a state."""
+    """As many busy processes as there are cores, seen within a moment."""
     with ExitStack() as stack:
         for _ in range(os.cpu_count() or 1):
             other = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))

@@ -150,7 +150,7 @@ def test_the_lock_is_no_link_and_truncates_nothing(project, capsys):
 
 @pytest.mark.slow
 def test_a_kill_while_the_store_is_made_leaves_none(tmp_path, monkeypatch):
-    """At any state: what is there afterwards is no database, or a whole one."""
+    """At any moment: what is there afterwards is no database, or a whole one."""
     code = "import sys, os; from hardbench import files, store, taking\n"
     code += "from contextlib import contextmanager\n"
     code += "import threading, time\n"

@@ -1,4 +1,4 @@
-"""Full disks, closed folders, locked stores, servers that die, closed outputs, signals at any state: one line, and nothing lost."""
+"""Full disks, closed folders, locked stores, servers that die, closed outputs, signals at any moment: one line, and nothing lost."""
 
 import os
 import re

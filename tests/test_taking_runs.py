@@ -50,7 +50,7 @@ def _hold(folder: str, how: str, run_id: str, ready, go) -> None:
 
 
 def _together(project, run_id, *hows):
-    """Exit codes of processes that take a run at the same state; the first to be refused lets the others end."""
+    """Exit codes of processes that take a run at the same moment; the first to be refused lets the others end."""
     ready, go = FORK.Event(), FORK.Event()
     processes = [FORK.Process(target=_hold, args=(str(project), how, run_id, ready, go)) for how in hows]
     for process in processes:

@@ -226,7 +226,7 @@ def test_another_command_beside_a_resume(tmp_path, line):
 
 @pytest.mark.slow
 def test_two_simulations_at_once(tmp_path):
-    """They are two runs: both work, in a store that they make at the same state."""
+    """They are two runs: both work, in a store that they make at the same moment."""
 
     def once(number: int) -> None:
         folder = tmp_path / str(number)

@@ -3,7 +3,7 @@
 `python tests/victim.py` reads jobs as JSON lines and answers each with an exit status. It computes nothing itself, opens no
 store and starts no thread: what a fork needs has been imported, so that a kill costs its run and not its imports.
 
-An event is a state at which something outside the process is about to change: a file opened for writing (`open`, and `opened` just after),
+An event is a moment at which something outside the process is about to change: a file opened for writing (`open`, and `opened` just after),
 os.rename, os.remove, os.mkdir, os.rmdir, os.fsync, an SQL statement that writes, its commit, a request to a server, and where asked for
 a step of the optimizer. Between two of them nothing changes that a kill could leave behind, but for the content of a file being written.
 """
@@ -33,11 +33,11 @@ WORKER = "VICTIM_WORKER"  # environment variable: the worker processes of a swee
 class Counter:
     """Counts events below a folder into a journal; at event number `at` the process is killed (0: never, all are written down).
 
-    With a `state` it is killed at the first event of that kind and place from a little before `at` on: clocks shift the numbers a little.
+    With a `moment` it is killed at the first event of that kind and place from a little before `at` on: clocks shift the numbers a little.
     """
 
-    def __init__(self, journal: str, at: int, folders: list[str], state: tuple[str, str] | None = None):
-        self.state = state
+    def __init__(self, journal: str, at: int, folders: list[str], moment: tuple[str, str] | None = None):
+        self.moment = moment
         self.journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.at, self.folders, self.count, self.pid, self.busy = at, tuple(folders), 0, os.getpid(), False
 
@@ -53,9 +53,9 @@ class Counter:
             os.kill(self.pid, signal.SIGKILL)
 
     def _now(self, kind: str, what: str) -> bool:
-        if self.state is None:
+        if self.moment is None:
             return self.count == self.at
-        return self.count >= self.at - NEAR and kind == self.state[0] and self.state[1] in what
+        return self.count >= self.at - NEAR and kind == self.moment[0] and self.moment[1] in what
 
     def hook(self, event: str, args: tuple[Any, ...]) -> None:
         """For sys.addaudithook."""
@@ -135,7 +135,7 @@ def command(job: dict[str, Any]) -> int:
     if job.get("blank"):
         _draw_nothing()
     if "journal" in job:
-        Counter(job["journal"], job["at"], job["watch"], job.get("state")).install(job["steps"])
+        Counter(job["journal"], job["at"], job["watch"], job.get("moment")).install(job["steps"])
     return main(job["words"])
 
 
