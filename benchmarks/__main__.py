@@ -12,7 +12,7 @@ import click
 from benchmarks import machine, mnist, report, row, rows
 from hardbench import console
 from hardbench.config import Config as AnyConfig
-from hardbench.config import setting
+from hardbench.declaration import setting
 from hardbench.errors import ConfigError, HardbenchError
 from hardbench.options import command
 

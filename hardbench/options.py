@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from hardbench.config import FALSE, TRUE, Config, Option, environment, named, options, read_file
+from hardbench.config import Config, environment, named, options, read_file
+from hardbench.declaration import FALSE, TRUE, Option
 from hardbench.errors import ConfigError
 from hardbench.registry import Registry
 

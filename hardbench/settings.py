@@ -5,7 +5,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hardbench.config import Config, setting
+from hardbench.config import Config
+from hardbench.declaration import setting
 from hardbench.errors import ConfigError, brief
 from hardbench.registry import DATASETS, DETECTORS, MODELS, OPTIMIZERS, SCHEDULERS, TASKS
 

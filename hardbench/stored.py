@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 
 from hardbench import archives, array_keys, files
-from hardbench.config import Config, shown
+from hardbench.config import Config
+from hardbench.declaration import shown
 from hardbench.errors import ConfigError, TrackingError, brief
 from hardbench.yaml_text import LARGEST, parse_yaml
 

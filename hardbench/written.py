@@ -17,7 +17,8 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, 
 from mlflow.entities import Run as MlflowRun
 
 from hardbench import __version__, files, store
-from hardbench.config import Config, shown
+from hardbench.config import Config
+from hardbench.declaration import shown
 from hardbench.errors import TrackingError
 from hardbench.metrics.hardness import mean_stderr
 from hardbench.store import StoreAway

@@ -3,8 +3,8 @@
 import pytest
 
 from hardbench.cli import main
-from hardbench.config import SEVERAL, TEXT
 from hardbench.configs.train import Config
+from hardbench.declaration import SEVERAL, TEXT
 from hardbench.errors import ConfigError
 from hardbench.yaml_text import parse_yaml
 

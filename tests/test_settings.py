@@ -7,8 +7,9 @@ import pytest
 from words import REGISTRIES, given, no_surroundings
 
 from hardbench.cli import main
-from hardbench.config import Config, environment, options, parse_yaml, presets, read_file, setting
+from hardbench.config import Config, environment, options, parse_yaml, presets, read_file
 from hardbench.configs.sweep import sweep_class
+from hardbench.declaration import setting
 from hardbench.errors import ConfigError
 from hardbench.registry import MODELS
 from hardbench.studies import invert, stragglers, train

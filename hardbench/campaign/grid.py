@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hardbench.config import Config, Option, options
+from hardbench.config import Config, options
+from hardbench.declaration import Option
 from hardbench.errors import ConfigError
 from hardbench.registry import Registry
 

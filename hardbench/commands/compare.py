@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hardbench import console, tracking
-from hardbench.config import ASIDE, options, shown
+from hardbench.config import ASIDE, options
 from hardbench.configs.compare import Config
+from hardbench.declaration import shown
 from hardbench.errors import ConfigError, HardbenchError, TrackingError, nearest
 from hardbench.settings import InversionSettings, TrainingSettings
 from hardbench.stored import StoredRun

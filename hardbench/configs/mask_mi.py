@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hardbench.config import setting
+from hardbench.declaration import setting
 from hardbench.errors import ConfigError
 from hardbench.settings import ESTIMATES, MODES, MachineSettings, PlaceSettings, wrong_name, wrong_tags
 

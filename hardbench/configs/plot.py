@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from hardbench.config import Config as AnyConfig
-from hardbench.config import setting
+from hardbench.declaration import setting
 
 FORMATS = ("png", "svg", "pdf")
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hardbench.config import setting
+from hardbench.declaration import setting
 from hardbench.settings import MachineSettings, PlaceSettings
 
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from hardbench.config import setting
 from hardbench.configs import train
+from hardbench.declaration import setting
 
 
 @dataclass(frozen=True)

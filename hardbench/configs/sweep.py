@@ -11,7 +11,8 @@ from typing import Any
 
 from hardbench.campaign import grid
 from hardbench.config import Config as AnyConfig
-from hardbench.config import named, options, parse_yaml, read_file, setting
+from hardbench.config import named, options, parse_yaml, read_file
+from hardbench.declaration import setting
 from hardbench.errors import ConfigError, nearest
 from hardbench.settings import MachineSettings, PlaceSettings, wrong_name, wrong_tags
 
