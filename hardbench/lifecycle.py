@@ -11,13 +11,13 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from hardbench import console, figures, machine, tracking
+from hardbench.artifacts import CHECKPOINTS, LAST
 from hardbench.errors import ConfigError, TrackingError, TrainingError
 from hardbench.hard_samples import sample_hardness
 from hardbench.hard_samples.sample_hardness import Hardness
 from hardbench.stored import StoredRun
 from hardbench.training import checkpoints
 
-CHECKPOINTS = "checkpoints"
 Pinned = TypeVar("Pinned")
 
 
@@ -84,9 +84,9 @@ class Stages:
         """Keep the state under way as last.pt, after other checkpoints by file name."""
         self._states = True
         self._run.close()  # what a checkpoint counts as measured must be in the store
-        for name, content in (*others, (checkpoints.LAST, state)):
+        for name, content in (*others, (LAST, state)):
             checkpoints.save(self._folder, name, content)
-        for name in (checkpoints.LAST, *(name for name, _ in others)):
+        for name in (LAST, *(name for name, _ in others)):
             self._run.publish(f"{CHECKPOINTS}/{name}")
 
     def once(self, name: str, make: Callable[[], dict[str, Any]], spare: bool = False) -> dict[str, Any]:

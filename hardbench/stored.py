@@ -14,17 +14,15 @@ from urllib.parse import unquote, urlparse
 
 import numpy as np
 
-from hardbench import archives, array_keys, files
+from hardbench import archives, artifacts, files
+from hardbench.artifacts import ARRAYS, FILES, SETTINGS
 from hardbench.config import Config
 from hardbench.declaration import shown
 from hardbench.errors import ConfigError, TrackingError, brief
 from hardbench.yaml_text import LARGEST, parse_yaml
 
-STUDY, ARRAYS, SETTINGS = "hardbench.study", "metrics.npz", "config.yaml"
+STUDY = "hardbench.study"
 SIMULATION = "hardbench.simulate"  # tag of a training that is a simulation, with what else it does, for a resumed one
-INVERSION = ("radii.npz", "stragglers.npz", "stability.npz", "prune_curve.npz")  # what there is of them
-FILES: dict[str, tuple[str, ...]] = {"invert": INVERSION, "mask-mi": ("masking.npz",)}
-"""The .npz artifacts of a study's runs, where these are not ARRAYS."""
 
 Settings = TypeVar("Settings", bound=Config)
 
@@ -144,7 +142,7 @@ class StoredRun:
 
     def _checked(self, arrays: dict[str, np.ndarray], kind: str, file: str) -> dict[str, np.ndarray]:
         try:
-            array_keys.check(arrays, kind)
+            artifacts.check(arrays, kind)
         except ValueError as error:
             raise TrackingError(f"run: {self.id}; {file}: {error}") from None
         return arrays

@@ -11,9 +11,10 @@ from typing import Any
 from mlflow.entities import Run as MlflowRun
 
 from hardbench import locks, machine, store
+from hardbench.artifacts import SETTINGS
 from hardbench.errors import TrackingError
 from hardbench.store import HEARTBEAT, KIND, PARENT, SWEEP
-from hardbench.stored import SETTINGS, STUDY, StoredRun, local_path
+from hardbench.stored import STUDY, StoredRun, local_path
 
 STALE = 120  # seconds without a sign after which a run is dead whose lock cannot be asked
 YOUNG = 600  # seconds within which a run without tags may be one that is being made

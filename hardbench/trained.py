@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from hardbench import console, machine, seeding
+from hardbench.artifacts import ARRAYS, CHECKPOINTS, CLASS_HARDNESS
 from hardbench.data.samples import Split
 from hardbench.data.transforms import Standardise, unit_of
 from hardbench.errors import TrainingError
@@ -13,7 +14,7 @@ from hardbench.hard_samples.sample_hardness import EASY, HARD
 from hardbench.metrics.hardness import hardness_table, mean_at_end, overlap_hardness_spearman
 from hardbench.registry import MODELS
 from hardbench.settings import TrainingSettings
-from hardbench.stored import ARRAYS, StoredRun
+from hardbench.stored import StoredRun
 from hardbench.training import checkpoints
 from hardbench.training.core import TrainResult
 from hardbench.training.greedy import learner
@@ -30,8 +31,8 @@ def store_cell(run: Run, config: TrainingSettings, result: TrainResult) -> None:
     for row, step in result.journal:
         run.log(row, step)
     for name, state in result.checkpoints.items():
-        checkpoints.save(run.folder / "checkpoints", f"{name}.pt", state)
-        run.publish(f"checkpoints/{name}.pt")
+        checkpoints.save(run.folder / CHECKPOINTS, f"{name}.pt", state)
+        run.publish(f"{CHECKPOINTS}/{name}.pt")
     store_result(run, config, result)
     check_diverged(run, config, result)
 
@@ -40,7 +41,7 @@ def store_result(run: Run, config: TrainingSettings, result: TrainResult) -> Non
     """metrics.npz, the hardness table, final metrics."""
     arrays = result.arrays
     run.write_arrays(ARRAYS, arrays)
-    run.write_text("class_hardness.csv", hardness_table(arrays).to_csv(index=False))
+    run.write_text(CLASS_HARDNESS, hardness_table(arrays).to_csv(index=False))
     final = {f"final/{name}": last_measured(arrays, key) for name, key in FINAL.items()}
     size = result.train_samples if config.batch_size == "full" else int(config.batch_size)
     for name in ("loss", "accuracy"):
@@ -91,7 +92,7 @@ def last_measured(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
 def restore(stored: StoredRun, trained: TrainingSettings, split: Split, checkpoint: str) -> tuple[Learner, Standardise]:
     """A trained run's networks on this machine's device, and the standardisation they were trained with."""
     device = machine.take(trained)
-    path = stored.file(f"checkpoints/{checkpoint}.pt")
+    path = stored.file(f"{CHECKPOINTS}/{checkpoint}.pt")
     state = checkpoints.load(path, checkpoints.WEIGHTS)
     streams = seeding.networks(trained.seed, trained.first_repeat, trained.repeats)
     networks = MODELS[trained.model].call(split.test.shape, split.num_classes, trained, streams).to(device)

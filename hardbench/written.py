@@ -17,12 +17,13 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, 
 from mlflow.entities import Run as MlflowRun
 
 from hardbench import __version__, files, store
+from hardbench.artifacts import SETTINGS
 from hardbench.config import Config
 from hardbench.declaration import shown
 from hardbench.errors import TrackingError
 from hardbench.metrics.hardness import mean_stderr
 from hardbench.store import StoreAway
-from hardbench.stored import SETTINGS, local_path, scratch
+from hardbench.stored import local_path, scratch
 from hardbench.taking import home_of
 
 VERSIONS = {"hardbench.version": __version__, "hardbench.torch": torch.__version__, "hardbench.mlflow": mlflow.__version__}

@@ -15,7 +15,7 @@ import torch
 from makers import archive, cycle, idx_bytes, idx_set, load, usps_set
 from projects import all_runs, client, new_project, with_one_run
 
-from hardbench import archives, array_keys
+from hardbench import archives, artifacts
 from hardbench.cli import main
 from hardbench.errors import DataError, TrainingError
 from hardbench.stored import StoredRun
@@ -335,7 +335,7 @@ def test_arrays_that_are_not_the_runs(run, capfd, changes):
 def test_an_empty_axis_is_told_as_such():
     arrays = {"logits": np.zeros((0, 2, 3, 4)), "steps": np.arange(2)} | dict.fromkeys(("labels", "index", "fingerprint"), np.arange(3))
     with pytest.raises(ValueError, match=r"^logits has shape \(0, 2, 3, 4\); no axis of length 0$"):
-        array_keys.check(arrays, "dynamics.npz")
+        artifacts.check(arrays, "dynamics.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"words", b"PK\x03\x04" + bytes(99), None])

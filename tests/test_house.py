@@ -54,7 +54,7 @@ LINES = (
     ("config",),
     ("declaration",),
     ("registry", "seeding", "products"),
-    ("archives", "array_keys"),
+    ("archives", "artifacts"),
     ("files", "locks", "openmp", "ram", "signals", "streams", "yaml_text"),
     ("errors",),
 )

@@ -9,14 +9,15 @@ from typing import cast
 import numpy as np
 
 from hardbench import console, files, signals, tracking
+from hardbench.artifacts import ARRAYS, ERROR, IN_FLIGHT, PER_CELL, PER_RUN, SECONDS
 from hardbench.campaign import jobs, results
 from hardbench.campaign.executors import Result
 from hardbench.campaign.jobs import Job
-from hardbench.campaign.plan import CELL, IN_FLIGHT, Plan
-from hardbench.campaign.results import SECONDS, Table
+from hardbench.campaign.plan import CELL, Plan
+from hardbench.campaign.results import Table
 from hardbench.errors import TrainingError
 from hardbench.settings import TrainingSettings
-from hardbench.stored import ARRAYS, StoredRun
+from hardbench.stored import StoredRun
 from hardbench.trained import store_cell
 from hardbench.training.core import TrainResult, joined
 
@@ -159,7 +160,7 @@ class Campaign:
             return
         with signals.held():  # what is finished gets stored whole
             run = self._new(index, line)
-            run.write_text("error.txt", error)
+            run.write_text(ERROR, error)
             tracking.end_cell(self.parent, run.id, line)
             self._replaced(index, run.id)
 
@@ -179,7 +180,7 @@ class Campaign:
 
     def _tables(self, now: bool = False) -> None:
         if now or time.monotonic() - self._written > EVERY:
-            for name, table in ((results.PER_RUN, self.table.per_run()), (results.SUMMARY, self.table.summary())):
+            for name, table in ((PER_RUN, self.table.per_run()), (PER_CELL, self.table.summary())):
                 results.write(self.parent.folder / name, table)
                 files.copy(self.parent.folder / name, self.out / name)
             self._written = time.monotonic()
@@ -190,13 +191,13 @@ class Campaign:
         """Write the tables and the arrays of the figures; the names of the files."""
         self._tables(now=True)
         self.parent.write_arrays(ARRAYS, self.table.arrays())
-        for name in (results.PER_RUN, results.SUMMARY):
+        for name in (PER_RUN, PER_CELL):
             self.parent.publish(name)
         self.parent.remove(IN_FLIGHT)
         for index, run_id in self._opened.items():
             if self.plan.states[index] not in ("done", "failed"):
                 tracking.end_cell(self.parent, run_id, "the sweep ended before it", killed=True)
-        return [results.PER_RUN, results.SUMMARY]
+        return [PER_RUN, PER_CELL]
 
     def stored(self) -> StoredRun:
         """The parent run as the store has it."""

@@ -17,7 +17,7 @@ from hardbench.stored import StoredRun
 from hardbench.training.loop import fit
 from hardbench.training.setup import data_key, remembered, train_setup
 
-CELL, IN_FLIGHT = "hardbench.cell", "in_flight.txt"
+CELL = "hardbench.cell"
 PROBE_SECONDS = 1.0
 
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from hardbench.array_keys import setting_key
+from hardbench.artifacts import ARRAYS, SECONDS, setting_key
 from hardbench.files import write_text
 from hardbench.metrics.hardness import final, mean_stderr
 from hardbench.stored import StoredRun
 
-PER_RUN, SUMMARY, SECONDS = "results_per_run.csv", "results_summary.csv", "seconds.npy"
 FIRST = {"activation": "activation", "model_type": "model", "p": "corruption_p"}  # column -> setting
 SCORES = {"test_accuracy": "accuracy", "test_loss": "loss"}  # column -> array
 
@@ -31,7 +30,7 @@ class Table:
         config = stored.config
         row: dict[str, Any] = {column: _word(config.get(name)) for column, name in self.settings.items()}
         row |= {"seed": config.get("seed", ""), "first": config.get("first_repeat", 0), "run": stored.id, "baseline": baseline}
-        if stored.has("metrics.npz") and "accuracy" in stored.arrays and "confusion" in stored.arrays:
+        if stored.has(ARRAYS) and "accuracy" in stored.arrays and "confusion" in stored.arrays:
             row |= {column: final(stored.arrays, name) for column, name in SCORES.items()}
         else:  # of another study: whatever it measured, as one row
             row |= {name: np.array([value]) for name, value in sorted(stored.metrics.items()) if not name.endswith("_stderr")}

@@ -10,7 +10,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hardbench.array_keys import Array, by_model, masked_key
+from hardbench.artifacts import Array, by_model, masked_key
 from hardbench.errors import ConfigError
 from hardbench.figures import style
 from hardbench.figures.runs import FigureOptions, Kind, Runs, file_stem

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hardbench.array_keys import Array, layer_key, metric_of
+from hardbench.artifacts import Array, layer_key, metric_of
 from hardbench.errors import ConfigError
 from hardbench.figures import style
 from hardbench.figures.runs import FigureOptions, Kind, Runs, StoredRun, file_stem, is_measured, measured, run_labels

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from hardbench.array_keys import Array
+from hardbench.artifacts import Array
 from hardbench.errors import ConfigError
 from hardbench.figures import measures, style
 from hardbench.figures.measures import PHASES, ends, with_error, wording

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from hardbench.array_keys import Array
+from hardbench.artifacts import Array
 from hardbench.data.samples import distinct
 from hardbench.errors import ConfigError
 from hardbench.stored import StoredRun

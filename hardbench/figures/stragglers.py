@@ -8,7 +8,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hardbench.array_keys import Array
+from hardbench.artifacts import Array
 from hardbench.errors import ConfigError
 from hardbench.figures import style
 from hardbench.figures.runs import FigureOptions, Kind, Runs, StoredRun, class_names, measured, one_per_run

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, ScalarFormatter
 from matplotlib.transforms import Bbox
 
-from hardbench.array_keys import Array
+from hardbench.artifacts import Array
 from hardbench.metrics.hardness import mean_stderr
 
 # Okabe & Ito 2008, without black (the text) and yellow (unreadable on white); distinct with any colour vision.

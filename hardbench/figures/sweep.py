@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from hardbench.array_keys import Array, settings_of
+from hardbench.artifacts import Array, settings_of
 from hardbench.errors import ConfigError, nearest
 from hardbench.figures import style
 from hardbench.figures.runs import FigureOptions, Kind, Runs, StoredRun, file_stem, run_labels, slug

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from hardbench.array_keys import Array
+from hardbench.artifacts import Array
 from hardbench.figures import layers, questions, style
 from hardbench.figures.runs import FigureOptions, Kind, Runs, class_names, file_stem, is_measured, literal, measured, run_labels, slug
 from hardbench.figures.style import line_style

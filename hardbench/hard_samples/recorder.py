@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from hardbench import archives, files
+from hardbench.artifacts import DYNAMICS_POINTS
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise
 from hardbench.errors import TrainingError
 from hardbench.training.evaluation import batches
 from hardbench.training.loop import TrainState
 
-FOLDER, ARTIFACT = "dynamics", "dynamics.npz"
 LARGE = 1 << 30  # bytes from which the user is warned
 
 
@@ -39,7 +39,7 @@ class LogitRecorder:
         name = f"{state.step:09d}.npy"
         with files.whole(self.folder / name) as file:
             np.save(file, logits.cpu().numpy(), allow_pickle=False)
-        self.publish(f"{FOLDER}/{name}")
+        self.publish(f"{DYNAMICS_POINTS}/{name}")
 
     def arrays(self, steps: np.ndarray) -> dict[str, np.ndarray]:
         """The recording as it is stored: logits [R, T, N, K] at the steps [T], and the samples: labels, clean, index, fingerprint [N]."""

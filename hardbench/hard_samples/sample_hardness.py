@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hardbench.artifacts import DYNAMICS, HARD_SAMPLES, STRAGGLERS
 from hardbench.data.samples import Samples, Split
 from hardbench.errors import ConfigError, DataError, TrackingError
 from hardbench.hard_samples.dynamics import Dynamics
@@ -103,9 +104,9 @@ def _of_dynamics(arrays: Mapping[str, Array], run: str, strategy: str | None) ->
 
 Reader = Callable[[Mapping[str, Array], str, str | None], tuple[Array, Array]]
 SOURCES: dict[str, tuple[str, Reader]] = {
-    "stragglers": ("hard_samples.npz", _of_stragglers),
-    "invert": ("stragglers.npz", _of_inversions),
-    "train": ("dynamics.npz", _of_dynamics),
+    "stragglers": (HARD_SAMPLES, _of_stragglers),
+    "invert": (STRAGGLERS, _of_inversions),
+    "train": (DYNAMICS, _of_dynamics),
 }
 """By study: the artifact that has the hardness of samples, and the function that reads scores and hard samples [S, N] from it."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardbench.array_keys import masked_key
+from hardbench.artifacts import masked_key
 from hardbench.metrics.classification import overall_accuracy
 from hardbench.settings import ESTIMATES
 

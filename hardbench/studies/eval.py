@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from hardbench import console, seeding, tracking
+from hardbench.artifacts import CLASS_REPORT, CONFUSION, TEST_RESULTS
 from hardbench.configs.eval import STEPS, Config
 from hardbench.configs.train import Config as TrainConfig
 from hardbench.data.corruption import Corruption
@@ -129,7 +130,7 @@ def compute(prepared: Measured, run: tracking.Run, stages: Stages) -> None:
         name = f"{prefix}_{level_of}layer_accuracy"
         points[step] |= {f"{name}/{i:02d}": row for i, row in enumerate(arrays.get("layer_accuracy", np.empty((0, 0))).T)}
         rows.append([p, *(_cell(entry[name]) for name in ("accuracy", "loss"))])
-    run.write_text("test_results.json", json.dumps(results, indent=1))
+    run.write_text(TEST_RESULTS, json.dumps(results, indent=1))
     if 0.0 in levels:
         _store_classes(run, split, levels[0.0][0].confusion.cpu())
     for step, values in points.items():  # when the files are there: a new point stays
@@ -143,10 +144,10 @@ def report(stored: StoredRun) -> None:
 
 def _store_classes(run: tracking.Run, split: Split, first: torch.Tensor) -> None:
     """Confusion [R, K, K], report per class and confusion figures."""
-    run.write_arrays("confusion.npy", {"": first.numpy()})
+    run.write_arrays(CONFUSION, {"": first.numpy()})
     report = {name: value.numpy() for name, value in class_report(first).items()}
     classes = {str(name): {key: spread(value[:, c]) for key, value in report.items()} for c, name in enumerate(split.class_names)}
-    run.write_text("class_report.json", json.dumps(classes, indent=1))
+    run.write_text(CLASS_REPORT, json.dumps(classes, indent=1))
     from hardbench.figures.train import confusion_figures
 
     for name in save(confusion_figures(first.numpy(), split.class_names), run.folder / "figures"):

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from hardbench import console, machine, tracking
+from hardbench.artifacts import CHECKPOINTS, INVERSION_WEIGHTS, INVERSIONS, PRUNE_CURVE, RADII, STABILITY, STRAGGLERS
 from hardbench.configs.invert import Config
 from hardbench.data.samples import Split
 from hardbench.data.transforms import unit_of
@@ -26,15 +27,13 @@ from hardbench.inversion.experiments import SearchSeries
 from hardbench.inversion.pool import prepare_pool
 from hardbench.inversion.radii import PASSED, passed, shortest
 from hardbench.inversion.search import Inversions, Search, TrainingData, estimate, find_inversions
-from hardbench.lifecycle import CHECKPOINTS, Prepared, Stages
+from hardbench.lifecycle import Prepared, Stages
 from hardbench.stored import StoredRun
 from hardbench.training import callbacks, checkpoints, memory
 from hardbench.training.loop import Callback
 
 STUDY = "invert"
 FIGURES = None
-RADII, STRAGGLERS, STABILITY, PRUNE = "radii.npz", "stragglers.npz", "stability.npz", "prune_curve.npz"
-WEIGHTS = "inversion.pt"  # checkpoint of the weights at every inversion
 END = "end"  # what the last checkpoint of a run that has everything stored is called
 LOOKS = 40  # epochs, evenly spaced in their logarithm, at which misclassified sets are compared
 
@@ -81,7 +80,9 @@ def compute(prepared: PreparedSearch, run: tracking.Run, stages: Stages) -> None
     TrainingError if no network had an inversion of every class that `if_no_inversion retry` asks for, and if one diverged.
     """
     config = prepared.config
-    stages.only_to_resume(f"{CHECKPOINTS}/.{WEIGHTS}.part", *([] if config.keep_checkpoints else [f"{CHECKPOINTS}/{WEIGHTS}"]))
+    stages.only_to_resume(
+        f"{CHECKPOINTS}/.{INVERSION_WEIGHTS}.part", *([] if config.keep_checkpoints else [f"{CHECKPOINTS}/{INVERSION_WEIGHTS}"])
+    )
     saved = stages.newest(checkpoints.SEARCH)
     if saved is not None and saved["name"] == END and "done" not in saved:
         return  # everything is stored
@@ -138,7 +139,7 @@ def _further_experiments(
         run.write_arrays(STABILITY, experiments.stability(inversions, looks))
     if points:
         arrays = experiments.prune_curve(series, inversions, points, split.test.to(prepared.device), config.test_noise)
-        run.write_arrays(PRUNE, arrays)
+        run.write_arrays(PRUNE_CURVE, arrays)
         run.log({f"prune_error/{at:02d}": errors for at, errors in enumerate(arrays["prune_error"][:, 0].T)}, config.epochs)
 
 
@@ -171,7 +172,7 @@ def _store(prepared: PreparedSearch, run: tracking.Run, inversions: Inversions) 
     sets = experiments.straggler_arrays(inversions, split.train)
     run.write_arrays(RADII, arrays)
     run.write_arrays(STRAGGLERS, sets)
-    run.write_text("inversion.csv", experiments.inversion_table(arrays | sets).to_csv(index=False))
+    run.write_text(INVERSIONS, experiments.inversion_table(arrays | sets).to_csv(index=False))
     epochs = inversions.inversion_epoch.numpy()
     metrics = {f"inversion_epoch/{c:02d}": epochs[:, c] for c in range(split.num_classes)}
     metrics |= {
@@ -184,8 +185,8 @@ def _store(prepared: PreparedSearch, run: tracking.Run, inversions: Inversions) 
     metrics["final/error"] = inversions.error[:, -1].numpy()
     run.log(metrics, config.epochs)
     weights = {"networks": inversions.weights, "inversion_epoch": inversions.inversion_epoch, "repeats": inversions.repeats}
-    checkpoints.save(run.folder / "checkpoints", WEIGHTS, weights)
-    run.publish(f"checkpoints/{WEIGHTS}")
+    checkpoints.save(run.folder / CHECKPOINTS, INVERSION_WEIGHTS, weights)
+    run.publish(f"{CHECKPOINTS}/{INVERSION_WEIGHTS}")
     if config.log_model:
         raw = split.train.inputs[:2]
         run.log_model(_plain(prepared, inversions), prepared.data.standardise.to("cpu")(raw, unit_of(raw)))

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from hardbench import console, tracking
-from hardbench.array_keys import masked_key, model_key
+from hardbench.artifacts import CHECKPOINTS, FORMER_COUNTS, MASKING, mask_information, masked_key, model_key
 from hardbench.configs.mask_mi import Config
 from hardbench.configs.train import Config as TrainConfig
 from hardbench.data.samples import Samples, load
 from hardbench.data.samples import prepare as split_of
 from hardbench.data.transforms import Standardise, unit_of
 from hardbench.errors import ConfigError, DataError, TrackingError
-from hardbench.lifecycle import CHECKPOINTS, Prepared, Stages, pinned, read_hardness, so_far
+from hardbench.lifecycle import Prepared, Stages, pinned, read_hardness, so_far
 from hardbench.masking import masks as masking
 from hardbench.masking.information import ESTIMATORS, PARTS, by_hardness, class_information, entropy, json_numbers, mask_arrays, per_repeat
 from hardbench.masking.masks import ConfusionCounts, Masker
@@ -32,14 +32,13 @@ from hardbench.metrics.hardness import mean_stderr
 from hardbench.models.layers import Chain
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
-from hardbench.stored import FILES, StoredRun
+from hardbench.stored import StoredRun
 from hardbench.trained import restore
 from hardbench.training import checkpoints
 
 STUDY = "mask-mi"
 FIGURES = None
 VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
-FORMER_STATE = "partial.npz"
 SAVE_SECONDS = 10.0
 BIASED = 0.2  # nats by which the plug-in estimate may be too high before it is told
 
@@ -120,7 +119,7 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedMasking:
 def compute(prepared: PreparedMasking, run: tracking.Run, stages: Stages) -> None:
     """Count the confusions of every network, layer and set, from the stored counts on; then store what follows from them."""
     config, sources = prepared.config, prepared.trained
-    stages.only_to_resume(*(FORMER_STATE, f".{FORMER_STATE}.part"))
+    stages.only_to_resume(*(FORMER_COUNTS, f".{FORMER_COUNTS}.part"))
     for source in sources:
         parts = 1 if source.part is None else len(PARTS)
         source.counts = [ConfusionCounts(source.masks, len(source.class_names), parts) for _ in source.members]
@@ -144,7 +143,7 @@ def compute(prepared: PreparedMasking, run: tracking.Run, stages: Stages) -> Non
 def _former(run: tracking.Run) -> dict[str, np.ndarray] | None:
     """The counts of an unfinished run as versions before 0.2 kept them."""
     stored = so_far(run)
-    return stored.archive(FORMER_STATE) if stored.has(FORMER_STATE) else None
+    return stored.archive(FORMER_COUNTS) if stored.has(FORMER_COUNTS) else None
 
 
 def named_sources(config: Config) -> list[StoredRun]:
@@ -312,9 +311,9 @@ def _store(run: tracking.Run, config: Config, sources: Sequence[TrainedRun]) -> 
     each = {source.model: arrays_of(config, source) for source in sources}
     alone = len(sources) == 1
     arrays = {model_key(name, model, len(each)): value for model, own in each.items() for name, value in own.items()}
-    run.write_arrays(FILES[STUDY][0], arrays | {"models": np.array(list(each))})
+    run.write_arrays(MASKING, arrays | {"models": np.array(list(each))})
     results = {source.model: summary(config, source, each[source.model]) for source in sources}
-    run.write_text(_json(config), json.dumps(results, indent=1))
+    run.write_text(mask_information(config.checkpoint), json.dumps(results, indent=1))
     for source in sources:
         own, end = each[source.model], "" if alone else f"_{source.model}"
         metrics = {f"mask_mi_full{end}": own["mi_full"]}
@@ -323,17 +322,13 @@ def _store(run: tracking.Run, config: Config, sources: Sequence[TrainedRun]) -> 
             metrics |= {f"mask_mi{end}/{layer.number:02d}": mean, f"delta_mi{end}/{layer.number:02d}": own["mi_full"] - mean}
         run.log(metrics)
         with tracking.extend(source.stored) as trained:
-            trained.write_text(_json(config), json.dumps({source.model: results[source.model]}, indent=1))
+            trained.write_text(mask_information(config.checkpoint), json.dumps({source.model: results[source.model]}, indent=1))
     run.tag("hardbench.source_run", ",".join(source.stored.id for source in sources))
-
-
-def _json(config: Config) -> str:
-    return f"mi_results_{config.checkpoint}.json"
 
 
 def report(stored: StoredRun) -> None:
     """Print a line per layer."""
-    for model, part in json.loads(stored.file(f"mi_results_{stored.config['checkpoint']}.json").read_text()).items():
+    for model, part in json.loads(stored.file(mask_information(stored.config["checkpoint"])).read_text()).items():
         columns = ["layer", "name", "channels", "sets", "mean I", "std", "delta I", "95 %"]
         rows = []
         for layer in part["layers"]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from hardbench import console, machine, seeding, tracking
+from hardbench.artifacts import ACCURACY, ARRAYS, CHECKPOINTS, CLASSES_TABLE, DETECTION, HARD_SAMPLES, LAST, SUMMARY
 from hardbench.configs.stragglers import Config
 from hardbench.data.samples import Samples, Split
 from hardbench.errors import ConfigError, TrainingError
@@ -26,16 +27,15 @@ from hardbench.hard_samples.slices import SliceTraining
 from hardbench.hard_samples.tables import TESTS, agreement_arrays, class_table, independent, network_table, summary_rows, summary_table
 from hardbench.inversion.pool import prepare_pool
 from hardbench.inversion.search import Inversions, Search, TrainingData, estimate, find_inversions, training_settings
-from hardbench.lifecycle import CHECKPOINTS, Prepared, Stages
+from hardbench.lifecycle import Prepared, Stages
 from hardbench.settings import STRAGGLERS
-from hardbench.stored import ARRAYS, StoredRun
+from hardbench.stored import StoredRun
 from hardbench.training import callbacks, checkpoints, memory
 from hardbench.training.loop import Callback, TrainState, fit
 
 Array = np.ndarray[Any, Any]
 STUDY = "stragglers"
 FIGURES = None
-HARD_SAMPLES = "hard_samples.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ def compute(prepared: PreparedStudy, run: tracking.Run, stages: Stages) -> None:
     """Search, scores, grid, results."""
     work = Work(prepared, run, stages, stages.newest({}))
     config, labels, classes = prepared.config, prepared.labels, prepared.split.num_classes
-    stages.only_to_resume(f"{CHECKPOINTS}/{checkpoints.LAST}")
+    stages.only_to_resume(f"{CHECKPOINTS}/{LAST}")
     inversions = _stragglers(work)
     counts = straggler_counts(inversions, labels, classes)
     logits = _scores(work, len(counts)) if set(config.strategy) - {STRAGGLERS} else None
@@ -221,7 +221,7 @@ def _grid(work: Work, hard: Mapping[str, HardSamples]) -> None:
             text = f"{config.strategy[m]}, set {s}"
             _group(work, order, cuts, (m, s), _showing(show, text, done * config.epochs))
             arrays["done"][m, s] = True
-            work.run.write_text("accuracy.csv", network_table(work.arrays).to_csv(index=False))
+            work.run.write_text(ACCURACY, network_table(work.arrays).to_csv(index=False))
 
 
 def _group(work: Work, order: HardEasyOrder, cuts: Mapping[tuple[int, int], TrainSlice], place: tuple[int, int], show: Callback) -> None:
@@ -260,7 +260,7 @@ def _train(work: Work, networks: SliceTraining, name: str, show: Callback) -> No
     config = work.config
     saved = work.saved
     if saved is not None and saved.get("group") == name:
-        with checkpoints.restoring(work.run.folder / CHECKPOINTS / checkpoints.LAST, saved.get("steps"), config.epochs):
+        with checkpoints.restoring(work.run.folder / CHECKPOINTS / LAST, saved.get("steps"), config.epochs):
             networks.learner.load(saved)
             networks.batches.load(saved["batches"])
 
@@ -284,9 +284,9 @@ def _store(work: Work, inversions: Inversions, hard: Mapping[str, HardSamples]) 
     arrays |= {"class_names": np.array(work.split.class_names), "inversion_epoch": inversions.inversion_epoch.numpy()}
     arrays |= {name: value.numpy() for name, value in gallery(work.split.train, inversions, list(hard.values())).items()}
     work.run.write_arrays(ARRAYS, arrays)
-    work.run.write_text("accuracy.csv", network_table(arrays).to_csv(index=False))
-    work.run.write_text("summary.csv", summary_table(arrays).to_csv(index=False))
-    work.run.write_text("classes.csv", class_table(arrays).to_csv(index=False))
+    work.run.write_text(ACCURACY, network_table(arrays).to_csv(index=False))
+    work.run.write_text(SUMMARY, summary_table(arrays).to_csv(index=False))
+    work.run.write_text(CLASSES_TABLE, class_table(arrays).to_csv(index=False))
     _log(work, masks)
     if work.config.noise_ratio:
         _log_detection(work, masks, scores)
@@ -323,17 +323,17 @@ def _log_detection(work: Work, masks: Array, scores: Array) -> None:
         for key in ("recall", "precision", "average_precision"):
             work.run.log({f"noise_{key}/{name}": np.array([one[key] for one in detections])})
     work.run.log({"noise_base_rate": float(noisy.mean())})
-    work.run.write_text("detection.csv", pandas.DataFrame(rows).to_csv(index=False))
+    work.run.write_text(DETECTION, pandas.DataFrame(rows).to_csv(index=False))
 
 
 def report(stored: StoredRun) -> None:
     """Print the tables."""
     console.table("Accuracy on test samples", *summary_rows(stored.arrays))
-    if stored.has("detection.csv"):
+    if stored.has(DETECTION):
         import pandas
 
         names = ["recall", "precision", "average_precision", "base_rate"]
-        means = pandas.read_csv(stored.file("detection.csv")).groupby("strategy", sort=False)[names].mean()
+        means = pandas.read_csv(stored.file(DETECTION)).groupby("strategy", sort=False)[names].mean()
         shown = [[strategy, *(f"{value:.4f}" for value in row)] for strategy, row in means.iterrows()]
         console.table("Wrong labels found", ["strategy", *(name.replace("_", " ") for name in names)], shown)
     console.say("hard test samples are in-sample for the score that named them")

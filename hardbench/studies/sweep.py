@@ -16,13 +16,14 @@ from typing import Any
 import torch
 
 from hardbench import console, tracking
+from hardbench.artifacts import IN_FLIGHT, PER_CELL, PER_RUN, PLAN
 from hardbench.campaign import grid, jobs, plan
 from hardbench.campaign.collect import Campaign
 from hardbench.campaign.executors import Executor, Local, Ray
 from hardbench.campaign.grid import Cell
 from hardbench.campaign.jobs import Job
 from hardbench.campaign.plan import Plan
-from hardbench.campaign.results import PER_RUN, SUMMARY, counts
+from hardbench.campaign.results import counts
 from hardbench.config import Config as AnyConfig
 from hardbench.config import options
 from hardbench.configs.sweep import CampaignSettings, points_of, words_of
@@ -69,7 +70,7 @@ class PreparedCampaign(Prepared):
     def copied(self, run: tracking.Run) -> Sequence[str]:
         """The tables and figures."""
         figures = sorted(f"figures/{path.name}" for path in (run.folder / "figures").glob("*.*"))
-        return [PER_RUN, SUMMARY, *figures]
+        return [PER_RUN, PER_CELL, *figures]
 
 
 def run(config: CampaignSettings) -> None:
@@ -90,8 +91,8 @@ def prepare(config: CampaignSettings, stored: StoredRun | None = None) -> Prepar
     planned = plan.make(config.study, getattr(module, "NUMBERS", 1), configs, swept)
     key = _key(config, swept)
     parent = tracking.parent_of(config.study, key)
-    if parent is not None and parent.status == "RUNNING" and parent.has(plan.IN_FLIGHT):
-        plan.refresh(planned, parent.file(plan.IN_FLIGHT).read_text().split())
+    if parent is not None and parent.status == "RUNNING" and parent.has(IN_FLIGHT):
+        plan.refresh(planned, parent.file(IN_FLIGHT).read_text().split())
     work = _jobs(config, planned, planned.todo(config.retry_failed, config.rerun))
     note = f"{len(planned.cells)} cells, {sum(cell.networks for cell in planned.cells)} networks\nswept: {', '.join(swept) or 'nothing'}"
     return PreparedCampaign(
@@ -115,7 +116,7 @@ def compute(prepared: PreparedCampaign, run: tracking.Run, stages: Stages) -> No
     todo = planned.todo(config.retry_failed, config.rerun)
     work = _jobs(config, planned, todo)
     campaign = Campaign(run, planned, prepared.swept, Path(config.out))
-    run.write_text("plan.txt", _lines(work))
+    run.write_text(PLAN, _lines(work))
     campaign.known(todo)
     try:
         _run_jobs(campaign, prepared.executor, work, planned)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hardbench import console, tracking
+from hardbench.artifacts import BEST, CHECKPOINTS, DYNAMICS, DYNAMICS_POINTS
 from hardbench.configs.train import Config
 from hardbench.data.samples import load
 from hardbench.data.transforms import unit_of
@@ -66,13 +67,13 @@ def compute(prepared: PreparedTraining, run: tracking.Run, stages: Stages) -> No
     training = Training(setup)
     saved = stages.newest(checkpoints.TRAINING)
     if saved is not None:
-        with checkpoints.restoring(run.folder / "checkpoints", saved["steps"], setup.total):
+        with checkpoints.restoring(run.folder / CHECKPOINTS, saved["steps"], setup.total):
             training.load(saved)
     steps = evaluation_steps(config.eval_points, config.eval_steps, setup.total)
     logits = _logit_recorder(run, setup, len(steps)) if config.record_dynamics else None
 
     def save(state: TrainState) -> None:
-        stages.save(training.state(), (checkpoints.BEST, training.best_weights()))
+        stages.save(training.state(), (BEST, training.best_weights()))
 
     with console.progress(run.id[:8], setup.total) as show:
         further = [at(steps, logits)] if logits else []
@@ -81,9 +82,9 @@ def compute(prepared: PreparedTraining, run: tracking.Run, stages: Stages) -> No
     run.log({"samples_per_second": step * setup.batches.size * config.repeats / training.seconds}, step)
     if logits is not None:
         measured = training.records.arrays()["steps"]
-        if not recorder.is_complete(run.folder / recorder.ARTIFACT, measured):
-            run.write_arrays(recorder.ARTIFACT, logits.arrays(measured), compressed=False)
-        stages.only_to_resume(*(f"{recorder.FOLDER}/{name}" for name in recorder.recorded_files(run.folder / recorder.FOLDER)))
+        if not recorder.is_complete(run.folder / DYNAMICS, measured):
+            run.write_arrays(DYNAMICS, logits.arrays(measured), compressed=False)
+        stages.only_to_resume(*(f"{DYNAMICS_POINTS}/{name}" for name in recorder.recorded_files(run.folder / DYNAMICS_POINTS)))
     result = training.result()
     store_result(run, config, result)
     if config.log_model:
@@ -98,7 +99,7 @@ def _logit_recorder(run: tracking.Run, setup: TrainSetup, points: int) -> LogitR
     needed = recorder.recording_bytes(setup.config.repeats, points, len(train), setup.split.num_classes)
     if needed > recorder.LARGE:
         console.warn(f"record_dynamics: {needed / 1e9:.1f} GB for {points} points; fewer with eval_steps")
-    return LogitRecorder(train, setup.standardise.to(setup.learner.device), run.fetch(recorder.FOLDER), run.publish)
+    return LogitRecorder(train, setup.standardise.to(setup.learner.device), run.fetch(DYNAMICS_POINTS), run.publish)
 
 
 def report(stored: StoredRun) -> None:

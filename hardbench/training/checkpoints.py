@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from hardbench import files
+from hardbench.artifacts import BEST, LAST, PREVIOUS
 from hardbench.errors import Killed, TrainingError, brief
-
-LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
 
 def save(folder: Path, name: str, state: dict[str, Any]) -> None:

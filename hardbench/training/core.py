@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hardbench import array_keys
+from hardbench import artifacts
 from hardbench.settings import TrainingSettings
 from hardbench.training.callbacks import Best, Records, Sink
 from hardbench.training.layer_metrics import sample_count
@@ -123,7 +123,7 @@ def train_stack(settings: Sequence[Mapping[str, Any]], load: Prepare = remembere
 
 def per_network(name: str) -> bool:
     """True if an array of a training has the networks as its first axis."""
-    return array_keys.axes_of("train", name).startswith("R")
+    return artifacts.axes_of("train", name).startswith("R")
 
 
 def _cut_unmeasured(result: TrainResult) -> None:
@@ -134,7 +134,7 @@ def _cut_unmeasured(result: TrainResult) -> None:
         measured = np.isfinite(result.arrays[name]).any(0)
         kept = int(measured.nonzero()[0].max(initial=-1)) + 1
         for key, value in result.arrays.items():
-            axis = array_keys.axes_of("train", key).find(letter)
+            axis = artifacts.axes_of("train", key).find(letter)
             if axis >= 0:
                 result.arrays[key] = value[(slice(None),) * axis + (slice(kept),)]
 

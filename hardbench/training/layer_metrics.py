@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardbench.array_keys import layer_key
+from hardbench.artifacts import layer_key
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise, unit_of
 from hardbench.metrics.published import PUBLISHED

@@ -1,4 +1,7 @@
-"""The arrays of stored runs: how their names are built and taken apart, and their axes, checked when they come from the store."""
+"""All that a run stores: names of its files; of its arrays, how their names are built and taken apart, and their axes.
+
+Axes are checked when arrays come from the store.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -7,6 +10,31 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+
+# Files of a run, by their paths in its folder.
+SETTINGS, ARRAYS = "config.yaml", "metrics.npz"
+CHECKPOINTS, FIGURES = "checkpoints", "figures"  # folders
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"  # in CHECKPOINTS
+CLASS_HARDNESS = "class_hardness.csv"
+DYNAMICS, DYNAMICS_POINTS = "dynamics.npz", "dynamics"  # the folder has a file per point while the run is on
+TEST_RESULTS, CONFUSION, CLASS_REPORT = "test_results.json", "confusion.npy", "class_report.json"  # eval
+RADII, STRAGGLERS, STABILITY, PRUNE_CURVE = "radii.npz", "stragglers.npz", "stability.npz", "prune_curve.npz"  # invert
+INVERSIONS, INVERSION_WEIGHTS = "inversion.csv", "inversion.pt"
+MASKING, FORMER_COUNTS = "masking.npz", "partial.npz"  # mask-mi; counts of an unfinished run of a former version
+HARD_SAMPLES, DETECTION = "hard_samples.npz", "detection.csv"  # stragglers
+ACCURACY, SUMMARY, CLASSES_TABLE = "accuracy.csv", "summary.csv", "classes.csv"
+PER_RUN, PER_CELL, SECONDS = "results_per_run.csv", "results_summary.csv", "seconds.npy"  # sweep
+PLAN, IN_FLIGHT, ERROR = "plan.txt", "in_flight.txt", "error.txt"
+FILES: dict[str, tuple[str, ...]] = {"invert": (RADII, STRAGGLERS, STABILITY, PRUNE_CURVE), "mask-mi": (MASKING,)}
+"""The .npz artifacts that hold a study's arrays, where these are not ARRAYS; the first is always there."""
+
+
+def mask_information(checkpoint: str) -> str:
+    """The JSON of the information under masks, by the weights it was measured with: best or last."""
+    return f"mi_results_{checkpoint}.json"
+
+
+# Arrays.
 LAYER_PARTS = ("train", "test", "null_mean", "null_std", "published")  # of a layer metric; the held-out samples have no suffix
 
 
@@ -82,11 +110,11 @@ AXES: dict[str, dict[str, str]] = {
         "class_names": "K!", "stability": "M!", "gallery_images": "MG+!", "gallery_*": "MG",
     },
     "sweep": {"swept": "+!", "setting_*": "C", "baseline": "C", "seconds": "C+", "test_*": "C+"},
-    "hard_samples.npz": {
+    HARD_SAMPLES: {
         "strategies": "M!", "index": "N!", "labels": "N!", "fingerprint": "N!", "scores_*": "SN", "hard_*": "SN",
     },
-    "stragglers.npz": {"stragglers": "RN!", "index": "N!", "fingerprint": "N!"},
-    "dynamics.npz": {"logits": "RTNK!", "labels": "N!", "steps": "T!", "index": "N!", "fingerprint": "N!"},
+    STRAGGLERS: {"stragglers": "RN!", "index": "N!", "fingerprint": "N!"},
+    DYNAMICS: {"logits": "RTNK!", "labels": "N!", "steps": "T!", "index": "N!", "fingerprint": "N!"},
 }  # fmt: skip
 OF_MASKED_LAYERS = ("masks", "kept", "mi", "accuracy", "class_information", "contribution")
 TEXT = ("class_names", "strategies", "swept", "setting_*", "layer_names", "models")

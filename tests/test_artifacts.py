@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hardbench.array_keys import LAYER_PARTS, by_model, check, layer_key, masked_key, metric_of, model_key, setting_key, settings_of
+from hardbench.artifacts import LAYER_PARTS, by_model, check, layer_key, masked_key, metric_of, model_key, setting_key, settings_of
 from hardbench.registry import LAYER_METRICS
 
 
