@@ -13,7 +13,7 @@ Array = np.ndarray[Any, Any]
 
 # Files of a run, by their paths in its folder.
 SETTINGS, ARRAYS = "config.yaml", "metrics.npz"
-CHECKPOINTS, FIGURES = "checkpoints", "figures"  # folders
+CHECKPOINTS = "checkpoints"  # a folder
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"  # in CHECKPOINTS
 CLASS_HARDNESS = "class_hardness.csv"
 DYNAMICS, DYNAMICS_POINTS = "dynamics.npz", "dynamics"  # the folder has a file per point while the run is on

@@ -4,21 +4,19 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 
-from hardbench import console, figures, machine, tracking
-from hardbench.artifacts import CHECKPOINTS, LAST
+from hardbench import console, figures, files, machine, tracking
+from hardbench.artifacts import BEST, CHECKPOINTS, LAST
 from hardbench.errors import ConfigError, TrackingError, TrainingError
-from hardbench.hard_samples import sample_hardness
-from hardbench.hard_samples.sample_hardness import Hardness
 from hardbench.stored import StoredRun
 from hardbench.training import checkpoints
 
-Pinned = TypeVar("Pinned")
+SPARE = "part-"  # begins the names of parts that are removed when the run ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,30 +57,38 @@ class Stages:
     """
 
     def __init__(self, run: tracking.Run, resumed: bool):
-        self._run, self._resumed = run, resumed
+        self.resumed = resumed
+        self._run = run
         self._folder = run.folder / CHECKPOINTS
-        self._spare: set[str] = set()  # files that a run which has ended does without
-        self._parts: list[str] = []
-        self._states = False  # whether states under way are kept: only then are there any to remove
-        if resumed:
-            run.fetch(CHECKPOINTS)
+        self._spare: list[str] = []  # files that a run which has ended does without
+        self._parts: list[str] = []  # parts that stay where checkpoints are kept
+        self._used = False  # an evaluation keeps nothing here, and must remove nothing of the run it adds to
 
-    def newest(self, wanted: Mapping[str, Any] = checkpoints.TRAINING) -> dict[str, Any] | None:
-        """The newest state that can be read, with what is wanted in it; None at a first start, and where there is none.
+    def _fetch(self) -> None:
+        """The folder as the store has it, once, for a run that goes on."""
+        if not self._used and self.resumed and (self._folder.is_dir() or not files.is_there(self._folder)):
+            self._run.fetch(CHECKPOINTS)
+        self._used = True
 
-        A warning if it is not the last that was saved.
+    def newest(
+        self, wanted: Mapping[str, Any] = checkpoints.TRAINING, otherwise: Callable[[], dict[str, Any] | None] = lambda: None
+    ) -> dict[str, Any] | None:
+        """The newest state that can be read, with what is wanted in it, else what `otherwise` has; None at a first start.
+
+        A warning if it is not the last that was saved, or if nothing was.
         """
-        self._states = True
-        if not self._resumed:
+        self._fetch()
+        if not self.resumed:
             return None
         state, note = checkpoints.newest(self._folder, wanted)
-        if note or not (state or any(self._folder.glob("*.pt"))):
+        state = state or otherwise()
+        if note or not (state or any(path.name != BEST for path in self._folder.glob("*.pt"))):
             console.warn(note or f"run {self._run.id} had no checkpoint yet: it starts again from step 0")
         return state
 
     def save(self, state: dict[str, Any], *others: tuple[str, dict[str, Any]]) -> None:
         """Keep the state under way as last.pt, after other checkpoints by file name."""
-        self._states = True
+        self._fetch()
         self._run.close()  # what a checkpoint counts as measured must be in the store
         for name, content in (*others, (LAST, state)):
             checkpoints.save(self._folder, name, content)
@@ -92,12 +98,12 @@ class Stages:
     def once(self, name: str, make: Callable[[], dict[str, Any]], spare: bool = False) -> dict[str, Any]:
         """A named part: as it is stored, or made now and stored, so that a run that goes on does not compute it again.
 
-        It stays with the checkpoints that are kept, unless it is `spare`.
+        It stays with the checkpoints that are kept, unless it is `spare`. A part has no key `networks`, which every checkpoint has.
         """
-        path = self._folder / f"{name}.pt"
-        self._parts.append(path.name)
-        if spare:
-            self.only_to_resume(f"{CHECKPOINTS}/{path.name}")
+        self._fetch()
+        path = self._folder / f"{SPARE if spare else ''}{name}.pt"
+        if not spare:
+            self._parts.append(path.name)
         if path.exists():
             try:
                 return {key: value for key, value in checkpoints.load(path).items() if key != "networks"}
@@ -110,13 +116,17 @@ class Stages:
 
     def only_to_resume(self, *names: str) -> None:
         """Files of the run, by their names in its folder, that are removed when it ends."""
-        self._spare |= set(names)
+        self._spare += names
 
     def end(self, keep: bool) -> None:
-        """Remove what only going on needs; checkpoints and parts stay if they are to be kept."""
-        names = [f".{name}.part" for name in self._parts] + ([] if keep else self._parts)
-        names += checkpoints.spare(keep) if self._states else []
-        self._run.remove(*sorted(self._spare | {f"{CHECKPOINTS}/{name}" for name in names}))
+        """Remove what only going on needs; checkpoints and parts stay if they are to be kept.
+
+        In this order: a run that is killed between two of them can still go on.
+        """
+        names = checkpoints.spare(keep) if self._used else []
+        names += [path.name for pattern in (f"{SPARE}*.pt", f".{SPARE}*.pt.part") for path in sorted(self._folder.glob(pattern))]
+        names += [f".{name}.part" for name in self._parts] + ([] if keep else self._parts)
+        self._run.remove(*dict.fromkeys([*self._spare, *(f"{CHECKPOINTS}/{name}" for name in names)]))
 
 
 class Study(Protocol):
@@ -138,27 +148,26 @@ class Study(Protocol):
         """Print what was measured."""
 
 
-def launch(study: Study, config: Any, kinds: Sequence[str] | str | None = "default") -> StoredRun:
-    """Do a study in a run of its own, and draw figures of some kinds (the study's own by default, None: all that apply); the stored run."""
-    out = out_folder(config.out)
+def launch(study: Study, config: Any, draw: bool = True) -> StoredRun:
+    """Do a study in a run of its own, and draw its figures; the stored run."""
     prepared = study.prepare(config)
-    return _live(study, prepared, None, out, study.FIGURES if kinds == "default" else kinds)
+    return _live(study, prepared, None, out_folder(config.out), draw)
 
 
 def resume(study: Study, stored: StoredRun, config: Any) -> StoredRun:
     """Go on with a stored run that is not finished, under settings that are its own but for where it is computed; the stored run."""
-    out = out_folder(config.out)
     prepared = study.prepare(config, stored)
     if stored.tags.get("hardbench.data_digest", prepared.digest) != prepared.digest:
         raise TrainingError(f"run: {stored.id}; the data set is not the one it was started on")
-    return _live(study, prepared, stored, out, study.FIGURES)
+    return _live(study, prepared, stored, out_folder(config.out), True)
 
 
-def _live(study: Study, prepared: Prepared, stored: StoredRun | None, out: Path | None, kinds: Any) -> StoredRun:
+def _live(study: Study, prepared: Prepared, stored: StoredRun | None, out: Path | None, draw: bool) -> StoredRun:
     """A study's steps within a run, which is FINISHED when all of them are done, and not before; the stored run.
 
     What a kill leaves undone a resumed run does: every step may be done again. What only resuming needs is removed last. A TrainingError
-    whose study has measured all it could is raised after all of them; after any other error nothing is removed.
+    whose study has measured all it could is raised after all of them; after any other error nothing is removed. The copy in `out` comes
+    after the end: one that finds no room undoes no run.
     """
     measured: TrainingError | None = None
     with prepared.opening(study.STUDY, stored) as run:
@@ -170,13 +179,13 @@ def _live(study: Study, prepared: Prepared, stored: StoredRun | None, out: Path 
             if not error.measured:
                 raise
             measured = error
-        publish(run, [so_far(run)], kinds)
+        if draw and (study.FIGURES is None or study.FIGURES):
+            publish(run, [so_far(run)], study.FIGURES)
+        study.report(so_far(run))
         stages.end(getattr(prepared.config, "keep_checkpoints", False))
         if measured is not None and not measured.finished:
-            study.report(so_far(run))
             finish(run, out, prepared.copied(run))
             raise measured
-    study.report(so_far(run))
     finish(run, out, prepared.copied(run))
     if getattr(prepared.config, "show", False):
         figures.show(run.folder / "figures", sorted(path.name for path in (run.folder / "figures").glob("*.png")))
@@ -193,7 +202,7 @@ def so_far(run: tracking.Run) -> StoredRun:
 
 def publish(run: tracking.Run, runs: Sequence[StoredRun], kinds: Sequence[str] | None) -> list[str]:
     """Draw the kinds of figures that apply to some runs (None: all there are) into an open run; the names of the files."""
-    names = figures.draw(runs, run.folder / "figures", kinds, strict=False) if kinds is None or kinds else []
+    names = figures.draw(runs, run.folder / "figures", kinds, strict=False)
     for name in names:
         run.publish(f"figures/{name}")
     return names
@@ -231,39 +240,3 @@ def finish(run: tracking.Run, out: Path | None, copied: Sequence[str] = (".",)) 
     console.say(f"files {out or run.folder}")
     console.say(machine.described())
     console.say(f"hardbench ui shows it at {run.link}")
-
-
-# runs that settings name
-
-
-def pinned(config: Pinned) -> Pinned:
-    """Settings whose `hardness` names its run by the id, which goes on to mean the same run: `last` is another one tomorrow."""
-    word = getattr(config, "hardness", None)
-    return config if word is None else replace(config, hardness=pinned_hardness(word))  # type: ignore[type-var]
-
-
-def pinned_hardness(word: str) -> str:
-    """RUN or RUN:STRATEGY with the run by its id."""
-    run, strategy = sample_hardness.run_and_strategy(word)
-    return ":".join(filter(None, (hardness_source(run).id, strategy)))
-
-
-def hardness_source(word: str) -> StoredRun:
-    """The run of an id or a prefix of one; of `last` the newest finished one that has samples' hardness to hand on."""
-    if word == "last":
-        for stored in tracking.runs():
-            artifact, _ = sample_hardness.SOURCES.get(stored.study, ("", None))
-            if stored.status == "FINISHED" and artifact and stored.has(artifact):
-                return stored
-    return tracking.find(word, list(sample_hardness.SOURCES))
-
-
-def read_hardness(word: str) -> Hardness:
-    """The hard samples that RUN or RUN:STRATEGY hands on; ConfigError for a run without any."""
-    run, strategy = sample_hardness.run_and_strategy(word)
-    stored = hardness_source(run)
-    artifact = sample_hardness.SOURCES[stored.study][0]
-    if not stored.has(artifact):
-        how = "train --record-dynamics" if stored.study == "train" else stored.study
-        raise ConfigError(f"hardness: {stored.id}; a run of {how}, with the artifact {artifact}")
-    return sample_hardness.read(stored.study, stored.id, stored.archive(artifact), strategy)

@@ -121,13 +121,13 @@ def extend(stored: StoredRun) -> Iterator[Run]:
         if joined is not None and joined.info.run_id != stored.id:
             client.set_tag(joined.info.run_id, "hardbench.source_run", stored.id)
             run.copy = Run(client, joined) if joined.data.tags.get(KIND) == "cell" else None
-        with _delivered(run, later="plot"), _delivered(run.copy or run, later="plot"):
+        with _delivered(run), _delivered(run.copy or run):
             yield run
 
 
 @contextmanager
-def _delivered(run: Run, study: str = "", later: str = "resume") -> Iterator[None]:
-    """Send what is buffered at the block's end (or have the command `later` do it); who interrupts it hears of the command that goes on."""
+def _delivered(run: Run, study: str = "") -> Iterator[None]:
+    """Send what is buffered at the block's end (or have a later command do it); who interrupts it hears of the command that goes on."""
     try:
         yield
     except BaseException as error:
@@ -138,7 +138,7 @@ def _delivered(run: Run, study: str = "", later: str = "resume") -> Iterator[Non
         with suppress(TrackingError, OSError):  # the error that came first is told
             run.close()
         raise
-    run.deliver(later)
+    run.deliver()
 
 
 @contextmanager

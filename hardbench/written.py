@@ -44,6 +44,7 @@ class Run:
         self.id: str = run.info.run_id
         self.experiment: str = run.info.experiment_id
         self._there = run.data.params
+        self._again = again  # a run that has ended, and gets further results
         keys = () if again else run.data.metrics  # a repeated evaluation is a new point
         self._logged = {key: {m.step for m in client.get_metric_history(self.id, key)} for key in keys}
         self._nonfinite = set(filter(None, run.data.tags.get("nonfinite", "").split(",")))
@@ -129,8 +130,8 @@ class Run:
             return False
         return True
 
-    def deliver(self, later: str = "resume") -> None:
-        """Send what is buffered, for a minute if need be; TrackingError that names the command that delivers it `later`."""
+    def deliver(self) -> None:
+        """Send what is buffered, for a minute if need be; TrackingError that names the command that delivers it later."""
         for pause in (*PAUSES, None):
             try:
                 self._send()
@@ -138,7 +139,7 @@ class Run:
             except StoreAway as error:
                 self._keep()
                 if pause is None:
-                    told = f"hardbench {later} {self.id} delivers what waits in {self._aside}"
+                    told = f"hardbench {'plot' if self._again else 'resume'} {self.id} delivers what waits in {self._aside}"
                     raise TrackingError(f"run: {self.id}; {told} ({error})") from None
             time.sleep(pause)
 

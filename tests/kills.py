@@ -83,7 +83,7 @@ CASES = {
         "mask-mi last --threads 1 --n-subsets 6 --images 60 --pairs 2",
         before=("train --model cnn --width 4 --subset-size 300 --epochs 1 --repeats 2 --threads 1",),
         often="hardbench.studies.mask_mi:SAVE_SECONDS",
-        known=(("open", "partial.npz"),),
+        known=(("open", "last.pt"),),
     ),
     "invert": Case(
         f"invert {SEARCH} --epochs 30 --lr 0.4 --stability --retrain-without-stragglers --prune-curve --prune-points 2"

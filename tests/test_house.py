@@ -39,7 +39,7 @@ LINES = (
     ("lifecycle",),
     ("configs",),
     ("campaign",),
-    ("trained",),
+    ("trained", "hardness_runs"),
     ("tracking", "figures", "console"),
     ("written",),
     ("taking",),

@@ -10,7 +10,7 @@ import torch
 from projects import empty_store, last, new_project, started, wait_for_step
 from setups import TEST, TRAIN, images_in_classes
 
-from hardbench import lifecycle, tracking
+from hardbench import hardness_runs, tracking
 from hardbench.cli import main
 from hardbench.data.samples import Samples
 from hardbench.errors import DataError
@@ -105,7 +105,7 @@ def test_train_splits_its_metrics(recorded):
     run = last()
     assert run.tags["hardbench.source_run"] == recorded.id
     assert run.config["hardness"] == f"{recorded.id}:loss"
-    known = lifecycle.read_hardness(f"{recorded.id}:loss")
+    known = hardness_runs.read_hardness(f"{recorded.id}:loss")
     hard, easy = known.hard.sum(), (~known.hard).sum()
     counts = {group: run.arrays[f"confusion_train_{group}"][0, 0].sum() for group in ("hard", "easy")}
     assert counts == {"hard": hard, "easy": easy}
@@ -125,7 +125,7 @@ def test_a_sweep_means_the_run_that_is_last_now(recorded):
     """By its id, so that the cells' hashes do not name another run tomorrow."""
     words = {"dataset": ("digits",), "lr": (0.1, 0.01), "hardness": ("last:loss",)}
     cells, swept = sweep.cells_of(sweep.Config(**words))
-    assert [config.hardness for config in cells] == [lifecycle.pinned_hardness("last:loss")] * 2
+    assert [config.hardness for config in cells] == [hardness_runs.pinned_hardness("last:loss")] * 2
     assert "last" not in cells[0].hardness
     assert swept == ["lr"]
 
@@ -134,7 +134,7 @@ def test_metrics_are_split_on_a_subset_by_original_index(recorded):
     """Another subset, without validation: the samples that both know are split, each as the recording has it."""
     line = ["train", "--dataset", recorded.config["dataset"], *SMALL, "--epochs", "1", "--subset-size", "40", "--seed", "3"]
     assert main([*line, "--hardness", recorded.id]) == 0
-    known = lifecycle.read_hardness(recorded.id)
+    known = hardness_runs.read_hardness(recorded.id)
     here = train.prepare(train.Config.read({}, last().config)).setup.split.train.index.numpy()
     hard = set(known.index[known.hard]) & set(here)
     easy = set(known.index[~known.hard]) & set(here)

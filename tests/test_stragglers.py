@@ -12,7 +12,7 @@ import pytest
 import torch
 from projects import all_runs, empty_store, last, new_project, started
 
-from hardbench import lifecycle, tracking
+from hardbench import hardness_runs, tracking
 from hardbench.cli import main
 from hardbench.config import parse_yaml
 from hardbench.data.batches import Batches
@@ -153,7 +153,7 @@ def test_plot_draws_again_without_training(run, capsys):
 def test_hardness_goes_on_to_train_and_eval_sets(run):
     line = ["train", "--dataset", "digits", "--epochs", "1", "--width", "16", "--threads", "1", "--layer-metrics", "none"]
     assert main([*line, "--hardness", f"{run.id}:loss"]) == 0
-    known, split = lifecycle.read_hardness(f"{run.id}:loss"), last()
+    known, split = hardness_runs.read_hardness(f"{run.id}:loss"), last()
     both = {phase: sum(split.arrays[f"confusion_{phase}_{group}"][0, 0].sum() for group in ("hard", "easy")) for phase in ("train", "test")}
     assert both == {"train": (known.index < 1437).sum(), "test": (known.index >= 1437).sum()}
     assert split.metrics["test/loss_hard"] > split.metrics["test/loss_easy"]
@@ -165,7 +165,7 @@ def test_mask_mi_measures_hard_images_apart(run):
     assert main(["mask-mi", last().id, "--n-subsets", "5", "--threads", "1", "--hardness", f"{run.id}:loss"]) == 0
     found = last()
     assert (found.study, found.config["hardness"]) == ("mask-mi", f"{run.id}:loss")
-    known = lifecycle.read_hardness(f"{run.id}:loss")
+    known = hardness_runs.read_hardness(f"{run.id}:loss")
     here = known.hard[known.index >= 1437]
     rows = found.arrays
     assert rows["mi_hard_full"].shape == (1,) and rows["mi_easy_00"].shape == (1, 5)

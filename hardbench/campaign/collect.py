@@ -187,8 +187,8 @@ class Campaign:
 
     # at the end
 
-    def close(self) -> list[str]:
-        """Write the tables and the arrays of the figures; the names of the files."""
+    def close(self) -> None:
+        """Write the tables and the arrays of the figures, and end cells that are still open."""
         self._tables(now=True)
         self.parent.write_arrays(ARRAYS, self.table.arrays())
         for name in (PER_RUN, PER_CELL):
@@ -197,11 +197,6 @@ class Campaign:
         for index, run_id in self._opened.items():
             if self.plan.states[index] not in ("done", "failed"):
                 tracking.end_cell(self.parent, run_id, "the sweep ended before it", killed=True)
-        return [PER_RUN, PER_CELL]
-
-    def stored(self) -> StoredRun:
-        """The parent run as the store has it."""
-        return StoredRun(self.parent.client, self.parent.client.get_run(self.parent.id))
 
     def failed(self) -> list[str]:
         """A line per cell that failed, now or before."""

@@ -75,8 +75,8 @@ class SearchSeries:
             state = self._run(name, repeats, without, looks, sink).state()
             return state | {"logits": torch.empty(len(repeats), 0, 0)} if slim else state
 
-        if name not in self.done:
-            self.done[name] = self.memory.once(name.replace(" ", "_"), make, spare=True)
+        done = self.done.get(name)
+        self.done[name] = self.memory.once(name.replace(" ", "_"), make if done is None else lambda: done, spare=True)
         with checkpoints.restoring(f"of the search {name}", 0, 0):
             return Inversions(**self.done[name])
 

@@ -12,6 +12,7 @@ arXiv:2303.05161.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,20 +90,24 @@ def compute(prepared: PreparedSearch, run: tracking.Run, stages: Stages) -> None
     looks = experiments.looks(LOOKS, config.epochs) if config.stability else []
     points = experiments.looks(config.prune_points, config.epochs, first=1) if config.prune_curve else []
     series = SearchSeries(prepared.data, config, config.seed, config.precision, config.checkpoint_every, stages, _progress(run), saved)
-    inversions = _first_searches(prepared, run, series, sorted({*looks, *points}))
+    inversions = _first_searches(prepared, run, stages, series, sorted({*looks, *points}))
     if bool(inversions.loss[:, -1].isfinite().any()):
         _further_experiments(prepared, run, series, inversions, looks, points)
     diverged = [int(r) for r, loss in zip(inversions.repeats, inversions.loss[:, -1], strict=True) if not loss.isfinite()]
     if config.keep_checkpoints:
-        end = {"networks": inversions.final, "steps": config.epochs, "repeats": inversions.repeats, "name": END}
-        end |= {"done": series.done} if diverged else {}  # a failed run can be resumed, and then says the same
-        stages.save(end | {"standardise": prepared.data.standardise.constants()})
+        _save_end(prepared, stages, inversions, series.done if diverged else None)
     if diverged:
         where = f"repeats {', '.join(map(str, diverged))}"
         raise TrainingError(f"loss: not finite in {where}; what was measured until then is kept (run {run.id})", measured=True)
 
 
-def _first_searches(prepared: PreparedSearch, run: tracking.Run, series: SearchSeries, looks: Sequence[int]) -> Inversions:
+def _save_end(prepared: PreparedSearch, stages: Stages, inversions: Inversions, done: dict[str, Any] | None) -> None:
+    """Keep the weights at the end; of a run that fails also what is done, so that it says the same when it is resumed."""
+    end = {"networks": inversions.final, "steps": prepared.config.epochs, "repeats": inversions.repeats, "name": END}
+    stages.save(end | ({} if done is None else {"done": done}) | {"standardise": prepared.data.standardise.constants()})
+
+
+def _first_searches(prepared: PreparedSearch, run: tracking.Run, stages: Stages, series: SearchSeries, looks: Sequence[int]) -> Inversions:
     """The networks asked for, stored; TrainingError, with the first ones stored, if `retry` ends without any."""
     config = prepared.config
 
@@ -112,7 +117,10 @@ def _first_searches(prepared: PreparedSearch, run: tracking.Run, series: SearchS
 
     inversions = find_inversions(config, range(config.first_repeat, config.first_repeat + config.repeats), search)
     if not len(inversions.repeats):
-        _store(prepared, run, Inversions(**next(iter(series.done.values()))))
+        first = Inversions(**next(iter(series.done.values())))
+        _store(prepared, run, first)
+        if config.keep_checkpoints:
+            _save_end(prepared, stages, first, series.done)
         failed = f"none of {10 * config.repeats} networks had an inversion of every class"
         raise TrainingError(f"if_no_inversion: retry; {failed}; the first are kept (run {run.id})", measured=True)
     if len(inversions.repeats) < config.repeats:

@@ -23,7 +23,8 @@ from hardbench.data.samples import Samples, load
 from hardbench.data.samples import prepare as split_of
 from hardbench.data.transforms import Standardise, unit_of
 from hardbench.errors import ConfigError, DataError, TrackingError
-from hardbench.lifecycle import Prepared, Stages, pinned, read_hardness, so_far
+from hardbench.hardness_runs import pinned, read_hardness
+from hardbench.lifecycle import Prepared, Stages, so_far
 from hardbench.masking import masks as masking
 from hardbench.masking.information import ESTIMATORS, PARTS, by_hardness, class_information, entropy, json_numbers, mask_arrays, per_repeat
 from hardbench.masking.masks import ConfusionCounts, Masker
@@ -124,7 +125,7 @@ def compute(prepared: PreparedMasking, run: tracking.Run, stages: Stages) -> Non
         parts = 1 if source.part is None else len(PARTS)
         source.counts = [ConfusionCounts(source.masks, len(source.class_names), parts) for _ in source.members]
     every = [(m, r) for m, source in enumerate(sources) for r in range(len(source.members))]
-    saved = _former(run) or stages.newest({})
+    saved = stages.newest({}, lambda: _former(run))
     if saved is not None:
         with checkpoints.restoring(run.folder / CHECKPOINTS, 0, 0):
             for m, r in every:
@@ -140,7 +141,7 @@ def compute(prepared: PreparedMasking, run: tracking.Run, stages: Stages) -> Non
     _store(run, config, sources)
 
 
-def _former(run: tracking.Run) -> dict[str, np.ndarray] | None:
+def _former(run: tracking.Run) -> dict[str, Any] | None:
     """The counts of an unfinished run as versions before 0.2 kept them."""
     stored = so_far(run)
     return stored.archive(FORMER_COUNTS) if stored.has(FORMER_COUNTS) else None
@@ -323,7 +324,6 @@ def _store(run: tracking.Run, config: Config, sources: Sequence[TrainedRun]) -> 
         run.log(metrics)
         with tracking.extend(source.stored) as trained:
             trained.write_text(mask_information(config.checkpoint), json.dumps({source.model: results[source.model]}, indent=1))
-    run.tag("hardbench.source_run", ",".join(source.stored.id for source in sources))
 
 
 def report(stored: StoredRun) -> None:

@@ -17,6 +17,7 @@ from hardbench.stored import SIMULATION, StoredRun
 from hardbench.studies import eval as evaluation
 from hardbench.studies import train
 from hardbench.studies.train import PreparedTraining
+from hardbench.training import checkpoints
 
 STUDY = "train"  # its runs are those of a training, with a tag that says what else is done
 FIGURES = ()  # drawn before the evaluation
@@ -75,5 +76,6 @@ def report(stored: StoredRun) -> None:
     """Print what the training prints, and a table of every file made."""
     train.report(stored)
     folder = stored.file("")
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    spare = checkpoints.spare(keep=bool(stored.config["keep_checkpoints"]))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in spare)
     console.table("Files", ["path", "KiB"], [[path.relative_to(folder), f"{path.stat().st_size / 1024:.0f}"] for path in files])

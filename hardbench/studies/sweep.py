@@ -29,7 +29,8 @@ from hardbench.config import options
 from hardbench.configs.sweep import CampaignSettings, points_of, words_of
 from hardbench.configs.sweep import Config as Config
 from hardbench.errors import HardbenchError, TrainingError
-from hardbench.lifecycle import Prepared, Stages, launch, pinned_hardness
+from hardbench.hardness_runs import pinned_hardness
+from hardbench.lifecycle import Prepared, Stages, launch
 from hardbench.stored import StoredRun
 
 STUDY = "sweep"
@@ -58,7 +59,7 @@ class PreparedCampaign(Prepared):
     key: str  # what it is known by
     plan: Plan
     swept: list[str]
-    executor: Executor
+    executor: Executor | None  # none where only the plan is shown
 
     def opening(self, study: str, stored: StoredRun | None) -> AbstractContextManager[tracking.Run]:
         """The campaign's run: a new one, or the one of the same key, however it ended."""
@@ -69,8 +70,7 @@ class PreparedCampaign(Prepared):
 
     def copied(self, run: tracking.Run) -> Sequence[str]:
         """The tables and figures."""
-        figures = sorted(f"figures/{path.name}" for path in (run.folder / "figures").glob("*.*"))
-        return [PER_RUN, PER_CELL, *figures]
+        return [PER_RUN, PER_CELL, *(name for name in dict.fromkeys(run.published) if name.startswith("figures/"))]
 
 
 def run(config: CampaignSettings) -> None:
@@ -105,13 +105,14 @@ def prepare(config: CampaignSettings, stored: StoredRun | None = None) -> Prepar
         key=key,
         plan=planned,
         swept=swept,
-        executor=_executor(config, work),
+        executor=None if config.dry_run else _executor(config, work),
     )
 
 
 def compute(prepared: PreparedCampaign, run: tracking.Run, stages: Stages) -> None:
     """Run the cells that are not finished, store each as a run; TrainingError at the end if any failed."""
     config, planned = prepared.config, prepared.plan
+    assert prepared.executor is not None
     plan.refresh(planned, ())  # anew, now that nobody else works on the campaign
     todo = planned.todo(config.retry_failed, config.rerun)
     work = _jobs(config, planned, todo)

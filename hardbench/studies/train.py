@@ -17,7 +17,8 @@ from hardbench.data.samples import load
 from hardbench.data.transforms import unit_of
 from hardbench.hard_samples import recorder, sample_hardness
 from hardbench.hard_samples.recorder import LogitRecorder
-from hardbench.lifecycle import Prepared, Stages, pinned, read_hardness
+from hardbench.hardness_runs import pinned, read_hardness
+from hardbench.lifecycle import Prepared, Stages
 from hardbench.metrics.hardness import hardness_table, mean_stderr
 from hardbench.stored import StoredRun
 from hardbench.trained import check_diverged, last_measured, store_result
@@ -73,7 +74,8 @@ def compute(prepared: PreparedTraining, run: tracking.Run, stages: Stages) -> No
     logits = _logit_recorder(run, setup, len(steps)) if config.record_dynamics else None
 
     def save(state: TrainState) -> None:
-        stages.save(training.state(), (BEST, training.best_weights()))
+        now = training.state()
+        stages.save(now, (BEST, training.best_weights(networks=now["networks"])))
 
     with console.progress(run.id[:8], setup.total) as show:
         further = [at(steps, logits)] if logits else []

@@ -28,7 +28,6 @@ class TrainResult:
     validated: bool
     bayes_accuracy: float | None
     digest: str
-    num_classes: int
     train_samples: int
     journal: Journal = field(default_factory=list)
     checkpoints: dict[str, Any] = field(default_factory=dict)
@@ -80,15 +79,20 @@ class Training:
             arrays["measured_samples"] = np.full(member.repeats, sample_count(split.train, split.val or split.test, split.test))
         diverged = {r - rows.start: step for r, step in learner.diverged.items() if r in repeats}
         reached = {r - rows.start: step / setup.batches.per_epoch for r, step in learner.reached.items() if r in repeats}
-        facts = (split.val is not None, split.bayes_accuracy, split.digest, split.num_classes, len(split.train))
+        facts = (split.val is not None, split.bayes_accuracy, split.digest, len(split.train))
         return TrainResult(arrays, learner.steps, diverged, reached, *facts)
 
-    def best_weights(self, place: int = 0) -> dict[str, Any]:
-        """The weights of a configuration's networks with their step and validation accuracy, as best.pt holds them."""
+    def best_weights(self, place: int = 0, networks: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
+        """The weights of a configuration's networks with their step and validation accuracy, as best.pt holds them.
+
+        `networks` are the weights of all networks now, where the caller has them.
+        """
         rows, learner = self.setup.rows(place), self.setup.learner
         if self.setup.split.val is None:
-            learner.settle()
-            chosen = {"networks": learner.networks.states()[rows], "step": [learner.steps] * (rows.stop - rows.start), "is_last": True}
+            if networks is None:
+                learner.settle()
+                networks = learner.networks.states()
+            chosen = {"networks": networks[rows], "step": [learner.steps] * (rows.stop - rows.start), "is_last": True}
         else:
             chosen = {name: value[rows] for name, value in self.best.state().items()}
         return {**chosen, "standardise": self.setup.standardise.constants()}
