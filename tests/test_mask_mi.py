@@ -14,7 +14,7 @@ from sklearn.metrics import mutual_info_score
 from hardbench import tracking
 from hardbench.cli import main
 from hardbench.errors import Killed
-from hardbench.lifecycle import launch
+from hardbench.lifecycle import Stages, launch
 from hardbench.masking.information import ESTIMATORS
 from hardbench.studies import mask_mi, train
 
@@ -248,9 +248,8 @@ def test_what_does_not_fit_is_told_before_a_run_exists(project, capsys, words, t
 def test_a_model_is_found_among_the_cells_of_a_sweep_but_not_without_weights(project):
     """As `sweep train` leaves them; `last` never means a cell."""
     config = train.Config(model="cnn", width=8, epochs=1, subset_size=200, eval_points=1, threads=1)
-    course = train.prepare(config).setup
     with tracking.start("train", config, "cell", "note", kind="cell") as run:
-        train._train(run, course, None)
+        train.compute(train.prepare(config), run, Stages(run, resumed=False))
     cell = last()
     train_one(model="cnn", width=8, subset_size=200, keep_checkpoints=False)
     assert mask_mi.named_sources(mask_mi.Config(model="cnn"))[0].id == cell.id

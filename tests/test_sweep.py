@@ -14,7 +14,7 @@ from projects import all_runs, new_project, started
 from setups import images_in_classes
 
 from hardbench.cli import main
-from hardbench.training import setup as course
+from hardbench.training import core
 
 REAL = os.environ.get("HARDBENCH_DATA", "")  # tests start without it
 
@@ -222,9 +222,9 @@ def test_a_stack_is_its_members_alone(settings):
     shared |= {"subset_size": 301, "subset_from": "first", "normalize": "none"}
     own = [{"seed": 0, "repeats": 2}, {"seed": 1, "corruption_p": 0.4}, {"seed": 1, "noise_ratio": 0.3, "corruption_p": 0.001}]
     members = [{**shared, **one} for one in own]
-    together = course.train_stack(members)
+    together = core.train_stack(members)
     for member, found in zip(members, together, strict=True):
-        (alone,) = course.train_stack([member])
+        (alone,) = core.train_stack([member])
         assert campaigns.same({"": alone.arrays}, {"": found.arrays}) == []
         assert [(sorted(row), step) for row, step in alone.journal] == [(sorted(row), step) for row, step in found.journal]
 
@@ -241,11 +241,11 @@ def test_parts_of_a_cell_are_the_cell():
         "depth": 1,
     }
     shared |= {"subset_size": 200, "keep_checkpoints": True, "val_size": 50, "optimizer": "sgd", "lr": 1e5}
-    (whole,) = course.train_stack([{**shared, "repeats": 3}])
-    parts = [course.train_stack([{**shared, "first_repeat": first, "repeats": count}])[0] for first, count in ((0, 1), (1, 2))]
-    joined = course.joined(parts)
+    (whole,) = core.train_stack([{**shared, "repeats": 3}])
+    parts = [core.train_stack([{**shared, "first_repeat": first, "repeats": count}])[0] for first, count in ((0, 1), (1, 2))]
+    joined = core.joined(parts)
     assert campaigns.same({"": whole.arrays}, {"": joined.arrays}) == []
-    assert (whole.diverged, whole.about, whole.digest) == (joined.diverged, joined.about, joined.digest)
+    assert (whole.diverged, whole.train_samples, whole.digest) == (joined.diverged, joined.train_samples, joined.digest)
     assert [len(joined.checkpoints[name]["networks"]) for name in ("last", "best")] == [3, 3]
 
 
@@ -266,7 +266,7 @@ def test_killed_and_taken_up_again(monkeypatch, tmp_path):
     assert sorted(campaigns.finished(wild).values()) == [1] * 8
     for cell in campaigns.cells(wild):
         if cell.status == "FINISHED":
-            (undisturbed,) = course.train_stack([cell.config])
+            (undisturbed,) = core.train_stack([cell.config])
             assert campaigns.same({"": undisturbed.arrays}, {"": cell.arrays}) == []
 
 
