@@ -157,6 +157,7 @@ def test_options_restrict():
         ("timeline", {"phase": "nonsense"}, "phase: nonsense; this figure draws train or val or test"),
         ("timeline", {"layer": 4}, "layer: 4; 0 to 3"),
         ("timeline", {"layer": 3, "metric": "ridge_r2"}, "layer: 3; another, the metric is undefined there"),
+        ("timeline", {"layer": 1, "metric": "margin"}, "layer_margin: not measured"),
         ("timeline", {"metric": "loss"}, "train_layer_loss: not measured"),
         ("multi_run", {}, "runs: mlp mnist s0; two or more"),
         ("architecture_comparison", {}, "runs: of mlp; at least one mlp and one gmlp"),

@@ -167,13 +167,15 @@ def timeline(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
 
 
 def _one_layer(axis: Axes, run: StoredRun, metric: str, layer: int, phases: list[str]) -> None:
-    """One layer's metric against the step: each phase that has numbers, permuted labels, and the published estimate."""
+    """One layer's metric against the step: each phase that has numbers, permuted labels, and the published estimate.
+
+    ConfigError if no phase has numbers.
+    """
     x, lines = run.arrays["steps"] + 1, []
-    for phase in phases:
-        if len(phases) == 1 or is_measured(run, array_of(run, metric, phase)):
-            values = of_layer(over_time(run, metric, phase), layer)
-            lines += [style.band(axis, x, values, PHASES[phase], marker="o", markersize=3, **PHASE_STYLES[phase])]
-            lines += measures.null_lines(axis, run, metric, phase, layer)
+    for phase in [phase for phase in phases if is_measured(run, array_of(run, metric, phase))] or phases[-1:]:
+        values = of_layer(over_time(run, metric, phase), layer)
+        lines += [style.band(axis, x, values, PHASES[phase], marker="o", markersize=3, **PHASE_STYLES[phase])]
+        lines += measures.null_lines(axis, run, metric, phase, layer)
     if (batch := measures.published(run, metric)) is not None:
         lines.append(style.band(axis, x, batch[:, :, layer], BATCH, color=style.INK, linestyle=":"))
     style.log_steps(axis)
