@@ -82,6 +82,13 @@ def settings_of(arrays: Mapping[str, Array]) -> dict[str, Array]:
     return {key.removeprefix("setting_"): values for key, values in arrays.items() if key.startswith("setting_")}
 
 
+def json_numbers(values: Array) -> Any:
+    """The values as a list for JSON, which has no nan: None for those that are not finite."""
+    numbers = np.asarray(values, dtype=object)
+    numbers[~np.isfinite(values)] = None
+    return numbers.tolist()
+
+
 # By kind of archive: names (the first pattern that fits counts) with their axes. Axes of one letter are of one length in all arrays of a
 # model, small letters in all arrays of one layer (`_00` at the end); `+` stands for any further axes, `!` for an array that must be there.
 AXES: dict[str, dict[str, str]] = {

@@ -41,11 +41,12 @@ def settings_of(name: str) -> ModuleType:
 
 def _load(name: str) -> click.Command:
     def work(config: Config) -> None:
-        module = importlib.import_module(commands()[name][0])
-        if hasattr(module, "run"):
-            module.run(config)
-        else:
+        path = commands()[name][0]
+        module = importlib.import_module(path)
+        if path.startswith("hardbench.studies."):
             importlib.import_module("hardbench.lifecycle").launch(module, config)
+        else:
+            module.run(config)
 
     text = ast.get_docstring(ast.parse(_files()[name.replace("-", "_")].read_text()))
     return command(name, settings_of(name), text or "", work)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ FINAL = {"test_loss": "loss", "test_accuracy": "accuracy", "val_loss": "val_loss
 
 def store_cell(run: Run, config: TrainingSettings, result: TrainResult) -> None:
     """Everything a run keeps of a training that a sweep's worker made; TrainingError at the end if a repeat diverged."""
-    run.data(config.dataset.rpartition("/")[2], result.digest, config.dataset)
+    run.data(config.dataset, result.digest)
     for row, step in result.journal:
         run.log(row, step)
     for name, state in result.checkpoints.items():
@@ -87,6 +88,11 @@ def last_measured(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     measured = np.isfinite(values)
     position = values.shape[1] - 1 - measured[:, ::-1].argmax(1)
     return np.where(measured.any(1), values[np.arange(len(values)), position], np.nan)
+
+
+def place(config: Any) -> dict[str, Any]:
+    """Where to compute and to read data now, in place of what a stored training has."""
+    return {"device": config.device, "threads": config.threads, "data_dir": config.data_dir, "config": None}
 
 
 def restore(stored: StoredRun, trained: TrainingSettings, split: Split, checkpoint: str) -> tuple[Learner, Standardise]:

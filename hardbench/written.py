@@ -74,10 +74,11 @@ class Run:
         self.client.log_batch(self.id, params=fresh, tags=[RunTag(key, value) for key, value in tags.items()])
         self.write_text(SETTINGS, config.to_yaml())
 
-    def data(self, name: str, digest: str, source: str) -> None:
+    def data(self, dataset: str, digest: str) -> None:
         """Note the data set and its digest."""
-        dataset = Dataset(name=name.partition(":")[0], digest=digest, source_type="hardbench", source=source)
-        self.client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        name = dataset.rpartition("/")[2].partition(":")[0]
+        noted = Dataset(name=name, digest=digest, source_type="hardbench", source=dataset)
+        self.client.log_inputs(self.id, [DatasetInput(noted, [InputTag("mlflow.data.context", "training")])])
         self.tag("hardbench.data_digest", digest)
 
     def tag(self, key: str, value: str) -> None:

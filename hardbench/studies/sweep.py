@@ -6,9 +6,8 @@
 
 import importlib
 import os
-import sys
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,26 +60,22 @@ class PreparedCampaign(Prepared):
     swept: list[str]
     executor: Executor | None  # none where only the plan is shown
 
-    def opening(self, study: str, stored: StoredRun | None) -> AbstractContextManager[tracking.Run]:
-        """The campaign's run: a new one, or the one of the same key, however it ended."""
-        return tracking.sweep(self.config.study, self.key, self.config, self.title, self.note, self.config.tag or {})
+    def preview(self) -> bool:
+        """Show the plan where `dry_run` asks for it."""
+        if self.executor is None:
+            todo = self.plan.todo(self.config.retry_failed, self.config.rerun)
+            _show(self.config, self.plan, _jobs(self.config, self.plan, todo))
+        return self.executor is None
 
-    def describe(self, run: tracking.Run) -> None:
-        """Nothing: its cells say on what they are computed."""
+    @contextmanager
+    def opening(self, study: str, stored: StoredRun | None) -> Iterator[tracking.Run]:
+        """The campaign's run: a new one, or the one of the same key, however it ended. Its cells say on what they are computed."""
+        with tracking.sweep(self.config.study, self.key, self.config, self.title, self.note, self.config.tag or {}) as run:
+            yield run
 
     def copied(self, run: tracking.Run) -> Sequence[str]:
         """The tables and figures."""
         return [PER_RUN, PER_CELL, *(name for name in dict.fromkeys(run.published) if name.startswith("figures/"))]
-
-
-def run(config: CampaignSettings) -> None:
-    """Do a campaign, or show its plan."""
-    if config.dry_run:
-        prepared = prepare(config)
-        todo = prepared.plan.todo(config.retry_failed, config.rerun)
-        _show(config, prepared.plan, _jobs(config, prepared.plan, todo))
-    else:
-        launch(sys.modules[__name__], config)
 
 
 def prepare(config: CampaignSettings, stored: StoredRun | None = None) -> PreparedCampaign:
@@ -99,9 +94,6 @@ def prepare(config: CampaignSettings, stored: StoredRun | None = None) -> Prepar
         config=config,
         title=config.name or f"sweep {config.study} {' x '.join(swept) or 'of one cell'}",
         note=note,
-        device=torch.device("cpu"),
-        dataset="",
-        digest="",
         key=key,
         plan=planned,
         swept=swept,
