@@ -7,7 +7,7 @@ are the samples that the network misclassifies then.
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -89,22 +89,22 @@ class Inversions:
 
     def state(self) -> dict[str, Any]:
         """The fields as a checkpoint keeps them."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return dict(vars(self))
 
 
 def first_complete(searches: Sequence[Inversions], count: int) -> Inversions:
     """The first `count` complete networks of several searches on the same samples, or all there are if fewer."""
-    complete = [r for r, has_all in enumerate(itertools.chain(*(search.complete for search in searches))) if has_all][:count]
-    rows = torch.tensor(complete, dtype=torch.long)
-    picked: dict[str, Any] = {}
-    for name, value in searches[0].state().items():
+    complete = [has_all for search in searches for has_all in search.complete]
+    rows = torch.tensor(complete).nonzero().flatten()[:count]
+    picked: dict[str, Any] = {"looks": searches[0].looks}
+    for name in vars(searches[0]).keys() - picked.keys():
         values = [getattr(search, name) for search in searches]
-        if isinstance(value, list):
+        if isinstance(values[0], list):
             networks = list(itertools.chain(*values))
-            picked[name] = [networks[r] for r in complete]
+            picked[name] = [networks[r] for r in rows]
         else:
             axis = 1 if name == "wrong" else 0
-            picked[name] = value if name == "looks" else torch.cat(values, axis).index_select(axis, rows)
+            picked[name] = torch.cat(values, axis).index_select(axis, rows)
     return Inversions(**picked)
 
 
@@ -133,12 +133,7 @@ class RadiusRecorder:
     """
 
     def __init__(
-        self,
-        data: TrainingData,
-        settings: InversionSettings,
-        learner: FullBatch,
-        looks: Iterable[int] = (),
-        sink: callbacks.Sink | None = None,
+        self, data: TrainingData, settings: InversionSettings, learner: FullBatch, looks: Iterable[int], sink: callbacks.Sink | None
     ):
         self.data, self.settings, self.learner = data, settings, learner
         repeats, classes = learner.networks.repeats, data.num_classes
