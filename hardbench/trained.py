@@ -12,7 +12,7 @@ from hardbench.data.samples import Split
 from hardbench.data.transforms import Standardise, unit_of
 from hardbench.errors import TrainingError
 from hardbench.hard_samples.sample_hardness import EASY, HARD
-from hardbench.metrics.hardness import hardness_table, mean_at_end, overlap_hardness_spearman
+from hardbench.metrics.hardness import final, hardness_table, mean_at_end, overlap_hardness_spearman
 from hardbench.registry import MODELS
 from hardbench.settings import TrainingSettings
 from hardbench.stored import StoredRun
@@ -43,22 +43,22 @@ def store_result(run: Run, config: TrainingSettings, result: TrainResult) -> Non
     arrays = result.arrays
     run.write_arrays(ARRAYS, arrays)
     run.write_text(CLASS_HARDNESS, hardness_table(arrays).to_csv(index=False))
-    final = {f"final/{name}": last_measured(arrays, key) for name, key in FINAL.items()}
+    metrics = {f"final/{name}": last_measured(arrays, key) for name, key in FINAL.items()}
     size = result.train_samples if config.batch_size == "full" else int(config.batch_size)
     for name in ("loss", "accuracy"):
         points = arrays["log_steps"], arrays[f"train_{name}"]
-        final[f"final/train_{name}_last_epoch"] = mean_at_end(*points, -(-result.train_samples // size))
+        metrics[f"final/train_{name}_last_epoch"] = mean_at_end(*points, -(-result.train_samples // size))
     for phase, group in itertools.product(("train", "val", "test"), (HARD, EASY)):
         if f"accuracy_{phase}_{group}" in arrays:
-            final[f"final/{phase}_accuracy_{group}"] = last_measured(arrays, f"accuracy_{phase}_{group}")
-    final["final/overlap_hardness_spearman"] = overlap_hardness_spearman(arrays)
+            metrics[f"final/{phase}_accuracy_{group}"] = last_measured(arrays, f"accuracy_{phase}_{group}")
+    metrics["final/overlap_hardness_spearman"] = overlap_hardness_spearman(arrays)
     if not result.validated:
-        del final["final/val_loss"], final["final/val_accuracy"]
+        del metrics["final/val_loss"], metrics["final/val_accuracy"]
     if result.bayes_accuracy is not None:
-        final["bayes_accuracy"] = np.array([result.bayes_accuracy])
+        metrics["bayes_accuracy"] = np.array([result.bayes_accuracy])
     if has_target(config):
-        final |= _target(config, result)
-    run.log(final, result.step)
+        metrics |= _target(config, result)
+    run.log(metrics, result.step)
     run.tag("hardbench.best", "validation accuracy" if result.validated else "last (val_size 0)")
 
 
@@ -81,13 +81,8 @@ def check_diverged(run: Run, config: TrainingSettings, result: TrainResult) -> N
 
 
 def last_measured(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """The last measured value of every repeat [R]; nan where there is none."""
-    values = arrays[name]
-    if not values.shape[1]:
-        return np.full(len(values), np.nan)
-    measured = np.isfinite(values)
-    position = values.shape[1] - 1 - measured[:, ::-1].argmax(1)
-    return np.where(measured.any(1), values[np.arange(len(values)), position], np.nan)
+    """The last number of every repeat [R] in an array [R, T]; nan where there is none."""
+    return final(arrays, name, by=name)
 
 
 def place(config: Any) -> dict[str, Any]:

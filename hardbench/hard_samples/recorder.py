@@ -66,8 +66,3 @@ def is_complete(path: Path, steps: np.ndarray) -> bool:
         return np.array_equal(archives.read(path, ("steps",), ())["steps"], steps)
     except ValueError:  # none, or a damaged one
         return False
-
-
-def recording_bytes(repeats: int, points: int, samples: int, classes: int) -> int:
-    """Bytes of a recording."""
-    return 4 * repeats * points * samples * classes

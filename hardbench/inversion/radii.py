@@ -63,15 +63,15 @@ def smooth(curves: Array, window: int = 11, patience: int = 20, guard: int = 20)
     curves = np.asarray(curves, dtype=float)
     if len(curves) < 2 * half + patience + 2:
         return np.full(curves.shape[1:], np.nan)
-    means = sliding_window_view(curves, 2 * half + 1, axis=0).mean(-1)  # of epochs half, half + 1, ...
+    windows = sliding_window_view(curves, 2 * half + 1, axis=0)  # [T - 2 half, ..., window]
+    means = windows.mean(-1)  # of epochs half, half + 1, ...
     ahead = sliding_window_view(means[2:], patience, axis=0)
     low = means[1 : 1 + len(ahead)]
     confirmed = (low < means[: len(low)]) & (low < ahead.min(-1)) & (ahead[..., -1] - low > RISE)
     epochs = np.arange(len(low)).reshape(-1, *[1] * (curves.ndim - 1)) + half + 1
     confirmed &= epochs >= guard
     middle = confirmed.argmax(0) + half + 1
-    window_of = sliding_window_view(curves, 2 * half + 1, axis=0)  # [T - 2 half, ..., window]
-    near = np.take_along_axis(window_of, (middle - half)[None, ..., None], axis=0)[0]
+    near = np.take_along_axis(windows, (middle - half)[None, ..., None], axis=0)[0]
     near = np.where((middle - half)[..., None] + np.arange(2 * half + 1) < guard, np.inf, near)
     return np.where(confirmed.any(0), middle - half + near.argmin(-1), np.nan)
 

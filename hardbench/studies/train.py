@@ -45,21 +45,19 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedTraining
     setup = train_setup(config)
     if config.hardness is not None:
         setup.groups = read_hardness(config.hardness).groups(setup.split, len(load(config, config.seed).train))
+    dataset, classes, samples = config.dataset.rpartition("/")[2], setup.split.num_classes, len(setup.split.train)
+    note = f"{config.repeats} {config.model} on {dataset} ({classes} classes, {samples} training samples)\n"
+    note += f"{config.epochs} epochs, {config.optimizer} {config.lr:g}"
     return PreparedTraining(
         config=config,
-        title=config.name or f"{config.model} {config.dataset.rpartition('/')[2]} s{config.seed}",
-        note=_note(config, setup.split.num_classes, len(setup.split.train)),
+        title=config.name or f"{config.model} {dataset} s{config.seed}",
+        note=note,
         device=setup.learner.device,
         dataset=config.dataset,
         digest=setup.split.digest,
         tags={} if config.hardness is None else {"hardbench.source_run": sample_hardness.run_and_strategy(config.hardness)[0]},
         setup=setup,
     )
-
-
-def _note(config: Config, classes: int, samples: int) -> str:
-    head = f"{config.repeats} {config.model} on {config.dataset.rpartition('/')[2]} ({classes} classes, {samples} training samples)"
-    return f"{head}\n{config.epochs} epochs, {config.optimizer} {config.lr:g}"
 
 
 def compute(prepared: PreparedTraining, run: tracking.Run, stages: Stages) -> None:
@@ -77,8 +75,8 @@ def compute(prepared: PreparedTraining, run: tracking.Run, stages: Stages) -> No
         now = training.state()
         stages.save(now, (BEST, training.best_weights(networks=now["networks"])))
 
+    further = [] if logits is None else [at(steps, logits)]
     with console.progress(run.id[:8], setup.total) as show:
-        further = [at(steps, logits)] if logits else []
         training.run(run.log, [*further, callbacks.progress(show), callbacks.checkpoint(config.checkpoint_every, save)])
     step = setup.learner.steps
     run.log({"samples_per_second": step * setup.batches.size * config.repeats / training.seconds}, step)
@@ -98,7 +96,7 @@ def compute(prepared: PreparedTraining, run: tracking.Run, stages: Stages) -> No
 def _logit_recorder(run: tracking.Run, setup: TrainSetup, points: int) -> LogitRecorder:
     """The callback that records the logits of the training samples; a warning where that is a lot."""
     train = setup.batches.train
-    needed = recorder.recording_bytes(setup.config.repeats, points, len(train), setup.split.num_classes)
+    needed = 4 * setup.config.repeats * points * len(train) * setup.split.num_classes  # bytes
     if needed > recorder.LARGE:
         console.warn(f"record_dynamics: {needed / 1e9:.1f} GB for {points} points; fewer with eval_steps")
     return LogitRecorder(train, setup.standardise.to(setup.learner.device), run.fetch(DYNAMICS_POINTS), run.publish)
