@@ -60,7 +60,7 @@ def segments(slices: Sequence[TrainSlice], largest: int) -> list[Segment]:
                 parts[-1][1] = end
             else:
                 parts.append([start, end])
-    whole = [Segment(*span, *sharing) for sharing, parts in sorted(spans.items()) for span in parts]
+    whole = [Segment(start, end, *sharing) for sharing, parts in sorted(spans.items()) for start, end in parts]
     return [part for segment in whole for part in segment.split(largest)]
 
 

@@ -79,9 +79,9 @@ def compute(prepared: PreparedSearch, run: tracking.Run, stages: Stages) -> None
     TrainingError if no network had an inversion of every class that `if_no_inversion retry` asks for, and if one diverged.
     """
     config = prepared.config
-    stages.only_to_resume(
-        f"{CHECKPOINTS}/.{INVERSION_WEIGHTS}.part", *([] if config.keep_checkpoints else [f"{CHECKPOINTS}/{INVERSION_WEIGHTS}"])
-    )
+    stages.only_to_resume(f"{CHECKPOINTS}/.{INVERSION_WEIGHTS}.part")
+    if not config.keep_checkpoints:
+        stages.only_to_resume(f"{CHECKPOINTS}/{INVERSION_WEIGHTS}")
     saved = stages.newest(checkpoints.SEARCH)
     if saved is not None and saved["name"] == END and "done" not in saved:
         return  # everything is stored
@@ -92,24 +92,25 @@ def compute(prepared: PreparedSearch, run: tracking.Run, stages: Stages) -> None
         return console.progress(f"{run.id[:8]} {name}", epochs)
 
     series = SearchSeries(prepared.data, config, config.seed, config.precision, config.checkpoint_every, stages, progress, saved)
-    inversions = _first_searches(prepared, run, stages, series, sorted({*looks, *points}))
+    inversions = _first_searches(prepared, run, series, sorted({*looks, *points}))
     if bool(inversions.loss[:, -1].isfinite().any()):
         _further_experiments(prepared, run, series, inversions, looks, points)
     diverged = [int(r) for r, loss in zip(inversions.repeats, inversions.loss[:, -1], strict=True) if not loss.isfinite()]
-    if config.keep_checkpoints:
-        _save_end(prepared, stages, inversions, series.done if diverged else None)
+    _save_end(prepared, series, inversions, failed=bool(diverged))
     if diverged:
         where = f"repeats {', '.join(map(str, diverged))}"
         raise TrainingError(f"loss: not finite in {where}; what was measured until then is kept (run {run.id})", measured=True)
 
 
-def _save_end(prepared: PreparedSearch, stages: Stages, inversions: Inversions, done: dict[str, Any] | None) -> None:
+def _save_end(prepared: PreparedSearch, series: SearchSeries, inversions: Inversions, failed: bool) -> None:
     """Keep the weights at the end; of a run that fails also what is done, so that it says the same when it is resumed."""
-    end = {"networks": inversions.final, "steps": prepared.config.epochs, "repeats": inversions.repeats, "name": END}
-    stages.save(end | ({} if done is None else {"done": done}) | {"standardise": prepared.data.standardise.constants()})
+    if prepared.config.keep_checkpoints:
+        end = {"networks": inversions.final, "steps": prepared.config.epochs, "repeats": inversions.repeats, "name": END}
+        done = {"done": series.done} if failed else {}
+        series.memory.save({**end, **done, "standardise": prepared.data.standardise.constants()})
 
 
-def _first_searches(prepared: PreparedSearch, run: tracking.Run, stages: Stages, series: SearchSeries, looks: Sequence[int]) -> Inversions:
+def _first_searches(prepared: PreparedSearch, run: tracking.Run, series: SearchSeries, looks: Sequence[int]) -> Inversions:
     """The networks asked for, stored; TrainingError, with the first ones stored, if `retry` ends without any."""
     config = prepared.config
 
@@ -121,8 +122,7 @@ def _first_searches(prepared: PreparedSearch, run: tracking.Run, stages: Stages,
     if not len(inversions.repeats):
         first = Inversions(**next(iter(series.done.values())))
         _store(prepared, run, first)
-        if config.keep_checkpoints:
-            _save_end(prepared, stages, first, series.done)
+        _save_end(prepared, series, first, failed=True)
         failed = f"none of {10 * config.repeats} networks had an inversion of every class"
         raise TrainingError(f"if_no_inversion: retry; {failed}; the first are kept (run {run.id})", measured=True)
     if len(inversions.repeats) < config.repeats:
