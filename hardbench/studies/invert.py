@@ -11,7 +11,6 @@ the table shows both radii, and how many inversions are passed later, by a radiu
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch

@@ -204,8 +204,8 @@ def _warn_of_bias(config: Config, classes: int, images: int, part: Tensor | None
     counts = {"": images} | ({} if part is None else {f"{group} ": int((part == p).sum()) for p, group in enumerate(PARTS) if p})
     for group, count in counts.items():
         if config.estimator == "plugin" and count and (bias := (classes - 1) ** 2 / (2 * count)) > BIASED:
-            told = f"too high by up to {bias:.2f} nat for {count} {group}images of {classes} classes (grassberger corrects it)"
-            console.warn(f"estimator: plugin; {told}")
+            excess = f"too high by up to {bias:.2f} nat for {count} {group}images of {classes} classes (grassberger corrects it)"
+            console.warn(f"estimator: plugin; {excess}")
 
 
 def _counted(run: tracking.Run, config: Config, sources: Sequence[TrainedRun]) -> Iterator[None]:

@@ -119,8 +119,8 @@ def compute(prepared: PreparedCampaign, run: tracking.Run, stages: Stages) -> No
     console.say(f"cells: {', '.join(f'{count} {state}' for state, count in states.items())}")
     if failed := campaign.failed():
         more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-        told = f"sweep: {len(failed)} of {len(planned.cells)} cells failed: {failed[0]}{more}; --retry-failed tries them again"
-        raise TrainingError(told, measured=True, finished=True)
+        line = f"sweep: {len(failed)} of {len(planned.cells)} cells failed: {failed[0]}{more}; --retry-failed tries them again"
+        raise TrainingError(line, measured=True, finished=True)
 
 
 def report(stored: StoredRun) -> None:
