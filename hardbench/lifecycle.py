@@ -16,6 +16,7 @@ from hardbench.errors import ConfigError, HardbenchError, TrackingError, Trainin
 from hardbench.stored import StoredRun
 from hardbench.training import checkpoints
 
+State = dict[str, Any]  # of a computation, as a checkpoint keeps it
 SPARE = "part-"  # begins the names of parts that are removed when the run ends
 
 
@@ -78,9 +79,7 @@ class Stages:
             self._run.fetch(CHECKPOINTS)
         self._used = True
 
-    def newest(
-        self, wanted: Mapping[str, Any] = checkpoints.TRAINING, otherwise: Callable[[], dict[str, Any] | None] = lambda: None
-    ) -> dict[str, Any] | None:
+    def newest(self, wanted: Mapping[str, Any], otherwise: Callable[[], State | None] = lambda: None) -> State | None:
         """The newest state that can be read, with what is wanted in it, else what `otherwise` has; None at a first start.
 
         A warning if it is not the last that was saved, or if nothing was.
@@ -94,7 +93,7 @@ class Stages:
             console.warn(note or f"run {self._run.id} had no checkpoint yet: it starts again from step 0")
         return state
 
-    def save(self, state: dict[str, Any], *others: tuple[str, dict[str, Any]]) -> None:
+    def save(self, state: State, *others: tuple[str, State]) -> None:
         """Keep the state under way as last.pt, after other checkpoints by file name."""
         self._fetch()
         self._run.close()  # what a checkpoint counts as measured must be in the store
@@ -103,7 +102,7 @@ class Stages:
         for name in (LAST, *(name for name, _ in others)):
             self._run.publish(f"{CHECKPOINTS}/{name}")
 
-    def once(self, name: str, make: Callable[[], dict[str, Any]], spare: bool = False) -> dict[str, Any]:
+    def once(self, name: str, make: Callable[[], State], spare: bool = False) -> State:
         """A named part: as it is stored, or made now and stored, so that a run that goes on does not compute it again.
 
         It stays with the checkpoints that are kept, unless it is `spare`. A part has no key `networks`, which every checkpoint has.

@@ -108,7 +108,7 @@ def compute(prepared: PreparedStudy, run: tracking.Run, stages: Stages) -> None:
     counts = straggler_counts(inversions, samples.labels, classes)
     logits = _scores(work, len(counts)) if set(config.strategy) - {STRAGGLERS} else None
     more = counts + int(config.noise_ratio * len(samples) / classes)
-    hard = identify(config.strategy, inversions, logits, samples.labels, samples.index, more, config.level)
+    hard = identify(config.strategy, inversions, logits, samples, more, config.level)
     _describe(work, inversions, counts, hard)
     _grid(work, hard)
     _store(work, inversions, hard)

@@ -3,6 +3,7 @@
 Question: which classes are learned late, and does the geometry of their representations say so; for gmlp
 and mlp also what each layer knows. Expect about .96 on ten MNIST classes after one epoch of the default
 network; that takes a second or two per network on a laptop core, a ResNet an hour per CIFAR epoch.
+Greedy layers (gmlp) learn by the losses of Shoham & Permuter 2020 (arXiv:2007.08140).
 """
 
 from collections.abc import Mapping
