@@ -104,9 +104,8 @@ def class_table(arrays: Mapping[str, Array]) -> "pandas.DataFrame":
         r = correlation(hard / arrays["samples_per_class"], error)
         for c, name in enumerate(arrays["class_names"]):
             count = int(arrays["samples_per_class"][c])
-            rows.append(
-                {"strategy": strategy, "class": c, "name": name, "samples": count, "hard": hard[c], "error": error[c], "pearson": r}
-            )
+            row = {"strategy": strategy, "class": c, "name": name, "samples": count, "hard": hard[c], "error": error[c], "pearson": r}
+            rows.append(row)
     return pandas.DataFrame(rows)
 
 

@@ -60,15 +60,10 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedSearch:
     dataset = config.dataset.rpartition("/")[2]
     note = f"{config.repeats} networks on {len(split.train)} samples of {dataset}, {config.task}\n"
     note += f"{config.epochs} full-batch epochs, detector {config.detector}, snapshot {config.snapshot}"
+    title = config.name or f"{config.task} {dataset} s{config.seed}"
+    data = TrainingData(split.train.to(device), standardise.to(device), split.num_classes)
     return PreparedSearch(
-        config=config,
-        title=config.name or f"{config.task} {dataset} s{config.seed}",
-        note=note,
-        device=device,
-        dataset=config.dataset,
-        digest=split.digest,
-        split=split,
-        data=TrainingData(split.train.to(device), standardise.to(device), split.num_classes),
+        config=config, title=title, note=note, device=device, dataset=config.dataset, digest=split.digest, split=split, data=data
     )
 
 

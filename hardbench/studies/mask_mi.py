@@ -105,15 +105,11 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedMasking:
     models, images = ", ".join(run.model for run in trained), len(trained[0].test)
     note = f"{config.n_subsets} sets of channels per layer of {models}, {config.mask_mode}, {config.checkpoint} weights\n"
     note += f"information of {images} test images by {config.estimator}, runs {', '.join(source.id[:8] for source in sources)}"
+    title = config.name or f"{models} {config.mask_mode}"
+    device, dataset = trained[0].test.labels.device, str(sources[0].config["dataset"])
+    digest = ",".join(dict.fromkeys(run.digest for run in trained))
     return PreparedMasking(
-        config=config,
-        title=config.name or f"{models} {config.mask_mode}",
-        note=note,
-        device=trained[0].test.labels.device,
-        dataset=str(sources[0].config["dataset"]),
-        digest=",".join(dict.fromkeys(run.digest for run in trained)),
-        sources=tuple(sources),
-        trained=trained,
+        config=config, title=title, note=note, device=device, dataset=dataset, digest=digest, sources=tuple(sources), trained=trained
     )
 
 

@@ -87,15 +87,10 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedStudy:
     dataset = config.dataset.rpartition("/")[2]
     note = f"Hard samples of {len(split.train)} from {dataset} by {', '.join(config.strategy)}; "
     note += f"{config.sets} x {config.repeats} networks\nHard test samples are in-sample for the score that named them."
+    title = config.name or f"{'+'.join(config.strategy)} {dataset} s{config.seed}"
+    data = TrainingData(split.train.to(device), standardise.to(device), split.num_classes)
     return PreparedStudy(
-        config=config,
-        title=config.name or f"{'+'.join(config.strategy)} {dataset} s{config.seed}",
-        note=note,
-        device=device,
-        dataset=config.dataset,
-        digest=split.digest,
-        split=split,
-        data=TrainingData(split.train.to(device), standardise.to(device), split.num_classes),
+        config=config, title=title, note=note, device=device, dataset=config.dataset, digest=split.digest, split=split, data=data
     )
 
 

@@ -89,15 +89,9 @@ def prepare(config: CampaignSettings, stored: StoredRun | None = None) -> Prepar
         plan.refresh(planned, parent.file(IN_FLIGHT).read_text().split())
     work = _jobs(config, planned, planned.todo(config.retry_failed, config.rerun))
     note = f"{len(planned.cells)} cells, {sum(cell.networks for cell in planned.cells)} networks\nswept: {', '.join(swept) or 'nothing'}"
-    return PreparedCampaign(
-        config=config,
-        title=config.name or f"sweep {config.study} {' x '.join(swept) or 'of one cell'}",
-        note=note,
-        key=key,
-        plan=planned,
-        swept=swept,
-        executor=None if config.dry_run else _executor(config, work),
-    )
+    title = config.name or f"sweep {config.study} {' x '.join(swept) or 'of one cell'}"
+    executor = None if config.dry_run else _executor(config, work)
+    return PreparedCampaign(config=config, title=title, note=note, key=key, plan=planned, swept=swept, executor=executor)
 
 
 def compute(prepared: PreparedCampaign, run: tracking.Run, stages: Stages) -> None:

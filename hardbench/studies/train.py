@@ -43,21 +43,17 @@ class PreparedTraining(Prepared):
 def prepare(config: Config, stored: StoredRun | None = None) -> PreparedTraining:
     """Data, networks and learner, with the groups that a hardness splits the samples into."""
     config = pinned(config)
-    setup = train_setup(config)
+    setup, tags = train_setup(config), {}
     if config.hardness is not None:
+        tags["hardbench.source_run"] = sample_hardness.run_and_strategy(config.hardness)[0]
         setup.groups = read_hardness(config.hardness).groups(setup.split, len(load(config, config.seed).train))
     dataset, classes, samples = config.dataset.rpartition("/")[2], setup.split.num_classes, len(setup.split.train)
     note = f"{config.repeats} {config.model} on {dataset} ({classes} classes, {samples} training samples)\n"
     note += f"{config.epochs} epochs, {config.optimizer} {config.lr:g}"
+    title = config.name or f"{config.model} {dataset} s{config.seed}"
+    device, digest = setup.learner.device, setup.split.digest
     return PreparedTraining(
-        config=config,
-        title=config.name or f"{config.model} {dataset} s{config.seed}",
-        note=note,
-        device=setup.learner.device,
-        dataset=config.dataset,
-        digest=setup.split.digest,
-        tags={} if config.hardness is None else {"hardbench.source_run": sample_hardness.run_and_strategy(config.hardness)[0]},
-        setup=setup,
+        config=config, title=title, note=note, device=device, dataset=config.dataset, digest=digest, tags=tags, setup=setup
     )
 
 
