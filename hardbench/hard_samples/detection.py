@@ -1,10 +1,9 @@
 """Detection of samples with a wrong label (or another defect) by a hardness score."""
 
-from typing import Any
-
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from hardbench.artifacts import Array
+
 CHUNK = 50  # resamples at once
 
 

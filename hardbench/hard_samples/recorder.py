@@ -50,8 +50,7 @@ class LogitRecorder:
         points = [np.load(self.folder / name, mmap_mode="r", allow_pickle=False) for name in names]
         train = self.train
         samples = {"labels": train.labels, "clean": train.clean, "index": train.index, "fingerprint": train.fingerprints}
-        arrays = {name: value.cpu().numpy() for name, value in samples.items()}
-        return {"logits": np.stack(points, 1), "steps": steps} | arrays
+        return {"logits": np.stack(points, 1), "steps": steps} | {name: value.cpu().numpy() for name, value in samples.items()}
 
 
 def recorded_files(folder: Path) -> list[str]:

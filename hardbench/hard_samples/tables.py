@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hardbench.artifacts import Array
 from hardbench.inversion import agreement
 from hardbench.metrics.hardness import correlation, mean_stderr, mean_text
 
 if TYPE_CHECKING:
     import pandas
 
-Array = np.ndarray[Any, Any]
 TESTS = ("full", "hard", "easy")
 
 

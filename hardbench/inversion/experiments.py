@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hardbench import machine
+from hardbench.artifacts import Array
 from hardbench.data.samples import Samples
 from hardbench.inversion.agreement import class_shares, most_voted, overlap_z
 from hardbench.inversion.radii import passed
@@ -24,7 +25,6 @@ from hardbench.training.loop import TrainState
 if TYPE_CHECKING:
     import pandas
 
-Array = np.ndarray[Any, Any]
 GALLERY = 40  # hardest stragglers whose inputs are kept
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int, str], None]]]
 """Given the name of a search and its epochs, a function of the epoch and a text that shows how far it is."""
@@ -98,7 +98,7 @@ class SearchSeries:
 def looks(count: int, last: int, first: int = 0) -> list[int]:
     """At most `count` epochs up to `last`, evenly spaced in their logarithm, as whole numbers without repetition; 0 too if `first` is 0."""
     spaced = np.logspace(0, np.log10(last), count).round().astype(int).tolist()
-    return sorted({*spaced, last, min(first, 1)})
+    return sorted({*spaced, first, last})
 
 
 def stability(inversions: Inversions, epochs: Sequence[int]) -> dict[str, Array]:

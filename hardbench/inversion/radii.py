@@ -3,17 +3,15 @@
 Ciceri et al. 2024 (arXiv:2303.05161), of two classes; Pukowski & Lu 2024 (arXiv:2409.14401), of many.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
+from hardbench.artifacts import Array
 from hardbench.registry import DETECTORS
 from hardbench.settings import InversionSettings
 
-Array = np.ndarray[Any, Any]
 RISE = 1e-5  # growth of a smoothed radius up to which it counts as rounding of a flat curve
 EXACT = 1e-6  # squared radii below this are rounding and set to 0: a class of one sample has radius 0
 PASSED = 0.01  # an inversion is passed if the radius is later smaller than at the inversion by more than this share

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from hardbench import seeding
+from hardbench.artifacts import Array
 from hardbench.data.batches import Batches
 from hardbench.data.samples import Samples, Split
 from hardbench.data.transforms import Standardise
@@ -27,7 +28,6 @@ from hardbench.settings import InversionSettings, TrainingSettings
 from hardbench.training import callbacks, memory
 from hardbench.training.loop import Callback, TrainState, fit
 
-Array = np.ndarray[Any, Any]
 State = dict[str, Tensor]
 DETECT_EVERY = 10  # epochs from one run of the detector to the next
 
@@ -42,8 +42,7 @@ class TrainingData:
 
     def networks(self, settings: TrainingSettings, streams: Sequence[seeding.Seeds]) -> Stacked:
         """Newly initialised networks for the data, one per stream."""
-        networks: Stacked = MODELS[settings.model].call(self.train.shape, self.num_classes, settings, streams).to(self.train.labels.device)
-        return networks
+        return MODELS[settings.model].call(self.train.shape, self.num_classes, settings, streams).to(self.train.labels.device)
 
     def batches(self, streams: Sequence[seeding.Seeds]) -> Batches:
         """The whole data set as the batch of every step, for one network per stream."""

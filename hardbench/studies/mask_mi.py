@@ -261,27 +261,26 @@ def summary(config: Config, source: TrainedRun, arrays: Mapping[str, np.ndarray]
         masked = {name: arrays[masked_key(name, layer.number)] for name in ("mi", "kept", "class_information", "ci95", "accuracy")}
         mi, sets = masked["mi"], len(masked["kept"])
         lost = (arrays["class_information_full"][:, None] - masked["class_information"]).mean((0, 1))
-        layers.append(
-            {
-                "layer_idx": layer.number,
-                "layer_name": layer.name,
-                "module": layer.module,
-                "n_channels": layer.channels,
-                "n_subsets": sets,
-                "mean_mi": float(mi.mean()),
-                "mean_mi_stderr": json_numbers(mean_stderr(mi.mean(1))[1]),
-                "std_mi": float(mi.std(1).mean()),
-                "i_full": full,
-                "delta_mi": full - float(mi.mean()),
-                "ci95": json_numbers(masked["ci95"]),
-                "k": masked["kept"].tolist(),
-                "mi": mi.mean(0).tolist(),
-                "accuracy": masked["accuracy"].mean(0).tolist(),
-                "class_information_loss": json_numbers(lost),
-                "contribution_underdetermined": sets < 4 * layer.channels,
-                **by_hardness(arrays, "mean_mi", layer.number),
-            }
-        )
+        entry = {
+            "layer_idx": layer.number,
+            "layer_name": layer.name,
+            "module": layer.module,
+            "n_channels": layer.channels,
+            "n_subsets": sets,
+            "mean_mi": float(mi.mean()),
+            "mean_mi_stderr": json_numbers(mean_stderr(mi.mean(1))[1]),
+            "std_mi": float(mi.std(1).mean()),
+            "i_full": full,
+            "delta_mi": full - float(mi.mean()),
+            "ci95": json_numbers(masked["ci95"]),
+            "k": masked["kept"].tolist(),
+            "mi": mi.mean(0).tolist(),
+            "accuracy": masked["accuracy"].mean(0).tolist(),
+            "class_information_loss": json_numbers(lost),
+            "contribution_underdetermined": sets < 4 * layer.channels,
+            **by_hardness(arrays, "mean_mi", layer.number),
+        }
+        layers.append(entry)
     return {
         "model_name": source.model,
         "checkpoint_path": str(source.stored.file(f"{CHECKPOINTS}/{config.checkpoint}.pt")),

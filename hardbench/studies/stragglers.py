@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from hardbench import console, machine, seeding, tracking
-from hardbench.artifacts import ACCURACY, ARRAYS, CHECKPOINTS, CLASSES_TABLE, DETECTION, HARD_SAMPLES, LAST, SUMMARY
+from hardbench.artifacts import ACCURACY, ARRAYS, CHECKPOINTS, CLASSES_TABLE, DETECTION, HARD_SAMPLES, LAST, SUMMARY, Array
 from hardbench.configs.stragglers import Config
 from hardbench.data.samples import Split
 from hardbench.errors import ConfigError, TrainingError
@@ -29,12 +29,11 @@ from hardbench.hard_samples.tables import TESTS, agreement_arrays, class_table, 
 from hardbench.inversion.pool import prepare_pool
 from hardbench.inversion.search import Inversions, Search, TrainingData, estimate, find_inversions, training_settings
 from hardbench.lifecycle import Prepared, Stages
-from hardbench.settings import STRAGGLERS, TrainingSettings
+from hardbench.settings import STRAGGLERS
 from hardbench.stored import StoredRun
 from hardbench.training import callbacks, checkpoints, memory
 from hardbench.training.loop import Callback, TrainState, every, fit
 
-Array = np.ndarray[Any, Any]
 STUDY = "stragglers"
 FIGURES = None
 
@@ -59,11 +58,6 @@ class Work:
     saved: dict[str, Any] | None  # the state of the group of networks that was under way
     facts: list[str] = field(default_factory=list)
     arrays: dict[str, Array] = field(default_factory=dict)
-
-    @property
-    def training(self) -> TrainingSettings:
-        """Settings of the networks."""
-        return training_settings(self.config, self.config.precision)
 
     def note(self, fact: str) -> None:
         """Remember something a reader has to know, and say it once."""
@@ -145,7 +139,8 @@ def _scores(work: Work, sets: int) -> tuple[torch.Tensor, torch.Tensor]:
     def make() -> dict[str, Any]:
         streams = [seeding.Seeds(config.seed).child("score", s) for s in range(sets)]
         with console.progress(f"{work.run.id[:8]} scores", config.epochs) as show:
-            logits, steps = fresh_logits(work.data, work.training, streams, _showing(show, f"{sets} networks"))
+            settings = training_settings(config, config.precision)
+            logits, steps = fresh_logits(work.data, settings, streams, _showing(show, f"{sets} networks"))
         return {"logits": logits, "steps": steps}
 
     state = work.stages.once("scores", make)
@@ -226,7 +221,7 @@ def _trained(work: Work, order: HardEasyOrder, slices: Sequence[TrainSlice], nam
     config, saved, group = work.config, work.saved, f"{name}_{s}"
     data = replace(work.data, train=work.data.train.pick(order.rows.to(work.data.train.labels.device)))
     streams = [seeding.Seeds(config.seed).child("set", s, "repeat", config.first_repeat + r) for r in range(config.repeats)]
-    networks = SliceTraining(data, slices, streams, work.training)
+    networks = SliceTraining(data, slices, streams, training_settings(config, config.precision))
     learner, batches = networks.learner, networks.batches
     if saved is not None and saved.get("group") == group:
         with checkpoints.restoring(work.run.folder / CHECKPOINTS / LAST, saved.get("steps"), config.epochs):
