@@ -2,8 +2,8 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -29,30 +29,28 @@ class Prepared:
     note: str = ""  # two lines on it for its reader
     device: torch.device = torch.device("cpu")
     dataset: str = ""
-    digest: str = ""  # of the data
+    digest: str = ""  # of the data; without one the tags of the run stay as they are
     sources: tuple[StoredRun, ...] = ()  # runs that it reads
     tags: Mapping[str, str] = field(default_factory=dict)  # further ones of its run
     lists_files: bool = False  # print a table of all files at the end
-    other_data: ClassVar[type[HardbenchError]] = TrainingError  # for who would go on with a run on other data
+    other_data: ClassVar[type[HardbenchError]] = TrainingError  # raised where a run would go on with other data
 
     def preview(self) -> bool:
         """Show what would be done, where the settings ask for that alone; True if they do."""
         return False
 
-    @contextmanager
-    def opening(self, study: str, stored: StoredRun | None) -> Iterator[tracking.Run]:
-        """The run to compute in: a new one of the study, or the stored one to go on with; tagged with how it is computed now."""
-        if stored is None:
-            source = {"hardbench.source_run": ",".join(run.id for run in self.sources)} if self.sources else {}
-            tags = {**(self.config.tag or {}), **source, **self.tags}
-            opened = tracking.start(study, self.config, self.title, self.note, tags=tags)
-        else:
-            opened = tracking.reopen(stored)
-        with opened as run:
-            run.data(self.dataset, self.digest)
-            for key, value in (("device", self.device), ("precision", self.config.precision), ("threads", torch.get_num_threads())):
-                run.tag(f"hardbench.{key}", str(value))
-            yield run
+    def opening(self, study: str, stored: StoredRun | None) -> AbstractContextManager[tracking.Run]:
+        """The run to compute in: a new one of the study, or the stored one to go on with."""
+        if stored is not None:
+            return tracking.reopen(stored)
+        source = {"hardbench.source_run": ",".join(run.id for run in self.sources)} if self.sources else {}
+        return tracking.start(study, self.config, self.title, self.note, tags={**(self.config.tag or {}), **source, **self.tags})
+
+    def describe(self, run: tracking.Run) -> None:
+        """Tag the run with device, precision and threads, and note the data set; at its start, and again when it goes on."""
+        run.data(self.dataset, self.digest)
+        for key, value in (("device", self.device), ("precision", self.config.precision), ("threads", torch.get_num_threads())):
+            run.tag(f"hardbench.{key}", str(value))
 
     def copied(self, run: tracking.Run) -> Sequence[str]:
         """Files and folders of the run that `--out` gets."""
@@ -171,6 +169,8 @@ def launch(study: Study, config: Any, stored: StoredRun | None = None, draw: boo
     out = out_folder(config.out)
     measured: TrainingError | None = None
     with prepared.opening(study.STUDY, stored) as run:
+        if prepared.digest:
+            prepared.describe(run)
         stages = Stages(run, stored is not None)
         try:
             study.compute(prepared, run, stages)

@@ -5,8 +5,8 @@ Reads the weights (best on validation, or last) and the standardisation they wer
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,11 +44,9 @@ class Measured(Prepared):
     split: Split
     levels: dict[float, Level]
 
-    @contextmanager
-    def opening(self, study: str, stored: StoredRun | None) -> Iterator[tracking.Run]:
-        """The trained run, to add to; its tags stay those of its training."""
-        with tracking.extend(self.trained) as run:
-            yield run
+    def opening(self, study: str, stored: StoredRun | None) -> AbstractContextManager[tracking.Run]:
+        """The trained run, to add to."""
+        return tracking.extend(self.trained)
 
     def copied(self, run: tracking.Run) -> Sequence[str]:
         """The files that were added."""

@@ -6,8 +6,8 @@
 
 import importlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,9 @@ class PreparedCampaign(Prepared):
             _show(self.config, self.plan, _jobs(self.config, self.plan, todo))
         return self.executor is None
 
-    @contextmanager
-    def opening(self, study: str, stored: StoredRun | None) -> Iterator[tracking.Run]:
-        """The campaign's run: a new one, or the one of the same key, however it ended. Its cells say on what they are computed."""
-        with tracking.sweep(self.config.study, self.key, self.config, self.title, self.note, self.config.tag or {}) as run:
-            yield run
+    def opening(self, study: str, stored: StoredRun | None) -> AbstractContextManager[tracking.Run]:
+        """The campaign's run: a new one, or the one of the same key, however it ended."""
+        return tracking.sweep(self.config.study, self.key, self.config, self.title, self.note, self.config.tag or {})
 
     def copied(self, run: tracking.Run) -> Sequence[str]:
         """The tables and figures."""
