@@ -9,7 +9,7 @@ import numpy as np
 from hardbench import console, machine, seeding
 from hardbench.artifacts import ARRAYS, CHECKPOINTS, CLASS_HARDNESS
 from hardbench.data.samples import Split
-from hardbench.data.transforms import Standardise, unit_of
+from hardbench.data.transforms import Standardise
 from hardbench.errors import TrainingError
 from hardbench.hard_samples.sample_hardness import EASY, HARD
 from hardbench.metrics.hardness import final, hardness_table, mean_at_end, overlap_hardness_spearman
@@ -99,7 +99,7 @@ def restore(stored: StoredRun, trained: TrainingSettings, split: Split, checkpoi
     networks = MODELS[trained.model].call(split.test.shape, split.num_classes, trained, streams).to(device)
     with checkpoints.restoring(path, 0, 0):
         standardise = Standardise(**state["standardise"])
-        if standardise(split.test.inputs[:1], unit_of(split.test.inputs)).shape[1:] != split.test.shape:
+        if standardise(split.test.inputs[:1]).shape[1:] != split.test.shape:
             raise ValueError("constants of inputs of another shape")
         networks.restore(state["networks"])
     return learner(networks, trained, 1), standardise

@@ -27,9 +27,9 @@ class Standardise:
     std: Tensor
     shift: float = 0.0
 
-    def __call__(self, raw: Tensor, unit: float) -> Tensor:
-        """float32 standardised inputs, shape as `raw`."""
-        scaled = raw.float() * (self._scale / unit)
+    def __call__(self, raw: Tensor, unit: float | None = None) -> Tensor:
+        """float32 standardised inputs, shape as `raw`, of which `unit` stands for 1 (None: by its type)."""
+        scaled = raw.float() * (self._scale / (unit_of(raw) if unit is None else unit))
         # not addcmul, whose kernel takes three times as long where constants are broadcast
         return scaled if self._offset is None else scaled.add_(self._offset)
 

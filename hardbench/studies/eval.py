@@ -28,12 +28,10 @@ from hardbench.metrics.classification import class_report
 from hardbench.metrics.hardness import mean_stderr, mean_text
 from hardbench.stored import StoredRun
 from hardbench.trained import place, restore
-from hardbench.training.evaluation import Evaluation, evaluate, layer_accuracies
+from hardbench.training.evaluation import evaluate, layer_accuracies
 
 STUDY = "eval"
 FIGURES = ()  # those of confusions are drawn with the results
-Level = tuple[Evaluation, torch.Tensor | None]
-"""The results at one level of corruption: the evaluation, and the accuracy of every layer [R, L] where layers predict."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +40,7 @@ class Measured(Prepared):
 
     trained: StoredRun
     split: Split
-    levels: dict[float, Level]
+    levels: dict[float, dict[str, np.ndarray]]  # by corruption_p, those of `Evaluation`; layer_accuracy [R, L] where layers predict
 
     def opening(self, study: str, stored: StoredRun | None) -> AbstractContextManager[tracking.Run]:
         """The trained run, to add to."""
@@ -65,11 +63,14 @@ def measure(config: Config, stored: StoredRun) -> Measured:
     learner, standardise = restore(stored, trained, split, config.checkpoint)
     if any(config.corruption_p):
         check_pixels(split.test)
-    levels: dict[float, Level] = {}
+    levels = {}
     test, standardise = split.test.to(learner.device), standardise.to(learner.device)
     for p in config.corruption_p:
         samples = _corrupted(test, p, trained.seed)
-        levels[p] = evaluate(learner, samples, standardise, split.num_classes), layer_accuracies(learner, samples, standardise)
+        arrays = evaluate(learner, samples, standardise, split.num_classes).arrays()
+        if (layers := layer_accuracies(learner, samples, standardise)) is not None:
+            arrays["layer_accuracy"] = layers
+        levels[p] = {name: value.cpu().numpy() for name, value in arrays.items()}
     return Measured(config=config, trained=stored, split=split, levels=levels)
 
 
@@ -104,9 +105,7 @@ def compute(prepared: Measured, run: tracking.Run, stages: Stages) -> None:
         prefix += "_" + re.sub(r"\W", "_", config.dataset.rpartition("/")[2])
     results: dict[str, Any] = {"checkpoint": config.checkpoint, "dataset": config.dataset or "own", "levels": []}
     points = {}
-    for p, (level, layers) in levels.items():
-        arrays = {name: value.cpu().numpy() for name, value in level.arrays().items()}
-        arrays |= {} if layers is None else {"layer_accuracy": layers.cpu().numpy()}
+    for p, arrays in levels.items():
         entry: dict[str, Any] = {name: _spread(arrays[name]) for name in ("loss", "accuracy", "layer_accuracy") if name in arrays}
         results["levels"].append({"corruption_p": p, **entry})
         level_of, step = ("corrupted_", round(p * STEPS)) if p else ("", 0)  # MLflow shows the value at the largest step
@@ -115,20 +114,20 @@ def compute(prepared: Measured, run: tracking.Run, stages: Stages) -> None:
         points[step] |= {f"{name}/{i:02d}": row for i, row in enumerate(arrays.get("layer_accuracy", np.empty((0, 0))).T)}
     run.write_text(TEST_RESULTS, json.dumps(results, indent=1))
     if 0.0 in levels:
-        _store_classes(run, split, levels[0.0][0].confusion.cpu())
+        _store_classes(run, split, levels[0.0]["confusion"])
     for step, values in points.items():  # when the files are there: a new point stays
         run.log(values, step)
 
 
-def _store_classes(run: tracking.Run, split: Split, first: torch.Tensor) -> None:
+def _store_classes(run: tracking.Run, split: Split, confusion: np.ndarray) -> None:
     """Confusion [R, K, K], report per class and confusion figures."""
-    run.write_arrays(CONFUSION, {"": first.numpy()})
-    report = {name: value.numpy() for name, value in class_report(first).items()}
+    run.write_arrays(CONFUSION, {"": confusion})
+    report = {name: value.numpy() for name, value in class_report(torch.from_numpy(confusion)).items()}
     classes = {str(name): {key: _spread(value[:, c]) for key, value in report.items()} for c, name in enumerate(split.class_names)}
     run.write_text(CLASS_REPORT, json.dumps(classes, indent=1))
     from hardbench.figures.train import confusion_figures
 
-    for name in save(confusion_figures(first.numpy(), split.class_names), run.folder / "figures"):
+    for name in save(confusion_figures(confusion, split.class_names), run.folder / "figures"):
         run.publish(f"figures/{name}")
 
 

@@ -19,7 +19,6 @@ from hardbench import console, machine, tracking
 from hardbench.artifacts import CHECKPOINTS, INVERSION_WEIGHTS, INVERSIONS, PRUNE_CURVE, RADII, STABILITY, STRAGGLERS
 from hardbench.configs.invert import Config
 from hardbench.data.samples import Split
-from hardbench.data.transforms import unit_of
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.inversion import agreement, experiments
 from hardbench.inversion.experiments import SearchSeries
@@ -181,8 +180,7 @@ def _store(prepared: PreparedSearch, run: tracking.Run, inversions: Inversions) 
     if config.log_model:
         networks = Search(prepared.data, config, inversions.repeats[:1].tolist(), config.seed).learner.networks
         networks.load_states(inversions.final[:1])
-        raw = split.train.inputs[:2]
-        run.log_model(networks.member(0).cpu(), prepared.data.standardise.to("cpu")(raw, unit_of(raw)))
+        run.log_model(networks.member(0).cpu(), prepared.data.standardise.to("cpu")(split.train.inputs[:2]))
 
 
 def _store_retrained(prepared: PreparedSearch, run: tracking.Run, inversions: Inversions, again: Inversions) -> None:

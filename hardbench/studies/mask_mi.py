@@ -22,7 +22,7 @@ from hardbench.configs.mask_mi import Config
 from hardbench.configs.train import Config as TrainConfig
 from hardbench.data.samples import Samples, load
 from hardbench.data.samples import prepare as split_of
-from hardbench.data.transforms import Standardise, unit_of
+from hardbench.data.transforms import Standardise
 from hardbench.errors import ConfigError, DataError, TrackingError
 from hardbench.hardness_runs import pinned, read_hardness
 from hardbench.lifecycle import Prepared, Stages, so_far
@@ -74,8 +74,7 @@ class TrainedRun:
 
     def inputs(self, first: int, stop: int) -> Tensor:
         """Standardised images."""
-        raw = self.test.inputs[first:stop]
-        return self.standardise(raw, unit_of(raw))
+        return self.standardise(self.test.inputs[first:stop])
 
     def masker(self, config: Config, r: int) -> Masker:
         """Network r under the masks, its constants set."""

@@ -15,7 +15,6 @@ from hardbench import console, tracking
 from hardbench.artifacts import BEST, CHECKPOINTS, DYNAMICS, DYNAMICS_POINTS
 from hardbench.configs.train import Config
 from hardbench.data.samples import load
-from hardbench.data.transforms import unit_of
 from hardbench.hard_samples import recorder, sample_hardness
 from hardbench.hard_samples.recorder import LogitRecorder
 from hardbench.hardness_runs import pinned, read_hardness
@@ -85,8 +84,7 @@ def compute(prepared: PreparedTraining, run: tracking.Run, stages: Stages) -> No
     result = training.result()
     store_result(run, config, result)
     if config.log_model:
-        raw = setup.split.test.inputs[:2]
-        run.log_model(setup.learner.networks.member(0).cpu(), setup.standardise(raw, unit_of(raw)))
+        run.log_model(setup.learner.networks.member(0).cpu(), setup.standardise(setup.split.test.inputs[:2]))
     check_diverged(run, config, result)
 
 
