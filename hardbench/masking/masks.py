@@ -137,11 +137,7 @@ def _folded(module: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None) -> tuple
 def _map(module: nn.Conv2d | nn.Linear, weight: Tensor, values: Tensor, channels: int) -> Map:
     if isinstance(module, nn.Linear):
         return Dense(weight, channels if values.ndim == 4 else values.shape[1])
-    fast = Bilinear.of(module, weight, values)
-    if fast is not None:
-        return fast
-    shape = nn.functional.conv2d(values, weight, None, module.stride, module.padding, module.dilation).shape[1:]
-    return Direct(module, weight, tuple(shape), prod(values.shape[1:]))
+    return Bilinear.of(module, weight, values) or Direct(module, weight, values)
 
 
 def mask_cost(blocks: Sequence[FoldedBlock], layer: int) -> int:
