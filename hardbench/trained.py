@@ -17,7 +17,7 @@ from hardbench.settings import TrainingSettings
 from hardbench.stored import StoredRun
 from hardbench.training import checkpoints
 from hardbench.training.core import TrainResult
-from hardbench.training.greedy import learner
+from hardbench.training.greedy import make_learner
 from hardbench.training.learners import Learner
 from hardbench.training.setup import has_target
 from hardbench.written import Run
@@ -101,4 +101,4 @@ def restore(stored: StoredRun, trained: TrainingSettings, split: Split, checkpoi
         if standardise(split.test.inputs[:1], unit_of(split.test.inputs)).shape[1:] != split.test.shape:
             raise ValueError("constants of inputs of another shape")
         networks.restore(state["networks"])
-    return learner(networks, trained, 1), standardise
+    return make_learner(networks, trained, 1), standardise

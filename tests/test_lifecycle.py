@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from setups import course, different_arrays, equal_weights, images_in_classes, run
+from setups import different_arrays, equal_weights, images_in_classes, run, training_setup
 
 from hardbench.errors import TrainingError
 from hardbench.hard_samples.recorder import LogitRecorder, is_complete
@@ -18,8 +18,8 @@ SETTINGS = {"repeats": 2, "epochs": 2, "batch_size": 13, "width": 12, "layer_met
 def test_a_state_of_any_step_goes_on_to_the_same_arrays(tmp_path, step):
     """Step 0 above all: for the first minute it is the only one there is."""
     dataset = images_in_classes(tmp_path / "images.npz")
-    undisturbed, state = run(course(dataset=dataset, **SETTINGS), until=step)
-    again, _ = run(course(dataset=dataset, **SETTINGS), state)
+    undisturbed, state = run(training_setup(dataset=dataset, **SETTINGS), until=step)
+    again, _ = run(training_setup(dataset=dataset, **SETTINGS), state)
     assert again.arrays["accuracy"].shape[1] == len(again.arrays["steps"]) == len(set(again.arrays["steps"]))
     assert different_arrays(undisturbed.arrays, again.arrays, [0, 1]) == []
     assert all(map(equal_weights, undisturbed.weights, again.weights))
@@ -66,7 +66,7 @@ def test_what_is_measured_at_the_end_has_no_steps():
 
 
 def test_a_point_counts_as_recorded_when_its_file_is_whole(tmp_path):
-    ready = course(dataset=images_in_classes(tmp_path / "images.npz"), **SETTINGS)
+    ready = training_setup(dataset=images_in_classes(tmp_path / "images.npz"), **SETTINGS)
     tape = LogitRecorder(ready.batches.train, ready.standardise, tmp_path / "dynamics", lambda name: None)
     tape(SimpleNamespace(step=0, learner=ready.learner))
     assert [path.name for path in tape.folder.iterdir()] == ["000000000.npy"]

@@ -133,9 +133,7 @@ def prepare(settings: DataSettings, seed: int) -> Split:
     if count:
         order = torch.randperm(len(train), generator=seeds.child("split").generator())
         val, train = train.pick(order[:count].sort().values), train.pick(order[count:].sort().values)
-    if settings.noise_ratio:
-        train = make_labels_wrong(train, settings.noise_ratio, split.num_classes, seeds.child("noise"))
-    return replace(split, train=train, val=val)
+    return make_labels_wrong(replace(split, train=train, val=val), settings.noise_ratio, seed)
 
 
 def _check_labels(split: Split) -> None:
@@ -179,11 +177,13 @@ def validation_count(val_size: float, available: int) -> int:
     return count
 
 
-def make_labels_wrong(train: Samples, ratio: float, num_classes: int, seeds: Seeds) -> Samples:
-    """The samples, of which int(ratio N) have a wrong label, drawn uniformly from the other classes; `clean` keeps the right ones."""
-    generator = seeds.generator()
-    rows = torch.randperm(len(train), generator=generator)[: int(ratio * len(train))]
-    shift = torch.randint(1, num_classes, (len(rows),), generator=generator)
-    labels = train.labels.clone()
-    labels[rows] = (labels[rows] + shift) % num_classes
-    return replace(train, labels=labels)
+def make_labels_wrong(split: Split, ratio: float, seed: int) -> Split:
+    """The split, int(ratio N) of its training labels wrong, drawn uniformly from the other classes; `clean` keeps the right ones."""
+    if not ratio:
+        return split
+    generator = Seeds(seed).child("data", "noise").generator()
+    rows = torch.randperm(len(split.train), generator=generator)[: int(ratio * len(split.train))]
+    shift = torch.randint(1, split.num_classes, (len(rows),), generator=generator)
+    labels = split.train.labels.clone()
+    labels[rows] = (labels[rows] + shift) % split.num_classes
+    return replace(split, train=replace(split.train, labels=labels))

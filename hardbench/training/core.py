@@ -87,21 +87,16 @@ class Training:
 
         `networks` are the weights of all networks now, where the caller has them.
         """
-        rows, learner = self.setup.rows(place), self.setup.learner
-        if self.setup.split.val is None:
-            if networks is None:
-                learner.settle()
-                networks = learner.networks.states()
-            chosen = {"networks": networks[rows], "step": [learner.steps] * (rows.stop - rows.start), "is_last": True}
-        else:
-            chosen = {name: value[rows] for name, value in self.best.state().items()}
-        return {**chosen, "standardise": self.setup.standardise.constants()}
+        rows, learner, standardise = self.setup.rows(place), self.setup.learner, self.setup.standardise.constants()
+        if self.setup.split.val is not None:
+            return {name: value[rows] for name, value in self.best.state().items()} | {"standardise": standardise}
+        last = (networks or learner.settled_states())[rows]
+        return {"networks": last, "step": [learner.steps] * len(last), "is_last": True, "standardise": standardise}
 
     def last_weights(self, place: int = 0) -> dict[str, Any]:
         """The weights of a configuration's networks at the end, as last.pt of a sweep's run holds them."""
         learner = self.setup.learner
-        learner.settle()
-        networks = learner.networks.states()[self.setup.rows(place)]
+        networks = learner.settled_states()[self.setup.rows(place)]
         return {"networks": networks, "steps": learner.steps, "standardise": self.setup.standardise.constants()}
 
 
@@ -174,14 +169,11 @@ def _at(known: Sequence[Mapping[tuple[str, int], np.ndarray]], nothing: Sequence
 
 def _stacked(values: Sequence[np.ndarray]) -> np.ndarray:
     """Parts [r, T, ...] along the repeats; one that ended early is nan from there on."""
-    longest = max((value.shape[1:] for value in values), key=lambda shape: shape[:1])
-    padded = []
-    for value in values:
-        whole = np.full((len(value), *longest), np.nan, dtype=value.dtype) if value.shape[1:] != longest else value
-        if whole is not value:
-            whole[:, : value.shape[1]] = value
-        padded.append(whole)
-    return np.concatenate(padded)
+    if values[0].ndim < 2:
+        return np.concatenate(values)
+    points = max(value.shape[1] for value in values)
+    missing = ([(0, 0), (0, points - value.shape[1]), *[(0, 0)] * (value.ndim - 2)] for value in values)
+    return np.concatenate([np.pad(value, width, constant_values=np.nan) for value, width in zip(values, missing, strict=True)])
 
 
 def _joined_checkpoints(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

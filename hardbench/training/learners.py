@@ -102,16 +102,16 @@ class Learner:
         """The last step at which repeat r has finite numbers; inf while it learns."""
         return self.diverged[r] - 1 if r in self.diverged else self.stopped.get(r, inf)
 
-    def settle(self) -> None:
-        """Put the weights of frozen repeats back (the optimiser of a stack moves all members)."""
+    def settled_states(self) -> list[dict[str, Tensor]]:
+        """state_dict of every network, the frozen ones put back to theirs (the optimiser of a stack moves all members)."""
         for r, state in self.frozen.items():
             self.networks.load_member(r, state)
+        return self.networks.states()
 
     def state(self) -> dict[str, Any]:
         """Everything that `load` needs to go on: weights, random streams, optimiser, steps made and the repeats that have stopped."""
-        self.settle()
         return {
-            "networks": self.networks.states(),
+            "networks": self.settled_states(),
             "streams": self.networks.streams(),
             "optimizer": self.optimizer.state_dict(),
             "steps": self.steps,

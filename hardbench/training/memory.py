@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -23,6 +23,7 @@ Count = Callable[[Any, int], int]  # of a study's settings and its networks
 CPU = torch.device("cpu")
 
 
+@dataclass(eq=False)
 class Estimate:
     """The least bytes that training takes: weights, gradients, optimiser's state, activations of a batch, Python objects.
 
@@ -30,19 +31,14 @@ class Estimate:
     machine's memory; activations are held of at most `at_once` networks x samples (None: of all networks on a batch).
     """
 
-    def __init__(
-        self,
-        shape: Sequence[int],
-        classes: int,
-        samples: int,
-        plain: Plain,
-        copies: int = 0,
-        rows: Count | None = None,
-        at_once: Count | None = None,
-    ):
-        self.shape, self.classes, self.samples = tuple(shape), classes, samples
-        self.plain, self.copies, self.rows, self.at_once = plain, copies, rows, at_once
-        self._built: dict[tuple[Any, ...], tuple[int, int, int, bool]] = {}
+    shape: Sequence[int]
+    classes: int
+    samples: int
+    plain: Plain
+    copies: int = 0
+    rows: Count | None = None
+    at_once: Count | None = None
+    _built: dict[tuple[Any, ...], tuple[int, int, int, bool]] = field(default_factory=dict, init=False)
 
     def __call__(self, config: Any, networks: int) -> int:
         """Bytes of that many networks together."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from hardbench.models.gmlp import GreedyStack
 from hardbench.registry import MODELS
 from hardbench.settings import DataSettings, TrainingSettings
 from hardbench.training import callbacks, memory
-from hardbench.training.greedy import learner
+from hardbench.training.greedy import make_learner
 from hardbench.training.layer_metrics import LayerMetrics, draw_samples
 from hardbench.training.learners import Learner
 from hardbench.training.loop import Callback, at, evaluation_steps, every
@@ -84,7 +85,8 @@ def train_setup(config: TrainingSettings, *others: TrainingSettings, load: Prepa
     """
     members = (config, *others)
     device = machine.take(config)
-    noisy = [_own_labels(load, member) for member in members]
+    # labels are made wrong here and not by `load`, whose samples members share
+    noisy = [make_labels_wrong(load(replace(member, noise_ratio=0.0), member.seed), member.noise_ratio, member.seed) for member in members]
     split = noisy[0]
     for member in members:
         check_fits(member, split.train)
@@ -108,7 +110,7 @@ def train_setup(config: TrainingSettings, *others: TrainingSettings, load: Prepa
     metrics = select(config.layer_metrics, isinstance(networks, GreedyStack))
     if metrics and len(train) < 2:
         raise ConfigError(f"layer_metrics: {','.join(config.layer_metrics)}; none for a single training sample")
-    return TrainSetup(config, split, standardise, learner(networks, config, total), batches, total, metrics, members, noisy)
+    return TrainSetup(config, split, standardise, make_learner(networks, config, total), batches, total, metrics, members, noisy)
 
 
 def _evaluations(samples: int, classes: int) -> Callable[[TrainingSettings, int], int]:
@@ -120,15 +122,6 @@ def _evaluations(samples: int, classes: int) -> Callable[[TrainingSettings, int]
         return 2 * 3 * 8 * networks * points * classes**2
 
     return count
-
-
-def _own_labels(load: Prepare, member: TrainingSettings) -> Split:
-    """A member's split; its labels are made wrong here, so that members can share what `load` has loaded."""
-    split = load(replace(member, noise_ratio=0.0), member.seed)
-    if not member.noise_ratio:
-        return split
-    seeds = seeding.Seeds(member.seed).child("data", "noise")
-    return replace(split, train=make_labels_wrong(split.train, member.noise_ratio, split.num_classes, seeds))
 
 
 def static_overlaps(split: Split, standardise: Standardise) -> dict[str, np.ndarray]:
@@ -153,17 +146,16 @@ def measuring_callbacks(setup: TrainSetup, records: callbacks.Records, best: cal
     evaluator = callbacks.Evaluator(split.test.to(device), val, setup.standardise.to(device), split.num_classes)
     steps = evaluation_steps(config.eval_points, config.eval_steps, setup.total)
     groups = {key: samples.to(device) for key, samples in setup.groups.items()}
-    watching: list[Callback] = [callbacks.divergence()]
+    measuring: list[Callback] = [callbacks.divergence()]
     if has_target(config):
-        watching.append(callbacks.target(setup.batches.train, evaluator, config.target_accuracy, config.stop_at_target))
-    watching += [
-        every(config.log_every, callbacks.curves(records, sink)),
-        at(steps, callbacks.evaluation(records, sink, evaluator, best)),
-        *([at(steps, callbacks.layers(records, sink, layer_metrics_of(setup, evaluator)))] if setup.layer_metrics else []),
-        *([at(steps, callbacks.groups(records, sink, evaluator, groups))] if groups else []),
-        callbacks.validation(evaluator, best, steps),
-    ]
-    return watching
+        measuring.append(partial(callbacks.target, setup.batches.train, evaluator, config.target_accuracy, config.stop_at_target))
+    measuring.append(every(config.log_every, partial(callbacks.curves, records, sink)))
+    measuring.append(at(steps, partial(callbacks.evaluation, records, sink, evaluator, best)))
+    if setup.layer_metrics:
+        measuring.append(at(steps, partial(callbacks.layers, records, sink, layer_metrics_of(setup, evaluator))))
+    if groups:
+        measuring.append(at(steps, partial(callbacks.groups, records, sink, evaluator, groups)))
+    return [*measuring, partial(callbacks.validation, evaluator, best, frozenset(steps))]
 
 
 def has_target(config: TrainingSettings) -> bool:
