@@ -1,6 +1,7 @@
 """The same code with device=cuda, below the tracking: every model trains, measures and goes on from a checkpoint."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,8 +22,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 def training_parts(device, **given):
     settings = TrainingSettings(repeats=3, **given)
-    split = prepare(settings, 0).to(device)
-    standardise = standardise_for(settings, prepare(settings, 0).train).to(device)
+    split = prepare(settings, 0)
+    standardise = standardise_for(settings, split.train).to(device)
+    split = replace(split, train=split.train.to(device), test=split.test.to(device))
     streams = seeding.networks(0, 0, 3)
     networks = MODELS[settings.model].call(split.train.shape, 10, settings, streams).to(device)
     batches = Batches(split.train, standardise, settings.batch_size, streams, [settings.corruption_p] * 3, settings.augment)

@@ -47,11 +47,6 @@ class Batches:
         self._in_order = [self.per_epoch == 1 and not augment and not p for p in corruption_p]  # the full batch, unchanged
         self._shared = standardise(train.inputs, self.unit) if all(self._in_order) else None
 
-    @property
-    def epoch(self) -> float:
-        """Epochs drawn so far."""
-        return self.position / self.per_epoch
-
     def draw(self) -> tuple[Tensor, Tensor]:
         """The next batch of every network."""
         if self._shared is not None:
@@ -74,13 +69,11 @@ class Batches:
     def _shuffle(self) -> None:
         self._before = _states(self.order)
         count = len(self.train)
-        rows = torch.stack(
-            [
-                torch.arange(count) if in_order else torch.randperm(count, generator=generator)
-                for generator, in_order in zip(self.order, self._in_order, strict=True)
-            ]
+        orders = (
+            torch.arange(count) if in_order else torch.randperm(count, generator=generator)
+            for generator, in_order in zip(self.order, self._in_order, strict=True)
         )
-        self._rows = rows.to(self.train.labels.device)
+        self._rows = torch.stack(list(orders)).to(self.train.labels.device)
 
     def state(self) -> dict[str, Any]:
         """The position in the sequence of batches, and the states of the random streams."""

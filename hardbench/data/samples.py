@@ -89,11 +89,6 @@ class Split:
         """K, the number of classes."""
         return len(self.class_names)
 
-    def to(self, device: torch.device | str) -> "Split":
-        """The same split on a device."""
-        val = None if self.val is None else self.val.to(device)
-        return replace(self, train=self.train.to(device), test=self.test.to(device), val=val)
-
     @property
     def digest(self) -> str:
         """SHA-256 (first 16 digits) over shapes, inputs and labels of every part."""

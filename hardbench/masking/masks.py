@@ -74,13 +74,10 @@ def subsets(channels: int, count: int, generator: torch.Generator) -> Tensor:
     return torch.stack(list(masks.values()))
 
 
-def _leaves(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+def _leaves(chain: Chain) -> list[tuple[str, nn.Module]]:
     """The modules of a chain in the order they are run, with their paths."""
-    if not isinstance(module, Chain | nn.Sequential):
-        yield path, module
-        return
-    for name, child in module.named_children():
-        yield from _leaves(child, f"{path}.{name}".removeprefix("."))
+    modules = chain.named_modules(remove_duplicate=False)
+    return [(path, module) for path, module in modules if not isinstance(module, Chain | nn.Sequential)]
 
 
 def check_sequential(chain: Chain, model: str) -> None:
@@ -98,7 +95,7 @@ def check_sequential(chain: Chain, model: str) -> None:
 def folded_blocks(chain: Chain, input_shape: Sequence[int], dtype: torch.dtype = torch.float32) -> list[FoldedBlock]:
     """A network in eval mode as a list of blocks; the output of the last one is the logits."""
     blocks: list[FoldedBlock] = []
-    modules = list(_leaves(chain))
+    modules = _leaves(chain)
     device = next(chain.parameters()).device
     values = torch.zeros(1, *input_shape, device=device, dtype=dtype)
     channels = input_shape[0]

@@ -39,13 +39,19 @@ class Networks(nn.Module):
         """[R, B, K] from the last layer's activations [R, B, D]."""
         raise NotImplementedError
 
+    def tensors(self, r: int) -> Mapping[str, Tensor]:
+        """The parameters and buffers of network r, by the names and in the shapes of plain PyTorch: views that can be written to."""
+        raise NotImplementedError
+
     def member_state(self, r: int) -> dict[str, Tensor]:
         """state_dict of network r as plain PyTorch, copied."""
-        raise NotImplementedError
+        return {name: view.clone(memory_format=torch.contiguous_format) for name, view in self.tensors(r).items()}
 
     def load_member(self, r: int, state: dict[str, Tensor]) -> None:
         """Put a plain network's state_dict into place r; TrainingError if it is none of this shape."""
-        raise NotImplementedError
+        self.check(state)
+        for name, view in self.tensors(r).items():
+            view.copy_(state[name])
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits [R, B, K]."""
@@ -139,11 +145,6 @@ class Looped(Networks):
         """[R, B, K]."""
         return torch.stack([self._chain(r).head(features[r].clone()) for r in range(self.repeats)])
 
-    def member_state(self, r: int) -> dict[str, Tensor]:
+    def tensors(self, r: int) -> Mapping[str, Tensor]:
         """state_dict of network r."""
-        return {name: tensor.detach().clone() for name, tensor in self.members[r].state_dict().items()}
-
-    def load_member(self, r: int, state: dict[str, Tensor]) -> None:
-        """Put a plain network's state_dict into place r."""
-        self.check(state)
-        self.members[r].load_state_dict(state)
+        return self.members[r].state_dict()

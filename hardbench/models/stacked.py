@@ -1,6 +1,6 @@
 """R networks as batched products over R, for chains of linear layers; and which chains have that form."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -109,20 +109,10 @@ class Stacked(Networks):
         assert isinstance(self.head, StackedLinear)
         return activations, self.head.columns(inputs)
 
-    def _tensors(self, r: int) -> Iterator[tuple[str, Tensor]]:
-        for path, module in self.named_modules():
-            if isinstance(module, StackedLinear | StackedAnchors):
-                yield from ((f"{path}.{name}", view.detach()) for name, view in module.tensors(r).items())
-
-    def member_state(self, r: int) -> dict[str, Tensor]:
-        """state_dict of network r as plain PyTorch."""
-        return {name: view.clone(memory_format=torch.contiguous_format) for name, view in self._tensors(r)}
-
-    def load_member(self, r: int, state: dict[str, Tensor]) -> None:
-        """Put a plain network's state_dict into place r."""
-        self.check(state)
-        for name, view in self._tensors(r):
-            view.copy_(state[name])
+    def tensors(self, r: int) -> Mapping[str, Tensor]:
+        """The weights, biases and anchors of network r."""
+        stacked = {path: module for path, module in self.named_modules() if isinstance(module, StackedLinear | StackedAnchors)}
+        return {f"{path}.{name}": view.detach() for path, module in stacked.items() for name, view in module.tensors(r).items()}
 
 
 _SHARED = (*(type(make()) for make in ACTIVATIONS.values()), nn.Identity, UnitScale)  # what is done to [R, B, D] as to [B, D]
