@@ -51,10 +51,6 @@ class Trained:
         return self.setup.learner.stopped
 
 
-def evaluator_of(ready: TrainSetup) -> callbacks.Evaluator:
-    return callbacks.Evaluator(ready.split.test, ready.split.val, ready.standardise, ready.split.num_classes)
-
-
 def run(ready: TrainSetup, state: Mapping[str, object] | None = None, until: int | None = None) -> tuple[Trained, dict[str, object]]:
     """Train, from a state on and up to a step if asked: what came out, and the state there."""
     records, best = callbacks.Records(), callbacks.Best(ready.config.repeats)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from setups import evaluator_of, images_in_classes, run, trained, training_setup
+from setups import images_in_classes, run, trained, training_setup
 
 from hardbench.data.samples import Samples
+from hardbench.training.callbacks import measure
 from hardbench.training.evaluation import evaluate
 from hardbench.training.loop import fit
 from hardbench.training.setup import static_overlaps
@@ -55,7 +56,7 @@ def test_evaluation_is_the_definition(settings):
     """On 1437 digits, which are several passes."""
     ready = trained(dataset="digits", epochs=1, lr=0.01, repeats=2, normalize="pixel", **settings).setup
     train = ready.split.train
-    found = evaluate(ready.learner, train, ready.standardise, 10).arrays()
+    found = evaluate(ready.learner, train, ready.standardise).arrays()
     pixels = train.inputs.double()
     spread = pixels.std(0, correction=0)
     inputs = (pixels - pixels.mean(0)) / torch.where(spread > 0, spread, 1)
@@ -101,7 +102,7 @@ def test_the_order_of_the_samples_does_not_matter(images):
     ready = trained(**images, model="mlp", width=12, repeats=2).setup
     train = ready.split.train
     one, two = (
-        evaluate(ready.learner, train.pick(order), ready.standardise, 3).arrays()
+        evaluate(ready.learner, train.pick(order), ready.standardise).arrays()
         for order in (torch.arange(len(train)), torch.randperm(len(train), generator=torch.Generator().manual_seed(0)))
     )
     for name in one:
@@ -112,8 +113,8 @@ def test_the_order_of_the_samples_does_not_matter(images):
 def test_a_class_without_samples_is_nan_and_the_rest_is_not(images):
     ready = trained(**images, model="mlp", width=12).setup
     test = ready.split.test
-    there = evaluate(ready.learner, test.pick((test.labels != 1).nonzero().flatten()), ready.standardise, 3).arrays()
-    whole = evaluate(ready.learner, test, ready.standardise, 3).arrays()
+    there = evaluate(ready.learner, test.pick((test.labels != 1).nonzero().flatten()), ready.standardise).arrays()
+    whole = evaluate(ready.learner, test, ready.standardise).arrays()
     for name in ("loss_per_class", "accuracy_per_class"):
         assert there[name][0].isnan().tolist() == [False, True, False]
         torch.testing.assert_close(there[name][0, [0, 2]], whole[name][0, [0, 2]])
@@ -135,8 +136,8 @@ def test_batch_norm_is_evaluated_in_eval_mode(images):
     small = images | {"epochs": 1, "subset_size": 20, "batch_size": 10}
     ready = trained(**small, model="resnet18").setup
     test = ready.split.test
-    alone = [evaluate(ready.learner, test.pick(torch.tensor([i])), ready.standardise, 3).arrays()["loss"][0].item() for i in range(4)]
-    several = evaluate(ready.learner, test.pick(torch.arange(4)), ready.standardise, 3).arrays()["loss"][0].item()
+    alone = [evaluate(ready.learner, test.pick(torch.tensor([i])), ready.standardise).arrays()["loss"][0].item() for i in range(4)]
+    several = evaluate(ready.learner, test.pick(torch.arange(4)), ready.standardise).arrays()["loss"][0].item()
     assert np.mean(alone) == pytest.approx(several, rel=1e-3)
 
 
@@ -156,11 +157,10 @@ def test_best_is_the_first_of_the_best_on_validation(images):
     """Looked for at every evaluation point and at the end of every epoch."""
     ready = training_setup(**images | {"epochs": 6}, model="mlp", width=12, val_size=0.4, eval_steps=(0, 2), repeats=2, lr=1e-2)
     looks = {}
-    evaluator = evaluator_of(ready)
 
     def look(state):
         if state.step in (0, 2, state.total) or state.epoch_ends:
-            looks[state.step] = evaluator.measure(state, evaluator.val)["accuracy"].tolist(), state.learner.networks.states()
+            looks[state.step] = measure(state, ready.split.val)["accuracy"].tolist(), state.learner.networks.states()
 
     fit(ready.learner, ready.batches, ready.total, [look])
     best = run(training_setup(**images | {"epochs": 6}, model="mlp", width=12, val_size=0.4, eval_steps=(0, 2), repeats=2, lr=1e-2))[0].best
@@ -177,5 +177,5 @@ def test_float_inputs_need_no_unit():
     floats = ready.split.test
     pixels = Samples.of((floats.inputs * 16 * 15).to(torch.uint8), floats.labels)
     scaled = Samples.of(pixels.inputs.float() / 255, floats.labels)
-    one, two = (evaluate(ready.learner, samples, ready.standardise, 10).arrays()["loss"] for samples in (pixels, scaled))
+    one, two = (evaluate(ready.learner, samples, ready.standardise).arrays()["loss"] for samples in (pixels, scaled))
     torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from projects import all_runs, last, new_project
-from setups import copied, different_arrays, equal_weights, evaluator_of, images_in_classes, run, stacked_is_alone, trained, training_setup
+from setups import copied, different_arrays, equal_weights, images_in_classes, run, stacked_is_alone, trained, training_setup
 from torch import nn
 
 from hardbench import seeding
@@ -107,8 +107,7 @@ def own_number(found):
         **{name: getattr(ready.config, name) for name in ready.config.as_dict() if getattr(ready.config, name) is not None}
     )
     again.learner.networks.restore(found.weights)
-    evaluator = evaluator_of(again)
-    arrays = evaluate(again.learner, evaluator.test, evaluator.standardise, evaluator.num_classes).arrays()
+    arrays = evaluate(again.learner, again.split.test, again.standardise).arrays()
     return {name: arrays[name].numpy() for name in ("loss", "accuracy", "loss_per_class")}
 
 

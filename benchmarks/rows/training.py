@@ -107,7 +107,7 @@ def _accuracy(network: nn.Module) -> float:
 def _accuracy_of_first(learner: Learner) -> float:
     config = mnist.config(samples(True))
     split = prepare(config, config.seed)
-    found = evaluate(learner, split.test, standardise_for(config, split.train), split.num_classes)
+    found = evaluate(learner, split.test, standardise_for(config, split.train))
     return float(found.arrays()["accuracy"][0])
 
 

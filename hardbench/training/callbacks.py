@@ -6,7 +6,6 @@ Those with a state of their own are made by a function; the others are functions
 import itertools
 import time
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from hardbench.artifacts import layer_key
 from hardbench.data.samples import Samples
-from hardbench.data.transforms import Standardise
 from hardbench.errors import TrainingError
 from hardbench.training.evaluation import evaluate, reaches
 from hardbench.training.layer_metrics import LayerMetrics, defined
@@ -148,33 +146,24 @@ class Best:
         self.networks, self.accuracy, self.step = state["networks"], state["accuracy"], state["step"]
 
 
-@dataclass(frozen=True)
-class Evaluator:
-    """Evaluates networks: the sets of samples, the constants of standardisation, the classes."""
-
-    test: Samples
-    val: Samples | None
-    standardise: Standardise
-    num_classes: int
-
-    def measure(self, state: TrainState, samples: Samples) -> dict[str, Tensor]:
-        """Everything one pass over the samples gives."""
-        return evaluate(state.learner, samples, self.standardise, self.num_classes).arrays()
+def measure(state: TrainState, samples: Samples) -> dict[str, Tensor]:
+    """Everything one pass over the samples gives."""
+    return evaluate(state.learner, samples, state.batches.standardise).arrays()
 
 
-def evaluation(records: Records, sink: Sink, evaluator: Evaluator, best: Best, state: TrainState) -> None:
+def evaluation(records: Records, sink: Sink, best: Best, test: Samples, val: Samples | None, state: TrainState) -> None:
     """Everything measured of the test set; loss and accuracy of the validation set (nan without one), which decide what is best."""
-    measured = evaluator.measure(state, evaluator.test)
+    measured = measure(state, test)
     held_out = {name: torch.full_like(measured[name], torch.nan) for name in ("loss", "accuracy")}
-    if evaluator.val is not None:
-        held_out = evaluator.measure(state, evaluator.val)
+    if val is not None:
+        held_out = measure(state, val)
         best.keep(state, held_out["accuracy"])
     shown = records.add("steps", state, measured | {f"val_{name}": held_out[name] for name in ("loss", "accuracy")})
     metrics = {f"test/{name}": shown[name] for name in ("loss", "accuracy")}
-    if evaluator.val is not None:
+    if val is not None:
         metrics |= {f"val/{name}": shown[f"val_{name}"] for name in ("loss", "accuracy")}
     for name in ("accuracy", "loss"):
-        metrics |= {f"class_{name}/{c:02d}": shown[f"{name}_per_class"][:, c] for c in range(evaluator.num_classes)}
+        metrics |= {f"class_{name}/{c:02d}": values for c, values in enumerate(shown[f"{name}_per_class"].T)}
     sink(metrics, state.step)
 
 
@@ -190,12 +179,11 @@ def layers(records: Records, sink: Sink, layer_metrics: LayerMetrics, state: Tra
     sink(metrics, state.step)
 
 
-def groups(records: Records, sink: Sink, evaluator: Evaluator, samples_of: Mapping[tuple[str, str], Samples], state: TrainState) -> None:
+def groups(records: Records, sink: Sink, samples_of: Mapping[tuple[str, str], Samples], state: TrainState) -> None:
     """Everything measured of groups of samples, by (phase, group), such as the hard ones among the test samples."""
     metrics: dict[str, np.ndarray] = {}
     for (phase, group), samples in samples_of.items():
-        measured = evaluator.measure(state, samples)
-        shown = records.add("steps", state, {f"{name}_{phase}_{group}": value for name, value in measured.items()})
+        shown = records.add("steps", state, {f"{name}_{phase}_{group}": value for name, value in measure(state, samples).items()})
         for name in ("loss", "accuracy"):
             metrics[f"{phase}/{name}_{group}"] = shown[f"{name}_{phase}_{group}"]
             per_class = shown[f"{name}_per_class_{phase}_{group}"]
@@ -203,18 +191,18 @@ def groups(records: Records, sink: Sink, evaluator: Evaluator, samples_of: Mappi
     sink(metrics, state.step)
 
 
-def validation(evaluator: Evaluator, best: Best, evaluated: Container[int], state: TrainState) -> None:
+def validation(best: Best, val: Samples, evaluated: Container[int], state: TrainState) -> None:
     """Compares the weights with the best ones at the end of every epoch, but for the steps that are `evaluated` anyway."""
-    if evaluator.val is not None and state.epoch_ends and state.step not in evaluated:
-        best.keep(state, evaluator.measure(state, evaluator.val)["accuracy"])
+    if state.epoch_ends and state.step not in evaluated:
+        best.keep(state, measure(state, val)["accuracy"])
 
 
-def target(train: Samples, evaluator: Evaluator, accuracy: float, stop: bool, state: TrainState) -> None:
+def target(accuracy: float, stop: bool, state: TrainState) -> None:
     """At the end of an epoch: notes which repeats' accuracy on the clean training set has first reached the target; `stop` freezes them."""
-    learner = state.learner
+    learner, batches = state.learner, state.batches
     waiting = [r for r in range(learner.networks.repeats) if r not in learner.reached and r not in learner.stopped]
     if state.epoch_ends and waiting:
-        met = reaches(learner, train, evaluator.standardise, accuracy)
+        met = reaches(learner, batches.train, batches.standardise, accuracy)
         for r in [r for r in waiting if met[r]]:
             learner.reached[r] = state.step
             if stop:

@@ -141,21 +141,22 @@ def static_overlaps(split: Split, standardise: Standardise) -> dict[str, np.ndar
 
 def measuring_callbacks(setup: TrainSetup, records: callbacks.Records, best: callbacks.Best, sink: callbacks.Sink) -> list[Callback]:
     """The callbacks that measure a setup and stop its networks: all but progress and checkpoints."""
-    config, split, device = setup.config, setup.split, setup.learner.device
-    val = None if split.val is None else split.val.to(device)
-    evaluator = callbacks.Evaluator(split.test.to(device), val, setup.standardise.to(device), split.num_classes)
+    config, device = setup.config, setup.learner.device
+    test, val = setup.split.test.to(device), None if setup.split.val is None else setup.split.val.to(device)
     steps = evaluation_steps(config.eval_points, config.eval_steps, setup.total)
     groups = {key: samples.to(device) for key, samples in setup.groups.items()}
     measuring: list[Callback] = [callbacks.divergence()]
     if has_target(config):
-        measuring.append(partial(callbacks.target, setup.batches.train, evaluator, config.target_accuracy, config.stop_at_target))
+        measuring.append(partial(callbacks.target, config.target_accuracy, config.stop_at_target))
     measuring.append(every(config.log_every, partial(callbacks.curves, records, sink)))
-    measuring.append(at(steps, partial(callbacks.evaluation, records, sink, evaluator, best)))
+    measuring.append(at(steps, partial(callbacks.evaluation, records, sink, best, test, val)))
     if setup.layer_metrics:
-        measuring.append(at(steps, partial(callbacks.layers, records, sink, layer_metrics_of(setup, evaluator))))
+        measuring.append(at(steps, partial(callbacks.layers, records, sink, layer_metrics_of(setup, test, val or test))))
     if groups:
-        measuring.append(at(steps, partial(callbacks.groups, records, sink, evaluator, groups)))
-    return [*measuring, partial(callbacks.validation, evaluator, best, frozenset(steps))]
+        measuring.append(at(steps, partial(callbacks.groups, records, sink, groups)))
+    if val is not None:
+        measuring.append(partial(callbacks.validation, best, val, frozenset(steps)))
+    return measuring
 
 
 def has_target(config: TrainingSettings) -> bool:
@@ -164,11 +165,10 @@ def has_target(config: TrainingSettings) -> bool:
     return config.stop_at_target or named or "target_accuracy" in MODELS[config.model].defaults
 
 
-def layer_metrics_of(setup: TrainSetup, evaluator: callbacks.Evaluator) -> LayerMetrics:
-    """The layer metrics of a run, on the validation split, or on the test set where there is none."""
-    config, train = setup.config, setup.batches.train
+def layer_metrics_of(setup: TrainSetup, test: Samples, held_out: Samples) -> LayerMetrics:
+    """The layer metrics of a run; `held_out` is the validation split, or the test set where there is none."""
+    config, batches, classes = setup.config, setup.batches, setup.split.num_classes
     seeds = seeding.Seeds(config.seed).child("data", "layers")
-    batch = setup.batches.size if config.layer_estimator == "published" else 0
-    phases, fitted = draw_samples(train, evaluator.val or evaluator.test, evaluator.test, seeds)
-    constants, classes = evaluator.standardise, evaluator.num_classes
-    return LayerMetrics(setup.layer_metrics, phases, fitted, constants, classes, seeds, config.null_repeats, batch)
+    batch = batches.size if config.layer_estimator == "published" else 0
+    phases, fitted = draw_samples(batches.train, held_out, test, seeds)
+    return LayerMetrics(setup.layer_metrics, phases, fitted, batches.standardise, classes, seeds, config.null_repeats, batch)
