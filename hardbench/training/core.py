@@ -128,8 +128,6 @@ def per_network(name: str) -> bool:
 def _cut_unmeasured(result: TrainResult) -> None:
     """Cut off the points after the last measured one: where all networks of a member diverged, the stack may have gone on."""
     for letter, name in (("T", "accuracy"), ("S", "train_loss")):
-        if name not in result.arrays:
-            continue
         measured = np.isfinite(result.arrays[name]).any(0)
         kept = int(measured.nonzero()[0].max(initial=-1)) + 1
         for key, value in result.arrays.items():

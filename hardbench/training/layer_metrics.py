@@ -77,17 +77,14 @@ class LayerMetrics:
 
     def _null(self, views: Sequence[LayerView]) -> dict[str, Tensor]:
         """The metrics that read labels, under permuted labels [M, R, L]."""
-        names = [name for name in self.names if "labels" in LAYER_METRICS[name].reads]
-        bands: dict[str, list[Tensor]] = {name: [] for name in names}
+        bands: dict[str, list[Tensor]] = {name: [] for name in self.names if "labels" in LAYER_METRICS[name].reads}
         for m in range(self.null_repeats):
             generator = self.seeds.child("null", m).generator()
-            first = views[0]
-            labels, fit_labels = (
-                old[torch.randperm(len(old), generator=generator).to(old.device)] for old in (first.labels, first.fit_labels)
-            )
+            both = (views[0].labels, views[0].fit_labels)
+            labels, fit_labels = (old[torch.randperm(len(old), generator=generator).to(old.device)] for old in both)
             permuted = [view.with_labels(labels, fit_labels) for view in views]
-            for name in names:
-                bands[name].append(_over_layers(permuted, name))
+            for name, band in bands.items():
+                band.append(_over_layers(permuted, name))
         return {name: torch.stack(band) for name, band in bands.items() if band}
 
     def _views(self, learner: Learner, samples: Samples, repeats: range) -> list[LayerView]:

@@ -132,8 +132,6 @@ class Learner:
 
     def _take(self, state: dict[str, Any]) -> None:
         self.steps = int(state["steps"])
-        if not 0 <= self.steps <= self.total_steps:
-            raise TrainingError(f"checkpoint: step {self.steps}; from 0 to {self.total_steps}")
         self.frozen, self.stopped, self.diverged, self.reached = (dict(state[key]) for key in ("frozen", "stopped", "diverged", "reached"))
         self.networks.load_states(state["networks"])  # may not be finite: the next loss shows it
         for frozen in self.frozen.values():

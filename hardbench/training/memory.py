@@ -1,7 +1,7 @@
 """A check that networks fit into memory, before any is built: estimated from a network on torch's meta device, which holds no numbers."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -88,21 +88,20 @@ def _cut(settings: Any, layers: int) -> Any:
     return replace(settings, widths=settings.widths[:layers]) if settings.widths else replace(settings, depth=layers)
 
 
-def check(estimate: Estimate, config: Any, device: torch.device, networks: Mapping[str, int], others: int = 0) -> None:
+def check(estimate: Estimate, config: Any, device: torch.device, name: str, multiple: int = 1, others: int = 0) -> None:
     """ConfigError that names the setting to blame and its largest fitting value, if training does not fit into memory.
 
-    DataError if no setting helps. `networks` are settings that count networks, each with the number of networks that 1 of it stands for;
+    DataError if no setting helps. `name` is the setting that counts networks, `multiple` the number of networks that 1 of it stands for;
     `others` networks train beside them.
     """
     parts = {device: estimate.training, CPU: estimate.results} if device.type == "cuda" else {device: estimate}
-    for name, multiple in networks.items():
-        for place, part in parts.items():
+    for place, part in parts.items():
 
-            def need(settings: Any, name: str = name, multiple: int = multiple, part: Count = part) -> int:
-                return part(settings, getattr(settings, name) * multiple + others)
+        def need(settings: Any, part: Count = part) -> int:
+            return part(settings, getattr(settings, name) * multiple + others)
 
-            if need(config) > (room := available(place)):
-                raise _refusal(estimate, config, name, need, room, place)
+        if need(config) > (room := available(place)):
+            raise _refusal(estimate, config, name, need, room, place)
 
 
 def _refusal(

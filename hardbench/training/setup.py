@@ -92,7 +92,7 @@ def train_setup(config: TrainingSettings, *others: TrainingSettings, load: Prepa
         check_fits(member, split.train)
     rows = _evaluations(len(split.train), split.num_classes)
     estimate = memory.Estimate(split.train.shape, split.num_classes, len(split.train), lambda one: one, rows=rows)
-    memory.check(estimate, config, device, {"repeats": 1}, sum(other.repeats for other in others))
+    memory.check(estimate, config, device, "repeats", others=sum(other.repeats for other in others))
     standardise = standardise_for(config, split.train)
     streams = [seeds for each in members for seeds in seeding.networks(each.seed, each.first_repeat, each.repeats)]
     networks = MODELS[config.model].call(split.train.shape, split.num_classes, config, streams).to(device)
