@@ -7,6 +7,7 @@ import numpy as np
 
 from hardbench import console, machine, seeding
 from hardbench.artifacts import ARRAYS, CHECKPOINTS, CLASS_HARDNESS
+from hardbench.data.batches import batch_length
 from hardbench.data.samples import Split
 from hardbench.data.transforms import Standardise, unit_of
 from hardbench.errors import TrainingError
@@ -43,10 +44,12 @@ def store_result(run: Run, config: TrainingSettings, result: TrainResult) -> Non
     run.write_arrays(ARRAYS, arrays)
     run.write_text(CLASS_HARDNESS, hardness_table(arrays).to_csv(index=False))
     final = {f"final/{name}": last_measured(arrays, key) for name, key in FINAL.items()}
-    size = result.train_samples if config.batch_size == "full" else int(config.batch_size)
+    size = batch_length(config.batch_size, result.train_samples)
     for name in ("loss", "accuracy"):
         points = arrays["log_steps"], arrays[f"train_{name}"]
-        final[f"final/train_{name}_last_epoch"] = mean_at_end(*points, -(-result.train_samples // size))
+        final[f"final/train_{name}_last_epoch"] = mean_at_end(
+            *points, -(-result.train_samples // batch_length(config.batch_size, result.train_samples))
+        )
     for phase, group in itertools.product(("train", "val", "test"), (HARD, EASY)):
         if f"accuracy_{phase}_{group}" in arrays:
             final[f"final/{phase}_accuracy_{group}"] = last_measured(arrays, f"accuracy_{phase}_{group}")

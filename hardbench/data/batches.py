@@ -33,7 +33,7 @@ class Batches:
         self.train = train
         self.standardise = standardise
         self.repeats = len(streams)
-        self.size = len(train) if batch_size == "full" else min(int(batch_size), len(train))
+        self.size = batch_length(batch_size, len(train))
         self.per_epoch = -(-len(train) // self.size)
         self.position = 0  # batches drawn
         self.augment = augment
@@ -94,6 +94,11 @@ class Batches:
                 generator.set_state(saved.clone())  # torch crashes on a row of a larger tensor
         if self.position % self.per_epoch and self._shared is None:
             self._shuffle()
+
+
+def batch_length(batch_size: int | str, samples: int) -> int:
+    """The number of samples in a batch, by the setting: a number, or `full`."""
+    return samples if batch_size == "full" else min(int(batch_size), samples)
 
 
 def _states(generators: Sequence[Generator]) -> Tensor:

@@ -98,18 +98,16 @@ def folded_blocks(chain: Chain, input_shape: Sequence[int], dtype: torch.dtype =
     modules = _leaves(chain)
     device = next(chain.parameters()).device
     values = torch.zeros(1, *input_shape, device=device, dtype=dtype)
-    channels = input_shape[0]
     for place, (path, module) in enumerate(modules):
         if isinstance(module, nn.Conv2d | nn.Linear):
             following = modules[place + 1][1] if place + 1 < len(modules) else None
             weight, bias = (part.to(dtype) for part in _folded(module, following if isinstance(following, nn.BatchNorm2d) else None))
-            linear = _map(module, weight, values, channels)
-            channels = len(weight)
+            linear = _map(module, weight, values)
             bias = bias.view(1, -1, *(1, 1) * isinstance(module, nn.Conv2d))
             values = linear.full(values, bias)
             multiplications = weight.numel() * prod(values.shape[2:])
             shape = tuple(values.shape[1:])
-            blocks.append(FoldedBlock(f"features.{place}", path, channels, linear, bias, None, [], shape, multiplications))
+            blocks.append(FoldedBlock(f"features.{place}", path, len(weight), linear, bias, None, [], shape, multiplications))
         elif isinstance(module, _POINTWISE):
             blocks[-1].activation = module
         elif isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
@@ -131,9 +129,9 @@ def _folded(module: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None) -> tuple
     return weight, bias
 
 
-def _map(module: nn.Conv2d | nn.Linear, weight: Tensor, values: Tensor, channels: int) -> Map:
+def _map(module: nn.Conv2d | nn.Linear, weight: Tensor, values: Tensor) -> Map:
     if isinstance(module, nn.Linear):
-        return Dense(weight, channels if values.ndim == 4 else values.shape[1])
+        return Dense(weight, values.shape[1])
     return Bilinear.of(module, weight, values) or Direct(module, weight, values)
 
 

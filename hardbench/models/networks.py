@@ -17,8 +17,8 @@ class Networks(nn.Module):
 
     def __init__(self, members: Sequence[Chain], input_shape: Sequence[int]):
         super().__init__()
-        for wrong in (type(member).__name__ for member in members if not isinstance(member, Chain)):
-            raise TypeError(f"{type(self).__name__} of {wrong}; of Chain(blocks, head), whose hidden layers can be seen")
+        for kind in (type(member).__name__ for member in members if not isinstance(member, Chain)):
+            raise TypeError(f"{type(self).__name__} of {kind}; of Chain(blocks, head), whose hidden layers can be seen")
         self.repeats = len(members)
         self.input_ndim = len(input_shape)
         self._plain = [copy.deepcopy(members[0])]  # in a list: a template, not a submodule

@@ -10,7 +10,7 @@ from torch.nn import functional
 from hardbench.errors import ConfigError
 from hardbench.models.anchors import Anchors, StackedAnchors
 from hardbench.models.dropout import Dropout, StackedDropout
-from hardbench.models.layers import ACTIVATIONS, Chain, Residual, UnitScale
+from hardbench.models.layers import ACTIVATIONS, Chain, Residual, UnitScale, outputs_of
 from hardbench.models.networks import Looped, Networks
 from hardbench.products import ALIGNED, product
 
@@ -85,11 +85,7 @@ class Stacked(Networks):
 
     def activations(self, inputs: Tensor) -> list[Tensor]:
         """Per hidden layer [R, B, D]."""
-        activations, hidden = [], self.rows(inputs)
-        for block in self.blocks:
-            hidden = block(hidden)
-            activations.append(hidden)
-        return activations
+        return outputs_of(self.blocks, self.rows(inputs))
 
     def logits(self, features: Tensor) -> Tensor:
         """[R, B, K]."""

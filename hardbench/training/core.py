@@ -103,7 +103,7 @@ class Training:
 def train_stack(settings: Sequence[Mapping[str, Any]], load: Prepare = remembered) -> list[TrainResult]:
     """Train configurations (as plain settings) in one stack; what each leaves behind."""
     began = time.monotonic()
-    training = Training(train_setup(*(TrainingSettings(**one) for one in settings), load=load))
+    training = Training(train_setup(*(TrainingSettings(**values) for values in settings), load=load))
     setup = training.setup
     journal: Journal = []
     training.run(lambda values, step: journal.append((dict(values), step)))
@@ -178,6 +178,6 @@ def _joined_checkpoints(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Checkpoints of the parts by name, their lists (of an item per network) one after the other."""
     checkpoints: dict[str, Any] = {}
     for name, first in parts[0].items():
-        lists = {key: [one for part in parts for one in part[name][key]] for key, value in first.items() if isinstance(value, list)}
+        lists = {key: [item for part in parts for item in part[name][key]] for key, value in first.items() if isinstance(value, list)}
         checkpoints[name] = {**first, **lists}
     return checkpoints

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hardbench.data.batches import batch_length
 from hardbench.errors import ConfigError, DataError, brief
 from hardbench.models.networks import Looped
 from hardbench.ram import free_memory
@@ -49,11 +50,10 @@ class Estimate:
         settings = self.plain(config)
         weights, modules, activations, looped = self.network(settings)
         slots = bool(settings.momentum) if settings.optimizer == "sgd" else 2
-        full = settings.batch_size == "full"
-        batch = self.samples if full else min(int(settings.batch_size), self.samples)
+        batch = batch_length(settings.batch_size, self.samples)
         held = batch * (1 if looped else networks)
         held = held if self.at_once is None else min(held, self.at_once(config, networks))
-        of_batch = FLOAT * (held * activations + batch * prod(self.shape) * (1 if full else networks))
+        of_batch = FLOAT * (held * activations + batch * prod(self.shape) * (1 if settings.batch_size == "full" else networks))
         return networks * (weights * FLOAT * (2 + slots + self.copies) + modules * MODULE + NETWORK) + of_batch
 
     def results(self, config: Any, networks: int) -> int:

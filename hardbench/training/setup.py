@@ -9,7 +9,7 @@ import torch
 
 from hardbench import machine, seeding
 from hardbench.config import options
-from hardbench.data.batches import Batches
+from hardbench.data.batches import Batches, batch_length
 from hardbench.data.samples import Samples, Split, make_labels_wrong, prepare
 from hardbench.data.transforms import Standardise, check_fits, standardise_for, unit_of
 from hardbench.errors import ConfigError
@@ -32,9 +32,9 @@ _loaded: dict[str, Split] = {}  # the last split of this process
 def data_key(config: TrainingSettings) -> str:
     """A key of the samples before labels are made wrong: configurations with the same key share them."""
     unlike = ("corruption_p", "noise_ratio", "normalize", "mean", "std", "shift", "augment")
-    found = {name: getattr(config, name) for name in options(DataSettings) if name not in unlike}
+    values = {name: getattr(config, name) for name in options(DataSettings) if name not in unlike}
     drawn = config.val_size or config.dataset == "gaussian" or (config.subset_size != "all" and config.subset_from == "random")
-    return str(sorted(found.items())) + (f" seed {config.seed}" if drawn else "")
+    return str(sorted(values.items())) + (f" seed {config.seed}" if drawn else "")
 
 
 def remembered(config: TrainingSettings, seed: int) -> Split:
@@ -91,17 +91,18 @@ def train_setup(config: TrainingSettings, *others: TrainingSettings, load: Prepa
     for member in members:
         check_fits(member, split.train)
     rows = _evaluations(len(split.train), split.num_classes)
-    estimate = memory.Estimate(split.train.shape, split.num_classes, len(split.train), lambda one: one, rows=rows)
+    estimate = memory.Estimate(split.train.shape, split.num_classes, len(split.train), lambda training: training, rows=rows)
     memory.check(estimate, config, device, "repeats", others=sum(other.repeats for other in others))
     standardise = standardise_for(config, split.train)
-    streams = [seeds for each in members for seeds in seeding.networks(each.seed, each.first_repeat, each.repeats)]
+    streams = [seeds for member in members for seeds in seeding.networks(member.seed, member.first_repeat, member.repeats)]
     networks = MODELS[config.model].call(split.train.shape, split.num_classes, config, streams).to(device)
     check_streams(networks.member(0), split.train.shape)
     train = split.train.to(device)
-    corruption_p = [each.corruption_p for each in members for _ in range(each.repeats)]
+    corruption_p = [member.corruption_p for member in members for _ in range(member.repeats)]
     labels = None
-    if any(each.noise_ratio for each in members) and others:
-        labels = torch.stack([own.train.labels for own, each in zip(noisy, members, strict=True) for _ in range(each.repeats)]).to(device)
+    if any(member.noise_ratio for member in members) and others:
+        rows_of_labels = [part.train.labels for part, member in zip(noisy, members, strict=True) for _ in range(member.repeats)]
+        labels = torch.stack(rows_of_labels).to(device)
     batches = Batches(train, standardise.to(device), config.batch_size, streams, corruption_p, config.augment, labels)
     alone = len(train) % batches.size == 1 or batches.size == 1
     if alone and any(isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d) for module in networks.modules()):
@@ -116,9 +117,9 @@ def train_setup(config: TrainingSettings, *others: TrainingSettings, load: Prepa
 def _evaluations(samples: int, classes: int) -> Callable[[TrainingSettings, int], int]:
     """Bytes of what the evaluations of networks leave behind: three float64 arrays [R, T, K, K], and the rows they are made of."""
 
-    def count(one: TrainingSettings, networks: int) -> int:
-        batch = samples if one.batch_size == "full" else min(int(one.batch_size), samples)
-        points = len(evaluation_steps(one.eval_points, one.eval_steps, one.epochs * -(-samples // batch)))
+    def count(config: TrainingSettings, networks: int) -> int:
+        total = config.epochs * -(-samples // batch_length(config.batch_size, samples))
+        points = len(evaluation_steps(config.eval_points, config.eval_steps, total))
         return 2 * 3 * 8 * networks * points * classes**2
 
     return count
