@@ -47,9 +47,7 @@ def store_result(run: Run, config: TrainingSettings, result: TrainResult) -> Non
     size = batch_length(config.batch_size, result.train_samples)
     for name in ("loss", "accuracy"):
         points = arrays["log_steps"], arrays[f"train_{name}"]
-        final[f"final/train_{name}_last_epoch"] = mean_at_end(
-            *points, -(-result.train_samples // batch_length(config.batch_size, result.train_samples))
-        )
+        final[f"final/train_{name}_last_epoch"] = mean_at_end(*points, -(-result.train_samples // size))
     for phase, group in itertools.product(("train", "val", "test"), (HARD, EASY)):
         if f"accuracy_{phase}_{group}" in arrays:
             final[f"final/{phase}_accuracy_{group}"] = last_measured(arrays, f"accuracy_{phase}_{group}")
