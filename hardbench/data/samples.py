@@ -111,7 +111,10 @@ def data_root(settings: PlaceSettings) -> Path:
 def load(settings: SourceSettings, seed: int) -> Split:
     """A data set as published, all classes; `index` counts train and test separately."""
     split = DATASETS[settings.dataset].call(settings, data_root(settings), Seeds(seed).child("data", "gaussian"))
-    _check_labels(split)
+    for part, samples in (("train", split.train), ("test", split.test)):
+        low, high = int(samples.labels.min()), int(samples.labels.max())
+        if low < 0 or high >= split.num_classes:
+            raise DataError(f"dataset: {part} labels from {low} to {high}; labels from 0 to {split.num_classes - 1}")
     return split
 
 
@@ -129,13 +132,6 @@ def prepare(settings: DataSettings, seed: int) -> Split:
         order = torch.randperm(len(train), generator=seeds.child("split").generator())
         val, train = train.pick(order[:count].sort().values), train.pick(order[count:].sort().values)
     return make_labels_wrong(replace(split, train=train, val=val), settings.noise_ratio, seed)
-
-
-def _check_labels(split: Split) -> None:
-    for part, samples in (("train", split.train), ("test", split.test)):
-        low, high = int(samples.labels.min()), int(samples.labels.max())
-        if low < 0 or high >= split.num_classes:
-            raise DataError(f"dataset: {part} labels from {low} to {high}; labels from 0 to {split.num_classes - 1}")
 
 
 def map_classes(split: Split, class_map: Mapping[int, int]) -> Split:
@@ -158,9 +154,8 @@ def map_classes(split: Split, class_map: Mapping[int, int]) -> Split:
 def _subset(train: Samples, size: int, how: str, seeds: Seeds) -> Samples:
     if size > len(train):
         raise DataError(f"subset_size: {size}; at most the {len(train)} training samples there are")
-    if how == "first":
-        return train.pick(torch.arange(size))
-    order = torch.randperm(len(train), generator=seeds.child("subset").generator())
+    generator = seeds.child("subset").generator()
+    order = torch.arange(size) if how == "first" else torch.randperm(len(train), generator=generator)
     return train.pick(order[:size].sort().values)
 
 

@@ -214,9 +214,8 @@ def _download(word: str, image_set: ImageSet, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         place = tempfile.TemporaryDirectory(prefix=".download-", dir=root)
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{looked}, which cannot be written to ({getattr(error, 'strerror', error)}); the files, or a folder to download to"
-        ) from None
+        reason = getattr(error, "strerror", error)
+        raise DataError(f"{looked}, which cannot be written to ({reason}); the files, or a folder to download to") from None
     before = socket.getdefaulttimeout()
     with place as name:
         try:

@@ -37,7 +37,7 @@ class FoldedBlock:
     map: Map
     bias: Tensor  # [1, C] or [1, C, 1, 1]
     activation: nn.Module | None
-    pooling: list[Callable[[Tensor], Tensor]]
+    pooling: list[nn.MaxPool2d | nn.AvgPool2d]
     shape: tuple[int, ...]  # of one image's output, after pooling
     multiplications: int  # of one image, by the plain formula
 
@@ -50,7 +50,7 @@ class FoldedBlock:
     def pool(self, values: Tensor) -> Tensor:
         """The pooling of activations: the input of the next block."""
         for pooling in self.pooling:
-            values = pooling(values)
+            values = fast_pool(pooling, values)
         return values
 
 
@@ -111,8 +111,8 @@ def folded_blocks(chain: Chain, input_shape: Sequence[int], dtype: torch.dtype =
         elif isinstance(module, _POINTWISE):
             blocks[-1].activation = module
         elif isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
-            blocks[-1].pooling.append(fast_pool(module))
-            values = blocks[-1].pooling[-1](values)
+            blocks[-1].pooling.append(module)
+            values = fast_pool(module, values)
             blocks[-1].shape = tuple(values.shape[1:])
     return blocks
 

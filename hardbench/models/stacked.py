@@ -112,6 +112,7 @@ class Stacked(Networks):
 
 
 _SHARED = (*(type(make()) for make in ACTIVATIONS.values()), nn.Identity, UnitScale)  # what is done to [R, B, D] as to [B, D]
+_FORMS: dict[type[nn.Module], Callable[..., nn.Module]] = {nn.Linear: StackedLinear, Anchors: StackedAnchors, Dropout: StackedDropout}
 
 
 def stack_or_loop(members: Sequence[Chain], input_shape: Sequence[int]) -> Networks:
@@ -142,17 +143,11 @@ def unstackable(chain: Chain) -> str | None:
 def _stacked(members: Sequence[Any]) -> nn.Module:
     """R modules of one kind as one: linear layers, anchors and dropout stacked, sequences member by member, activations shared."""
     first: nn.Module = members[0]
-    match first:
-        case nn.Sequential():
-            return nn.Sequential(*(_stacked(modules) for modules in zip(*members, strict=True)))
-        case Residual():
-            return Residual(_stacked([member.block for member in members]))
-        case nn.Linear():
-            return StackedLinear(members)
-        case Anchors():
-            return StackedAnchors(members)
-        case Dropout():
-            return StackedDropout(members)
-        case nn.Flatten():
-            return nn.Identity()
-    return first
+    if isinstance(first, nn.Sequential):
+        return nn.Sequential(*(_stacked(modules) for modules in zip(*members, strict=True)))
+    if isinstance(first, Residual):
+        return Residual(_stacked([member.block for member in members]))
+    if isinstance(first, nn.Flatten):
+        return nn.Identity()
+    form = _FORMS.get(type(first))
+    return first if form is None else form(members)

@@ -126,9 +126,8 @@ class Learner:
         try:
             self._take(state)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # torch's errors for other shapes
-            raise TrainingError(
-                f"checkpoint: {' '.join(str(error).split())[:200]}; a state of these {self.networks.repeats} networks"
-            ) from None
+            reason = " ".join(str(error).split())[:200]
+            raise TrainingError(f"checkpoint: {reason}; a state of these {self.networks.repeats} networks") from None
 
     def _take(self, state: dict[str, Any]) -> None:
         self.steps = int(state["steps"])

@@ -90,7 +90,7 @@ def train_setup(config: TrainingSettings, *others: TrainingSettings, load: Prepa
     split = noisy[0]
     for member in members:
         check_fits(member, split.train)
-    rows = _evaluations(len(split.train), split.num_classes)
+    rows = partial(_evaluation_bytes, len(split.train), split.num_classes)
     estimate = memory.Estimate(split.train.shape, split.num_classes, len(split.train), lambda training: training, rows=rows)
     memory.check(estimate, config, device, "repeats", others=sum(other.repeats for other in others))
     standardise = standardise_for(config, split.train)
@@ -114,15 +114,11 @@ def train_setup(config: TrainingSettings, *others: TrainingSettings, load: Prepa
     return TrainSetup(config, split, standardise, make_learner(networks, config, total), batches, total, metrics, members, noisy)
 
 
-def _evaluations(samples: int, classes: int) -> Callable[[TrainingSettings, int], int]:
+def _evaluation_bytes(samples: int, classes: int, config: TrainingSettings, networks: int) -> int:
     """Bytes of what the evaluations of networks leave behind: three float64 arrays [R, T, K, K], and the rows they are made of."""
-
-    def count(config: TrainingSettings, networks: int) -> int:
-        total = config.epochs * -(-samples // batch_length(config.batch_size, samples))
-        points = len(evaluation_steps(config.eval_points, config.eval_steps, total))
-        return 2 * 3 * 8 * networks * points * classes**2
-
-    return count
+    total = config.epochs * -(-samples // batch_length(config.batch_size, samples))
+    points = len(evaluation_steps(config.eval_points, config.eval_steps, total))
+    return 2 * 3 * 8 * networks * points * classes**2
 
 
 def static_overlaps(split: Split, standardise: Standardise) -> dict[str, np.ndarray]:
