@@ -42,12 +42,11 @@ class Records:
             raise ValueError(f"{axis}: step {state.step} after step {steps[-1]}")
         if state.step not in steps[-1:]:
             steps.append(state.step)
-        shown = {}
+        shown, ended = {}, state.ended
         for name, value in values.items():
             row = value.detach().to("cpu", torch.float64)
-            for r in state.learner.stopped:
-                if state.step > state.learner.measured_until(r):
-                    row[r] = torch.nan
+            if ended:
+                row[ended] = torch.nan
             rows = self._rows.setdefault(name, (axis, []))[1]
             if len(rows) != len(steps) - 1:
                 raise ValueError(f"{name}: {len(rows)} rows before point {len(steps)} of {axis}")
@@ -133,7 +132,7 @@ class Best:
     def keep(self, state: TrainState, accuracy: Tensor) -> None:
         """Take the weights of the repeats whose validation accuracy [R] has improved."""
         for r, now in enumerate(accuracy.tolist()):
-            if now > self.accuracy[r] and state.step <= state.learner.measured_until(r):
+            if now > self.accuracy[r] and r not in state.ended:
                 self.accuracy[r], self.step[r] = now, state.step
                 self.networks[r] = state.learner.networks.member_state(r)
 

@@ -125,10 +125,8 @@ def static_overlaps(split: Split, standardise: Standardise) -> dict[str, np.ndar
     """Overlaps [K, K] of the class means of the standardised training inputs, uncentred and centred."""
     train, classes = split.train, split.num_classes
     sums = torch.zeros(classes, *train.shape, dtype=torch.float64)
-    for start in range(0, len(train), 4096):
-        raw = train.inputs[start : start + 4096]
-        rows = raw.flatten(1).double().unsqueeze(0)
-        sums += class_sums(rows, train.labels[start : start + 4096], classes).view_as(sums)
+    for inputs, labels in zip(train.inputs.split(4096), train.labels.split(4096), strict=True):
+        sums += class_sums(inputs.flatten(1).double().unsqueeze(0), labels, classes).view_as(sums)
     counts = torch.bincount(train.labels, minlength=classes).double().view(-1, *(1,) * len(train.shape))
     unit = unit_of(train.inputs)
     shifted = [(part / unit - standardise.mean) / standardise.std + standardise.shift for part in (sums / counts, sums.sum(0) / len(train))]
