@@ -207,15 +207,15 @@ def _download(word: str, image_set: ImageSet, root: Path) -> None:
     """Put the set's files below `root` by torchvision's downloader, in a folder of their own until they are complete and checked."""
     from torchvision import datasets
 
-    looked = f"dataset: {word}; looked for {', '.join(image_set.files)} in {root}"
+    absent = f"dataset: {word}; looked for {', '.join(image_set.files)} in {root}"
     if root.parts[:1] == ("~",):
-        raise DataError(f"{looked}, and there is no home folder; a folder as data_dir")
+        raise DataError(f"{absent}, and there is no home folder; a folder as data_dir")
     try:
         root.mkdir(parents=True, exist_ok=True)
         place = tempfile.TemporaryDirectory(prefix=".download-", dir=root)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", error)
-        raise DataError(f"{looked}, which cannot be written to ({reason}); the files, or a folder to download to") from None
+        raise DataError(f"{absent}, which cannot be written to ({reason}); the files, or a folder to download to") from None
     before = socket.getdefaulttimeout()
     with place as name:
         try:
@@ -231,6 +231,6 @@ def _download(word: str, image_set: ImageSet, root: Path) -> None:
                 file.replace(target)
         except (OSError, RuntimeError, EOFError, ValueError, HTTPException) as error:
             reason = " ".join(str(error).split())
-            raise DataError(f"{looked}, and the download failed ({reason}); the files, or a network") from None
+            raise DataError(f"{absent}, and the download failed ({reason}); the files, or a network") from None
         finally:
             socket.setdefaulttimeout(before)

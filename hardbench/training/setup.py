@@ -155,7 +155,7 @@ def measuring_callbacks(setup: TrainSetup, records: callbacks.Records, best: cal
 
 
 def has_target(config: TrainingSettings) -> bool:
-    """True if the training accuracy is watched: where the run is to stop by it, or the recipe (or the user) names a target of its own."""
+    """True if the training accuracy has a target: where the run is to stop by it, or the recipe (or the user) names one."""
     named = config.target_accuracy != options(TrainingSettings)["target_accuracy"].declared.default
     return config.stop_at_target or named or "target_accuracy" in MODELS[config.model].defaults
 
