@@ -12,7 +12,7 @@ from hardbench.settings import TrainingSettings
 from hardbench.training.callbacks import Best, Records, Sink
 from hardbench.training.layer_metrics import sample_count
 from hardbench.training.loop import Callback, fit
-from hardbench.training.setup import Prepare, TrainSetup, measuring_callbacks, remembered, train_setup
+from hardbench.training.setup import TrainSetup, measuring_callbacks, remembered, train_setup
 
 Journal = list[tuple[dict[str, np.ndarray], int]]  # metrics with their step, as they were measured
 
@@ -82,37 +82,33 @@ class Training:
         facts = (split.val is not None, split.bayes_accuracy, split.digest, len(split.train))
         return TrainResult(arrays, learner.steps, diverged, reached, *facts)
 
-    def best_weights(self, place: int = 0, networks: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
-        """The weights of a configuration's networks with their step and validation accuracy, as best.pt holds them.
+    def best_weights(self, networks: Sequence[Mapping[str, Any]], place: int = 0) -> dict[str, Any]:
+        """The best weights of a configuration's networks with their step and validation accuracy, as best.pt holds them.
 
-        `networks` are the weights of all networks now, where the caller has them.
+        `networks` are the weights of all networks now: the best ones where there is no validation split.
         """
-        rows, learner, standardise = self.setup.rows(place), self.setup.learner, self.setup.standardise.constants()
+        rows, standardise = self.setup.rows(place), {"standardise": self.setup.standardise.constants()}
         if self.setup.split.val is not None:
-            return {name: value[rows] for name, value in self.best.state().items()} | {"standardise": standardise}
-        last = (networks or learner.settled_states())[rows]
-        return {"networks": last, "step": [learner.steps] * len(last), "is_last": True, "standardise": standardise}
-
-    def last_weights(self, place: int = 0) -> dict[str, Any]:
-        """The weights of a configuration's networks at the end, as last.pt of a sweep's run holds them."""
-        learner = self.setup.learner
-        networks = learner.settled_states()[self.setup.rows(place)]
-        return {"networks": networks, "steps": learner.steps, "standardise": self.setup.standardise.constants()}
+            return {name: value[rows] for name, value in self.best.state().items()} | standardise
+        last = networks[rows]
+        return {"networks": last, "step": [self.setup.learner.steps] * len(last), "is_last": True} | standardise
 
 
-def train_stack(settings: Sequence[Mapping[str, Any]], load: Prepare = remembered) -> list[TrainResult]:
+def train_stack(settings: Sequence[Mapping[str, Any]]) -> list[TrainResult]:
     """Train configurations (as plain settings) in one stack; what each leaves behind."""
     began = time.monotonic()
-    training = Training(train_setup(*(TrainingSettings(**values) for values in settings), load=load))
+    training = Training(train_setup(*(TrainingSettings(**values) for values in settings), load=remembered))
     setup = training.setup
     journal: Journal = []
     training.run(lambda values, step: journal.append((dict(values), step)))
+    networks, constants = setup.learner.settled_states() if setup.config.keep_checkpoints else [], setup.standardise.constants()
     results = []
-    for place, member in enumerate(setup.members):
+    for place in range(len(setup.members)):
         result, rows = training.result(place), setup.rows(place)
         result.journal = [({name: value if value.ndim == 0 else value[rows] for name, value in row.items()}, step) for row, step in journal]
-        if member.keep_checkpoints:
-            result.checkpoints = {"last": training.last_weights(place), "best": training.best_weights(place)}
+        if networks:
+            last = {"networks": networks[rows], "steps": setup.learner.steps, "standardise": constants}
+            result.checkpoints = {"last": last, "best": training.best_weights(networks, place)}
         _cut_unmeasured(result)
         results.append(result)
     for result in results:

@@ -55,9 +55,8 @@ def evaluate(learner: Learner, samples: Samples, standardise: Standardise) -> Ev
 
 def batches(samples: Samples, standardise: Standardise) -> Iterator[tuple[Tensor, Tensor]]:
     """Standardised inputs and labels of all samples, in order."""
-    for start in range(0, len(samples), BATCH):
-        raw = samples.inputs[start : start + BATCH]
-        yield standardise(raw, unit_of(raw)), samples.labels[start : start + BATCH]
+    for raw, labels in zip(samples.inputs.split(BATCH), samples.labels.split(BATCH), strict=True):
+        yield standardise(raw, unit_of(raw)), labels
 
 
 def _part(learner: Learner, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
