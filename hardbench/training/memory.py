@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hardbench.data.batches import batch_length
-from hardbench.errors import ConfigError, DataError, brief
+from hardbench.errors import ConfigError, DataError, HardbenchError, brief
 from hardbench.models.networks import Looped
 from hardbench.ram import free_memory
 from hardbench.registry import MODELS
@@ -104,23 +104,17 @@ def check(estimate: Estimate, config: Any, device: torch.device, name: str, mult
             raise _refusal(estimate, config, name, need, room, place)
 
 
-def _refusal(
-    estimate: Estimate, config: Any, name: str, need: Callable[[Any], int], room: int, device: torch.device
-) -> ConfigError | DataError:
+def _refusal(estimate: Estimate, config: Any, name: str, need: Callable[[Any], int], room: int, device: torch.device) -> HardbenchError:
     """The error for settings that need more memory than there is."""
     usual = {name: 5} | USUAL
-    values = {setting: _value(config, setting) for setting in usual if setting != "epochs" or estimate.rows}
-    ranked = sorted(
-        (setting for setting in values if values[setting] > 1), key=lambda setting: values[setting] / usual[setting], reverse=True
-    )
-    fitting = {setting: most for setting in ranked if (most := _largest(need, config, setting, values[setting], room))}
+    excess = {setting: _value(config, setting) / common for setting, common in usual.items() if setting != "epochs" or estimate.rows}
+    ranked = sorted((setting for setting in excess if _value(config, setting) > 1), key=excess.__getitem__, reverse=True)
+    fitting = {setting: most for setting in ranked if (most := _largest(need, config, setting, room))}
     takes = f"{_size(need(config))} and {_size(room)} are free ({device.type})"
     if not fitting and need(functools.reduce(lambda least, setting: _less(least, setting, 1), ranked, config)) > room:
-        inputs = "x".join(map(str, estimate.shape))
-        return DataError(
-            f"dataset: {config.dataset}; fewer than {estimate.classes} classes, or inputs smaller than {inputs}: it takes {takes}"
-        )
-    blamed = next(iter(fitting), ranked[0] if ranked else name)
+        smaller = f"fewer than {estimate.classes} classes, or inputs smaller than {'x'.join(map(str, estimate.shape))}"
+        return DataError(f"dataset: {config.dataset}; {smaller}: it takes {takes}")
+    blamed = next(iter(fitting), ranked[0])
     allowed = f"at most about {fitting[blamed]}" if blamed in fitting else "less"
     given = brief(str(getattr(config, blamed)).strip("()").replace(" ", ""))
     return ConfigError(f"{blamed}: {given}; {allowed}{' of them' * (blamed == 'eval_steps')}, as this takes {takes}")
@@ -144,9 +138,9 @@ def _less(config: Any, name: str, count: Any) -> Any:
         return config
 
 
-def _largest(need: Callable[[Any], int], config: Any, name: str, value: int, room: int) -> int:
+def _largest(need: Callable[[Any], int], config: Any, name: str, room: int) -> int:
     """The largest value of a setting that fits, below its own; 0 if none does."""
-    low, high = 0, value
+    low, high = 0, _value(config, name)
     while high - low > max(1, low // 50):
         middle = (low + high) // 2
         low, high = (middle, high) if need(_less(config, name, middle)) <= room else (low, middle)
