@@ -123,7 +123,7 @@ def test_a_class_without_samples_is_nan_and_the_rest_is_not(images):
 
 
 def test_evaluation_leaves_no_trace(images):
-    """Nor does it draw a number: training goes on the same however often one looks."""
+    """Nor does it draw a number: training goes on the same however often one measured."""
     settings = images | {"model": "cnn", "width": 4, "repeats": 2, "augment": True, "corruption_p": 0.2}
     rare, often = trained(**settings, eval_steps=(0,)), trained(**settings, eval_steps=tuple(range(14)), log_every=1)
     assert len(often.arrays["steps"]) == 15
@@ -154,21 +154,21 @@ def test_the_training_curve_is_of_the_batch_before_its_update(images):
 
 
 def test_best_is_the_first_of_the_best_on_validation(images):
-    """Looked for at every evaluation point and at the end of every epoch."""
+    """Searched for at every evaluation point and at the end of every epoch."""
     ready = training_setup(**images | {"epochs": 6}, model="mlp", width=12, val_size=0.4, eval_steps=(0, 2), repeats=2, lr=1e-2)
-    looks = {}
+    measured = {}
 
-    def look(state):
+    def measure_all(state):
         if state.step in (0, 2, state.total) or state.epoch_ends:
-            looks[state.step] = measure(state, ready.split.val)["accuracy"].tolist(), state.learner.networks.states()
+            measured[state.step] = measure(state, ready.split.val)["accuracy"].tolist(), state.learner.networks.states()
 
-    fit(ready.learner, ready.batches, ready.total, [look])
+    fit(ready.learner, ready.batches, ready.total, [measure_all])
     best = run(training_setup(**images | {"epochs": 6}, model="mlp", width=12, val_size=0.4, eval_steps=(0, 2), repeats=2, lr=1e-2))[0].best
     for r in range(2):
-        highest = max(accuracy[r] for accuracy, _ in looks.values())
-        step = min(step for step, (accuracy, _) in looks.items() if accuracy[r] == highest)
+        highest = max(accuracy[r] for accuracy, _ in measured.values())
+        step = min(step for step, (accuracy, _) in measured.items() if accuracy[r] == highest)
         assert (best.step[r], best.accuracy[r]) == (step, pytest.approx(highest))
-        assert all(torch.equal(best.networks[r][name], value) for name, value in looks[step][1][r].items())
+        assert all(torch.equal(best.networks[r][name], value) for name, value in measured[step][1][r].items())
 
 
 def test_float_inputs_need_no_unit():
