@@ -1,14 +1,15 @@
 """Files that are there whole or not at all, whatever happens while they are written, and a look at foreign ones before they are opened."""
 
-import fcntl
 import os
 import shutil
 import stat
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from hardbench import locks
 from hardbench.errors import TrackingError
 
 
@@ -17,13 +18,13 @@ def whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which becomes `path` when the block ends: written aside, synced, renamed into place; removed if the block fails.
 
     Folders on the way are made. A kill at any moment leaves the former file or the new one, never a part (perhaps `.NAME.part` beside it,
-    which the next writer takes). Several writers of one file wait for each other. TrackingError where the disk is full or the folder is
-    closed.
+    which the next writer takes). Several writers of one file wait for each other; where nothing can be locked, each has a part of its own.
+    TrackingError where the disk is full or the folder is closed.
     """
-    aside = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(aside) as file:
+        aside, file = _aside(path)
+        with file:
             try:
                 yield file
                 file.flush()
@@ -42,22 +43,18 @@ def whole(path: Path) -> Iterator[BinaryIO]:
         os.close(folder)
 
 
-def _locked(path: Path) -> BinaryIO:
-    """An empty file to write to, locked until it is closed."""
-    while True:
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")  # not truncated: another one may be at it
-        try:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                file.truncate(0)
-                return file
-        except FileNotFoundError:  # the writer before has renamed it
-            pass
-        except BaseException:
-            file.close()
-            raise
-        file.close()
+def _aside(path: Path) -> tuple[Path, BinaryIO]:
+    """An empty file beside `path` that nobody else writes to, and its own path; it is locked until it is closed."""
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        file = os.fdopen(locks.awaited(aside), "r+b")
+        file.truncate(0)  # not before it is locked
+    except OSError:  # a file system without locks, or somebody else's part
+        with suppress(OSError):
+            aside.unlink()
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+        file = aside.open("x+b")
+    return aside, file
 
 
 def write_text(path: Path, text: str) -> None:

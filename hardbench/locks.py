@@ -3,7 +3,7 @@
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +27,14 @@ def take(path: Path) -> int | None:
         raise
     os.close(handle)
     return None
+
+
+def awaited(path: Path, refuse: Callable[[], object] = lambda: None, pause: float = 0.02) -> int:
+    """A handle as `take` gives it, once the lock can be had; `refuse` is called before every pause (seconds), and may end the waiting."""
+    while (handle := take(path)) is None:
+        refuse()
+        time.sleep(pause)
+    return handle
 
 
 def free(path: Path) -> bool | None:
@@ -63,16 +71,16 @@ _depth: dict[Path, int] = {}
 @contextmanager
 def waited(path: Path) -> Iterator[None]:
     """Within the block this process has the lock, also if it had it before; TrackingError if it is not to be had within a minute."""
-    handle: int | None = None
-    if not _depth.get(path):
-        until = time.monotonic() + WAIT
-        try:
-            while (handle := take(path)) is None:
-                if time.monotonic() > until:
-                    raise TrackingError(f"lock: {path}; another command has held it for {WAIT:.0f} s")
-                time.sleep(0.02)
-        except OSError as error:
-            raise TrackingError(f"lock: {path}; a file that can be made and locked ({error.strerror})") from None
+    until = time.monotonic() + WAIT
+
+    def refuse() -> None:
+        if time.monotonic() > until:
+            raise TrackingError(f"lock: {path}; another command has held it for {WAIT:.0f} s")
+
+    try:
+        handle = None if _depth.get(path) else awaited(path, refuse)
+    except OSError as error:
+        raise TrackingError(f"lock: {path}; a file that can be made and locked ({error.strerror})") from None
     _depth[path] = _depth.get(path, 0) + 1
     try:
         yield

@@ -19,7 +19,7 @@ def variables() -> dict[str, str]:
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(PREFIXES) and name not in OTHERS}
 
 
-def wait_briefly() -> None:
+def set_policy() -> None:
     """Set the policy here and for every child; it counts where OpenMP's library has not been loaded. Nothing where the user has set any."""
     if not variables():
         os.environ.update(ASLEEP if machine_is_full() else BRIEFLY)

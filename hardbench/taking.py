@@ -48,15 +48,14 @@ def taken(run: MlflowRun, wait: Callable[[], object] | None = None) -> Iterator[
     if mine(run_id):
         yield
         return
+
+    def refuse() -> None:
+        raise TrackingError(busy(run))
+
     try:
-        while (handle := locks.take(lock_of(run))) is None:
-            if wait is None:
-                raise TrackingError(busy(run))
-            wait()
-            time.sleep(0.1)
+        _mine[run_id] = locks.awaited(lock_of(run), wait or refuse, 0.1)
     except OSError as error:
         raise TrackingError(f"run: {run_id}; its folder {home_of(run)} cannot be written ({error.strerror})") from None
-    _mine[run_id] = handle
     try:
         yield
     finally:
