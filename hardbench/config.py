@@ -1,6 +1,7 @@
 """Declare, check, read and write settings: one declaration is the option, the help, the YAML key, the check and the param."""
 
 import dataclasses
+import functools
 import os
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,21 +23,15 @@ ASIDE = ("device", "threads", "data_dir", "memory", "checkpoint_every", "keep_ch
 
 def options(cls: type["Config"]) -> dict[str, Option]:
     """The settings of a Config class by name, in the order of declaration."""
-    known = vars(cls).get("_options")
-    if known is None:
-        known = _declared(cls)
-        cls._options = known  # type: ignore[attr-defined]
-    found: dict[str, Option] = known
-    return found
+    return _declared(cls)  # type: ignore[arg-type]  # mypy takes a class of frozen instances for one that has no hash
 
 
+@functools.cache
 def _declared(cls: type["Config"]) -> dict[str, Option]:
     hints = typing.get_type_hints(cls)
     group = {name: klass.__name__ for klass in cls.__mro__ for name in vars(klass).get("__annotations__", {})}
-    found = {}
-    for field in dataclasses.fields(cls):
-        found[field.name] = Option(field.name, hints[field.name], field.metadata["setting"], group[field.name])
-    return found
+    fields = {field.name: field.metadata["setting"] for field in dataclasses.fields(cls)}
+    return {name: Option(name, hints[name], declared, group[name]) for name, declared in fields.items()}
 
 
 def named(cls: type["Config"], word: str, value: Any = None) -> Option:
@@ -79,11 +74,10 @@ class Config:
         given = {name for name, value in values.items() if value is not None}
         skip: set[str] = set()
         for name, option in known.items():
-            if values[name] is not None and option.declared.instead_of:
-                skip.update(option.declared.instead_of)
-                for other in option.declared.instead_of:
-                    if values[other] is not None:
-                        raise option.fail(values[name], f"either {name} or {other}, not both")
+            for other in option.declared.instead_of if values[name] is not None else ():
+                if values[other] is not None:
+                    raise option.fail(values[name], f"either {name} or {other}, not both")
+                skip.add(other)
         for name, option in known.items():
             if isinstance(option.declared.choices, Registry) and option.kind is not tuple:
                 if values[name] is None:
@@ -121,8 +115,7 @@ class Config:
 
     def as_dict(self) -> dict[str, Any]:
         """Settings that are kept, as plain YAML values; what is not read is None."""
-        kept = {name: getattr(self, name) for name, option in options(type(self)).items() if option.declared.stored}
-        return {name: plain(value) for name, value in kept.items()}
+        return {name: plain(getattr(self, name)) for name, option in options(type(self)).items() if option.declared.stored}
 
     def to_yaml(self) -> str:
         """The resolved settings as YAML that is itself a valid `--config`."""
@@ -143,7 +136,7 @@ class Config:
         departing = {}
         for name, option in known.items():
             declared, value = option.declared, getattr(self, name)
-            replaced = value is None and any(getattr(self, other) is not None for other in _rivals(type(self), name))
+            replaced = value is None and any(getattr(self, other) is not None for other in rivals(type(self), name))
             kept = declared.stored and name not in ASIDE and not (declared.each or declared.raw or replaced)
             if kept and value != (by_default if name in chosen else by_choice)[name]:
                 departing[name] = value
@@ -163,12 +156,12 @@ class Config:
         given: dict[str, Any] = {}
         for source in sources:
             fresh = {named(cls, word, value).name: value for word, value in source.items()}
-            beaten = {name for name in fresh if _rivals(cls, name) & given.keys()}  # widths on the command line, depth in the file
+            beaten = {name for name in fresh if rivals(cls, name) & given.keys()}  # widths on the command line, depth in the file
             given |= {name: value for name, value in fresh.items() if value is not None and name not in given.keys() | beaten}
         return cls(**given)
 
 
-def _rivals(cls: type[Config], name: str) -> set[str]:
+def rivals(cls: type[Config], name: str) -> set[str]:
     """The settings that stand instead of one, or that it stands instead of."""
     return set(options(cls)[name].declared.instead_of) | {other for other, o in options(cls).items() if name in o.declared.instead_of}
 

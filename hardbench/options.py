@@ -20,29 +20,23 @@ def _default(option: Option) -> str:
     return str(declared.default).lower() if isinstance(declared.default, bool) else str(declared.default)
 
 
-def _help(option: Option) -> str:
+def _help(option: Option, known: Mapping[str, Option]) -> str:
+    """The help of one of the `known` settings of a command."""
     option = option.declared.each or option
     declared = option.declared
-    known = ", ".join(declared.choices) if declared.choices is not None else ""
+    choices = ", ".join(declared.choices) if declared.choices is not None else ""
     bounds = [
         f"{sign} {bound}" for sign, bound in ((">=", declared.low), (">", declared.above), ("<=", declared.high)) if bound is not None
     ]
     default = _default(option)
-    notes = [known, " and ".join(bounds), f"default {default}" if default != "None" else ""]
+    notes = [choices, " and ".join(bounds), f"default {default}" if default != "None" else ""]
     if declared.read_by:
-        readers = next(o.declared.choices for o in options_of_group(option) if o.name == declared.read_by)
-        if isinstance(readers, Registry):
-            notes.append(f"read by {', '.join(readers.readers(option.name))}")
+        chooser = known[declared.read_by].declared
+        registry = chooser.each.declared.choices if chooser.each else chooser.choices
+        assert isinstance(registry, Registry)
+        notes.append(f"read by {', '.join(registry.readers(option.name))}")
     inside = "; ".join(note for note in notes if note)
     return f"{declared.help} [{inside}]" if inside else declared.help
-
-
-def options_of_group(option: Option) -> list[Option]:
-    """All settings of the class that declares an option's chooser."""
-    from hardbench import settings
-
-    classes = (settings.DataSettings, settings.ModelSettings, settings.TrainSettings, settings.InversionSettings)
-    return [found for cls in classes for found in options(cls).values()]
 
 
 _METAVAR = {bool: "[true|false]", int: "N", float: "X", str: "WORD", tuple: "A,B,...", dict: "K:V,..."}
@@ -140,7 +134,7 @@ class _Command(click.Command):
         for option in options(self.cls).values():
             title = option.group.removesuffix("Settings").replace("Config", "Command")
             line = f"--{option.name.replace('_', '-')} {_METAVAR[option.kind]}"
-            groups.setdefault(title, []).append((line, _help(option)))
+            groups.setdefault(title, []).append((line, _help(option, options(self.cls))))
         for title, rows in groups.items():
             with formatter.section(title):
                 formatter.write_dl(rows, col_max=34)

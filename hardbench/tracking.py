@@ -19,8 +19,7 @@ from hardbench.stored import StoredRun
 from hardbench.taking import check_idle, connect, find, parent_of, runs
 from hardbench.written import VERSIONS, Run
 
-__all__ = ["KIND", "PARENT", "SWEEP", "Run", "check_idle", "connect", "find", "parent_of", "place", "runs", "terminable", "uri"]
-terminable = signals.ending
+__all__ = ["KIND", "PARENT", "SWEEP", "Run", "check_idle", "connect", "find", "parent_of", "place", "runs", "uri"]
 RESUMED = ("train", "sweep", "mask-mi", "invert", "stragglers")
 """The studies whose runs `hardbench resume` goes on with."""
 BEAT = 15.0  # seconds between two signs of life in the store

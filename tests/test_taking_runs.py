@@ -286,7 +286,7 @@ def test_held_signals_come_later_and_once():
 
 
 def test_the_command_named_is_one_there_is():
-    assert all(hasattr(importlib.import_module(f"hardbench.studies.{name.replace('-', '_')}"), "resume") for name in tracking.RESUMED)
+    assert all(hasattr(importlib.import_module(f"hardbench.studies.{name.replace('-', '_')}"), "compute") for name in tracking.RESUMED)
 
 
 def test_a_lock_that_is_held_is_seen_and_a_removed_one_is_none(tmp_path):

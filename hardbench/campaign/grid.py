@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hardbench.config import Config, options
+from hardbench.config import Config, options, rivals
 from hardbench.declaration import Option
 from hardbench.errors import ConfigError
 from hardbench.registry import Registry
@@ -42,7 +42,7 @@ def points(
     `given` (the command line) comes before `fixed` and before every grid. A setting that is not read is left out where the choice it
     hangs on is itself swept; ConfigError if no point reads it, or for more points than anybody trains.
     """
-    beaten = {rival for name in given for rival in _rivals(study, name)} | given.keys()
+    beaten = {rival for name in given for rival in rivals(study, name)} | given.keys()
     points: list[Point] = []
     for grid in grids or [{}]:
         axes = {name: [value] for name, value in fixed.items() if name not in beaten and name not in grid}
@@ -53,11 +53,6 @@ def points(
             raise ConfigError(f"{longest}: a grid of {count} points; at most {POINTS}")
         points += [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     return list(_read(study, points))
-
-
-def _rivals(study: type[Config], name: str) -> set[str]:
-    known = options(study)
-    return set(known[name].declared.instead_of) | {other for other, option in known.items() if name in option.declared.instead_of}
 
 
 def _read(study: type[Config], points: Sequence[Point]) -> Iterator[Point]:
