@@ -55,14 +55,8 @@ def group() -> Commands:
     """The root command."""
     summaries = {name: summary for name, (_, summary) in commands().items()}
     text = "Which classes and samples are hard, when that shows, and which layers know: tracked, comparable, resumable runs."
-    version = click.Option(["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version.")
-    return Commands(_load, summaries, name="hardbench", help=text, no_args_is_help=True, params=[version])
-
-
-def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        click.echo(f"hardbench {__version__}")
-        ctx.exit()
+    version = click.version_option(__version__, prog_name="hardbench", message="%(prog)s %(version)s", help="Print the version.")
+    return version(Commands(_load, summaries, name="hardbench", help=text, no_args_is_help=True))
 
 
 def coming_from() -> str:

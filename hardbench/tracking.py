@@ -230,9 +230,3 @@ def end_cell(parent: Run, run_id: str, error: str | None, killed: bool = False) 
         parent.client.set_tag(run_id, "error", error[:500])
     if error is not None or parent.client.get_run(run_id).info.status == "RUNNING":
         parent.client.set_terminated(run_id, "KILLED" if killed else "FAILED" if error is not None else "FINISHED")
-
-
-def discard(parent: Run, run_ids: Sequence[str]) -> None:
-    """Move runs that a newer one has replaced to the store's trash."""
-    for run_id in run_ids:
-        parent.client.delete_run(run_id)

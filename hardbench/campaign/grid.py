@@ -28,7 +28,13 @@ class Cell:
     @property
     def networks(self) -> int:
         """The number of networks that it trains."""
-        return int(getattr(self.config, "repeats", 1))
+        return len(self.repeats)
+
+    @property
+    def repeats(self) -> range:
+        """The numbers of these networks."""
+        first = getattr(self.config, "first_repeat", 0)
+        return range(first, first + getattr(self.config, "repeats", 1))
 
 
 Point = dict[str, Any]
@@ -57,33 +63,25 @@ def points(
 
 def _read(study: type[Config], points: Sequence[Point]) -> Iterator[Point]:
     known = options(study)
-    chosen = {
+    chosen: dict[str | None, set[Any]] = {
         name: {point.get(name) or option.declared.default for point in points}
         for name, option in known.items()
         if isinstance(option.declared.choices, Registry)
     }
-    for option in known.values():
-        values = [point[option.name] for point in points if point.get(option.name) is not None]
-        chooser = option.declared.read_by
-        if (
-            values
-            and chooser
-            and len(chosen[chooser]) > 1
-            and not any(_reads(known[chooser], word, option.name) for word in chosen[chooser])
-        ):
-            raise option.fail(values[0], f"no {chooser} of the sweep reads it")
+    choosers = {name: str(option.declared.read_by) for name, option in known.items() if len(chosen.get(option.declared.read_by, ())) > 1}
+    for name, chooser in choosers.items():  # of the settings whose choice is swept
+        values = [point[name] for point in points if point.get(name) is not None]
+        if values and not any(name in _reads(known[chooser], word) for word in chosen[chooser]):
+            raise known[name].fail(values[0], f"no {chooser} of the sweep reads it")
     for point in points:
-        yield {
-            name: value
-            for name, value in point.items()
-            if not ((chooser := known[name].declared.read_by) and len(chosen[chooser]) > 1)
-            or _reads(known[chooser], point.get(chooser) or known[chooser].declared.default, name)
-        }
+        read = {chooser: _reads(known[chooser], point.get(chooser)) for chooser in choosers.values()}
+        yield {name: value for name, value in point.items() if name not in choosers or name in read[choosers[name]]}
 
 
-def _reads(chooser: Option, word: str, name: str) -> bool:
+def _reads(chooser: Option, word: str | None) -> frozenset[str]:
+    """The settings that a choice (or the default one) reads."""
     registry = chooser.declared.choices
-    return isinstance(registry, Registry) and name in registry[word].reads
+    return registry[word or chooser.declared.default].reads if isinstance(registry, Registry) else frozenset()
 
 
 def configurations(study: type[Config], points: Sequence[Point], shared: Mapping[str, Any]) -> list[Config]:
@@ -105,18 +103,6 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def several(option: Option, value: Any) -> tuple[Any, ...]:
-    """The values of a setting in a grid."""
-    values: tuple[Any, ...] = option.accept(value)
-    kept = [value for place, value in enumerate(values) if value not in values[:place]]
-    return tuple(kept)
-
-
-def one(option: Option, value: Any) -> Any:
-    """The value of a setting that all cells share."""
-    return None if value is None else option.declared.each.accept(value)
-
-
 def label(config: Config, swept: Sequence[str]) -> str:
     """A cell's swept values in words: mlp relu p0.1."""
     words = []
@@ -130,10 +116,3 @@ def label(config: Config, swept: Sequence[str]) -> str:
 
 FIRST = ("model", "activation", "corruption_p")
 SHORT = {"corruption_p": "p", "seed": "s", "noise_ratio": "noise"}
-
-
-def check_section(name: str, value: Any) -> Mapping[str, Any]:
-    """A mapping of settings, as `fixed` and the members of `grid` are."""
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{name}: {value}; settings with their values, in YAML")
-    return {str(key): item for key, item in value.items()}

@@ -1,6 +1,6 @@
 """From cells to jobs: networks that can share a stack, cut into chunks that fit the machine."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -75,25 +75,16 @@ def stacks(cells: Sequence[Cell], todo: Sequence[int], data: Mapping[int, str], 
     for group in groups.values():
         config = cells[group[0]].config
         assert isinstance(config, TrainingSettings)
-        networks = [(index, r) for index in group for r in range(cells[index].networks)]
+        networks = [(index, r) for index in group for r in cells[index].repeats]
         size = len(networks) if config.stop_at_target else min(chunk(config, cuda), max(1, -(-len(networks) // workers)))
         for start in range(0, len(networks), size):
             piece = networks[start : start + size]
-            parts = tuple(_part(cells, index, list(rows)) for index, rows in groupby(piece, key=lambda pair: pair[0]))
-            jobs.append(stack_job(cells, parts))
+            repeats = {index: [r for _, r in pairs] for index, pairs in groupby(piece, key=lambda pair: pair[0])}
+            jobs.append(stack_job(cells, [Part(index, rows[0], len(rows)) for index, rows in repeats.items()]))
     return jobs
-
-
-def _part(cells: Sequence[Cell], index: int, rows: Sequence[tuple[int, int]]) -> Part:
-    return Part(index, int(getattr(cells[index].config, "first_repeat", 0)) + rows[0][1], len(rows))
 
 
 def stack_job(cells: Sequence[Cell], parts: Sequence[Part]) -> Job:
     """The job that trains these parts in one stack."""
     configs = [replace(cells[part.cell].config, first_repeat=part.first, repeats=part.count) for part in parts]  # type: ignore[call-arg]
     return Job(tuple(parts), STACK, [{name: getattr(config, name) for name in config.as_dict()} for config in configs])
-
-
-def split(cells: Sequence[Cell], job: Job) -> Iterator[Job]:
-    """A stack whose job failed, part by part, so that only those fail that must."""
-    return (stack_job(cells, [part]) for part in job.parts)

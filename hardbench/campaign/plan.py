@@ -12,7 +12,7 @@ from hardbench.campaign.grid import Cell, digest, label, numbers
 from hardbench.campaign.jobs import Job
 from hardbench.config import Config
 from hardbench.metrics.classification import nearest_mean_accuracy
-from hardbench.settings import DataSettings, TrainingSettings
+from hardbench.settings import TrainingSettings
 from hardbench.stored import StoredRun
 from hardbench.training.loop import fit
 from hardbench.training.setup import data_key, remembered, train_setup
@@ -41,18 +41,15 @@ class Plan:
 def make(study: str, version: int, configs: Sequence[Config], swept: Sequence[str]) -> Plan:
     """The plan for these configurations; `version` is raised when the study's numbers change. DataError if samples cannot be read."""
     known: dict[str, tuple[str, float]] = {}
-    cells, data, baselines = [], {}, []
+    plan = Plan(study, [], {}, [])
     for index, config in enumerate(configs):
-        samples = ("", float("nan"))
-        if isinstance(config, DataSettings) and isinstance(config, TrainingSettings) and config.dataset:
+        samples, baseline = "", float("nan")
+        if isinstance(config, TrainingSettings):
             key = data_key(config)
-            if key not in known:
-                known[key] = _samples(config)
-            samples = known[key]
-        data[index] = samples[0]
-        baselines.append(samples[1])
-        cells.append(Cell(config, digest(study, version, numbers(config), samples[0]), label(config, swept)))
-    plan = Plan(study, cells, data, baselines)
+            samples, baseline = known[key] = known.get(key) or _samples(config)
+        plan.data[index] = samples
+        plan.baselines.append(baseline)
+        plan.cells.append(Cell(config, digest(study, version, numbers(config), samples), label(config, swept)))
     refresh(plan, ())
     return plan
 

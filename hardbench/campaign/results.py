@@ -34,8 +34,7 @@ class Table:
             row |= {column: final(stored.arrays, name) for column, name in SCORES.items()}
         else:  # of another study: whatever it measured, as one row
             row |= {name: np.array([value]) for name, value in sorted(stored.metrics.items()) if not name.endswith("_stderr")}
-        path = stored.file(SECONDS) if stored.has(SECONDS) else None
-        row["seconds"] = np.full(1, np.nan) if path is None else np.load(path, allow_pickle=False)
+        row["seconds"] = np.load(stored.file(SECONDS), allow_pickle=False) if stored.has(SECONDS) else np.full(1, np.nan)
         self.cells[key] = row
 
     def ordered(self) -> list[dict[str, Any]]:
@@ -85,11 +84,10 @@ class Table:
         arrays["baseline"] = np.array([row["baseline"] for row in rows], dtype=float)
         longest = max((len(value) for row in rows for value in row.values() if isinstance(value, np.ndarray)), default=0)
         for name in self.measured():
-            whole = np.full((len(rows), longest), np.nan)
+            arrays[name] = np.full((len(rows), longest), np.nan)
             for place, row in enumerate(rows):
-                values = row.get(name, np.array([]))
-                whole[place, : len(values)] = values
-            arrays[name] = whole
+                values = row.get(name, ())
+                arrays[name][place, : len(values)] = values
         return arrays
 
 
