@@ -26,15 +26,28 @@ BEAT = 15.0  # seconds between two signs of life in the store
 FULL = (ENOSPC, EDQUOT, EROFS, EIO, EACCES)  # what is wrong with the disk, not with the program
 
 
-def _joined(client: Any) -> MlflowRun | None:
-    """The run that `mlflow run` or a sweep has opened for this command."""
+def _joined(client: Any, other: str | None = None) -> MlflowRun | None:
+    """The run that `mlflow run` or a sweep has opened for this command, tagged with the `other` run that it works on instead."""
     word = os.environ.get("MLFLOW_RUN_ID")
+    if not word or word == other:
+        return None
     try:
-        return client.get_run(word) if word else None
+        joined: MlflowRun = client.get_run(word)
     except StoreAway:
         raise
     except TrackingError:
         raise TrackingError(f"MLFLOW_RUN_ID: {word}; the id of a run in {place()}, or nothing") from None
+    if other is not None:
+        client.set_tag(word, "hardbench.source_run", other)
+    return joined
+
+
+def _untaken(client: Any, stored: StoredRun) -> MlflowRun:
+    """A stored run as it is now; TrackingError if another process works on it."""
+    current: MlflowRun = client.get_run(stored.id)
+    if current.info.status == "RUNNING" and not taking.mine(stored.id):
+        raise TrackingError(taking.busy(current))
+    return current
 
 
 @contextmanager
@@ -45,8 +58,7 @@ def start(
 
     FINISHED, FAILED with the tag `error` after an exception, KILLED after Ctrl-C or a signal. It is filed under the study `home`, if given.
     """
-    with ExitStack() as stack:
-        stack.enter_context(signals.ending())
+    with signals.ending(), ExitStack() as stack:
         with store.locked():
             client = connect()
             stored = _joined(client)
@@ -67,13 +79,10 @@ def start(
 @contextmanager
 def reopen(stored: StoredRun) -> Iterator[Run]:
     """An unfinished run, to go on in; TrackingError if another process has taken it, or has finished it meanwhile."""
-    with ExitStack() as stack:
-        stack.enter_context(signals.ending())
+    with signals.ending(), ExitStack() as stack:
         with store.locked():
             client = connect()
-            current = client.get_run(stored.id)
-            if current.info.status == "RUNNING" and not taking.mine(stored.id):
-                raise TrackingError(taking.busy(current))
+            current = _untaken(client, stored)
             if current.info.status == "FINISHED" != stored.status:
                 raise TrackingError(f"run: {stored.id}; an unfinished run, and this one is FINISHED")
             with signals.held():
@@ -107,18 +116,10 @@ def extend(stored: StoredRun) -> Iterator[Run]:
     Under `mlflow run` the run that it opened is tagged with it; a cell of a sweep gets the metrics, too.
     """
     client = connect()
-
-    def check() -> MlflowRun:
-        current: MlflowRun = client.get_run(stored.id)
-        if current.info.status == "RUNNING" and not taking.mine(stored.id):
-            raise TrackingError(taking.busy(current))
-        return current
-
-    with taking.taken(check(), check):
-        run = Run(client, check(), again=True)
-        joined = _joined(client)
-        if joined is not None and joined.info.run_id != stored.id:
-            client.set_tag(joined.info.run_id, "hardbench.source_run", stored.id)
+    with taking.taken(_untaken(client, stored), lambda: _untaken(client, stored)):
+        run = Run(client, _untaken(client, stored), again=True)
+        joined = _joined(client, stored.id)
+        if joined is not None:
             run.copy = Run(client, joined) if joined.data.tags.get(KIND) == "cell" else None
         with _delivered(run), _delivered(run.copy or run):
             yield run
@@ -148,9 +149,8 @@ def _failing(client: Any, run_id: str) -> Iterator[None]:
     except BaseException as error:
         told = error
         if isinstance(error, OSError) and error.errno in FULL:
-            told = TrackingError(
-                f"run: {run_id}; its files cannot be written ({error.strerror}{': ' * bool(error.filename)}{error.filename or ''})"
-            )
+            file = f": {error.filename}" if error.filename else ""
+            told = TrackingError(f"run: {run_id}; its files cannot be written ({error.strerror}{file})")
         # where the store takes nothing any more, the next command finds out that nobody works on the run
         with signals.held(), suppress(TrackingError):
             client.set_tag(run_id, "error", f"{type(told).__name__}: {told}"[:500])
@@ -191,17 +191,14 @@ def sweep(study: str, key: str, config: Config, title: str, note: str, tags: Map
 
     TrackingError if another process is at work on it. Cells that a killed one has left open are ended.
     """
-    with ExitStack() as stack:
-        stack.enter_context(signals.ending())
+    with signals.ending(), ExitStack() as stack:
         with store.locked():
             there = parent_of(study, key)
             if there is None:
                 run = stack.enter_context(start("sweep", config, title, note, "sweep", {**tags, SWEEP: key}, home=study))
             else:
                 run = stack.enter_context(reopen(there))
-                joined = _joined(run.client)
-                if joined is not None and joined.info.run_id != there.id:
-                    run.client.set_tag(joined.info.run_id, "hardbench.source_run", there.id)
+                _joined(run.client, there.id)
                 run.describe(config, "sweep", title, note, tags)
                 for cell in list(store.search(run.client, f"attributes.status = 'RUNNING' and tags.`{PARENT}` = '{there.id}'")):
                     if not taking.held(cell):
