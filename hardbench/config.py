@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -58,15 +58,12 @@ class Config:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        values = {}
-        for name, option in options(type(self)).items():
-            value = getattr(self, name)
-            values[name] = None if value is None else option.accept(value)
+        values = {name: option.accept(getattr(self, name)) for name, option in options(type(self)).items()}
         self._resolve(values)
         for name, value in values.items():
             object.__setattr__(self, name, value)
         for klass in reversed(type(self).__mro__):
-            if klass is not Config and "check" in vars(klass):
+            if "check" in vars(klass):
                 vars(klass)["check"](self)
 
     def _resolve(self, values: dict[str, Any]) -> None:
@@ -144,8 +141,8 @@ class Config:
 
     def _defaults(self, chosen: Iterable[str]) -> dict[str, Any]:
         """The value of every setting if only these were given."""
-        fields = {field.name: field.default for field in dataclasses.fields(self)}
-        values = {name: None if fields[name] is None else option.accept(fields[name]) for name, option in options(type(self)).items()}
+        known = options(type(self))
+        values = {field.name: known[field.name].accept(field.default) for field in dataclasses.fields(self)}
         values |= {name: getattr(self, name) for name in chosen}
         self._resolve(values)
         return values
@@ -168,12 +165,9 @@ def rivals(cls: type[Config], name: str) -> set[str]:
 
 def environment(cls: type[Config]) -> dict[str, str]:
     """Settings given as HARDBENCH_<NAME> (or the further variable a setting declares)."""
-    found: dict[str, str] = {}
-    for name, option in options(cls).items():
-        for variable in (f"HARDBENCH_{name.upper()}", option.declared.env):
-            if variable and os.environ.get(variable):
-                found.setdefault(name, os.environ[variable])
-    return found
+    variables = {name: (f"HARDBENCH_{name.upper()}", option.declared.env or "") for name, option in options(cls).items()}
+    values = {name: os.environ.get(usual) or os.environ.get(further) for name, (usual, further) in variables.items()}
+    return {name: value for name, value in values.items() if value}
 
 
 def presets() -> dict[str, Path]:
@@ -190,14 +184,3 @@ def read_file(word: str) -> dict[str, Any]:
         return parse_yaml(files.regular(path, 4 * LARGEST).read_text("utf-8"), word)
     except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"config: {word}; a text file that can be read ({error})") from None
-
-
-def former_names(classes: Iterable[tuple[str, type[Config]]]) -> Iterator[tuple[str, str, str]]:
-    """(former name, setting, commands) for every `was=` declared, sorted."""
-    rows: dict[tuple[str, str], list[str]] = {}
-    for command, cls in classes:
-        for name, option in options(cls).items():
-            for old in option.declared.was:
-                rows.setdefault((old, name), []).append(command)
-    for (old, name), commands in sorted(rows.items(), key=lambda item: item[0][0].lower()):
-        yield old, name, ", ".join(commands)

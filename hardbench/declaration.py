@@ -81,20 +81,20 @@ class Option:
         return ConfigError(f"{self.name}: {brief(value)}; {allowed}")
 
     def accept(self, value: Any) -> Any:
-        """The value as the declared type, checked. Text and native YAML values go through the same parser."""
-        found = self._parsed(value)
-        allowed = self.declared.wrong(found) if self.declared.wrong else None
+        """The value as the declared type, checked; None stays None. Text and native YAML values go through the same parser."""
+        if value is None or self.declared.raw:
+            return value
+        parsed = self._parsed(value)
+        allowed = self.declared.wrong(parsed) if self.declared.wrong else None
         if allowed is not None:
             raise self.fail(value, allowed)
-        return found
+        return parsed
 
     def _parsed(self, value: Any) -> Any:
-        if self.declared.raw:
-            return value
         if self.declared.each is not None:
             words = self._several(value)
             self._check_length(words)
-            return tuple(None if part is None else self.declared.each.accept(part) for part in words)
+            return tuple(self.declared.each.accept(part) for part in words)
         if self.kind is dict:
             return self._map(value)
         if isinstance(value, dict):

@@ -71,18 +71,16 @@ def copy(source: Path, target: Path) -> None:
 
 def expanded(word: str) -> Path:
     """A path with `~` replaced; as it stands where no home folder is known (so does a shell)."""
-    try:
+    with suppress(RuntimeError):
         return Path(word).expanduser()
-    except RuntimeError:
-        return Path(word)
+    return Path(word)
 
 
 def is_there(path: Path) -> bool:
     """True if there is anything at a path; a path that no system could have is not there."""
-    try:
+    with suppress(OSError, ValueError):
         return path.exists()
-    except (OSError, ValueError):
-        return False
+    return False
 
 
 def regular(path: Path, most: int | None = None) -> Path:

@@ -4,7 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from hardbench.errors import TrackingError
@@ -15,17 +15,13 @@ WAIT = 60.0  # seconds that a lock on a store is waited for: making a store take
 def take(path: Path) -> int | None:
     """A handle that holds the lock until it is closed; None if another one does. Folders on the way are made, no link is followed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = _open(path, os.O_RDWR | os.O_CREAT)
-    try:
+    with ExitStack() as stack, suppress(BlockingIOError, FileNotFoundError):  # held, or removed by who held it
+        handle = _open(path, os.O_RDWR | os.O_CREAT)
+        stack.callback(os.close, handle)
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(handle), path.stat()):
+            stack.pop_all()
             return handle
-    except (BlockingIOError, FileNotFoundError):  # held, or removed by who held it
-        pass
-    except BaseException:
-        os.close(handle)
-        raise
-    os.close(handle)
     return None
 
 
@@ -39,19 +35,15 @@ def awaited(path: Path, refuse: Callable[[], object] = lambda: None, pause: floa
 
 def free(path: Path) -> bool | None:
     """True if nobody holds the lock; None if there is none, or none that can be asked."""
-    try:
+    with ExitStack() as stack, suppress(OSError, TrackingError):
         handle = _open(path, os.O_RDWR)
-    except (OSError, TrackingError):
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return None
-    finally:
-        os.close(handle)
-    return True
+        stack.callback(os.close, handle)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+    return None
 
 
 def _open(path: Path, how: int) -> int:
@@ -65,12 +57,15 @@ def _open(path: Path, how: int) -> int:
         return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
 
 
-_depth: dict[Path, int] = {}
+_held: set[Path] = set()  # locks that a `waited` of this process has
 
 
 @contextmanager
 def waited(path: Path) -> Iterator[None]:
     """Within the block this process has the lock, also if it had it before; TrackingError if it is not to be had within a minute."""
+    if path in _held:
+        yield
+        return
     until = time.monotonic() + WAIT
 
     def refuse() -> None:
@@ -78,13 +73,12 @@ def waited(path: Path) -> Iterator[None]:
             raise TrackingError(f"lock: {path}; another command has held it for {WAIT:.0f} s")
 
     try:
-        handle = None if _depth.get(path) else awaited(path, refuse)
+        handle = awaited(path, refuse)
     except OSError as error:
         raise TrackingError(f"lock: {path}; a file that can be made and locked ({error.strerror})") from None
-    _depth[path] = _depth.get(path, 0) + 1
+    _held.add(path)
     try:
         yield
     finally:
-        _depth[path] -= 1
-        if handle is not None:
-            os.close(handle)
+        _held.remove(path)
+        os.close(handle)

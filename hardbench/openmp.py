@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 BRIEFLY = {"GOMP_SPINCOUNT": "20000"}
@@ -36,7 +37,6 @@ def machine_is_full(looks: int = 5) -> bool:
 
 def runnable() -> int:
     """The number of threads of the machine that run or want to, with this one; 0 where Linux cannot be asked."""
-    try:
+    with suppress(OSError):
         return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
-    except OSError:
-        return 0
+    return 0

@@ -42,11 +42,6 @@ def _help(option: Option, known: Mapping[str, Option]) -> str:
 _METAVAR = {bool: "[true|false]", int: "N", float: "X", str: "WORD", tuple: "A,B,...", dict: "K:V,..."}
 
 
-def command(name: str, settings: Any, text: str, work: Callable[[Any], None]) -> click.Command:
-    """The click command of a module of settings: its `Config` gives the options, the text is the help, and `work` takes an instance."""
-    return _Command(name, settings, work, help=text, short_help=text.partition("\n")[0])
-
-
 def _positional(cls: type[Config], positions: Sequence[Option], words: Sequence[str], given: dict[str, str | None]) -> dict[str, Any]:
     """Words without an option name, in the order of the settings that may stand so; a list takes the rest."""
     found: dict[str, Any] = {}
@@ -67,11 +62,14 @@ def _names_one(word: str, known: Mapping[str, Option]) -> bool:
     return word.startswith("--") and word[2:].partition("=")[0].replace("-", "_") in {*known, "help"}
 
 
-class _Command(click.Command):
-    """A command whose words are brought into one form before click reads them, and whose help is grouped by kind of setting."""
+class SettingsCommand(click.Command):
+    """The command of a module of settings: its `Config` gives the options, the text is the help, and `work` takes an instance.
 
-    def __init__(self, name: str, settings: Any, work: Callable[[Any], None], **more: Any):
-        super().__init__(name, callback=self._call, **more)
+    Its words are brought into one form before click reads them, and its help is grouped by kind of setting.
+    """
+
+    def __init__(self, name: str, settings: Any, text: str, work: Callable[[Any], None]):
+        super().__init__(name, callback=self._call, help=text)
         self.settings, self.work = settings, work
         self._take(settings.Config)
 
@@ -143,12 +141,12 @@ class _Command(click.Command):
 class Commands(click.Group):
     """A group whose commands are files: nothing of a command is imported before it is asked for."""
 
-    def __init__(self, load: Callable[[str], click.Command], summaries: dict[str, str], **more: Any):
+    def __init__(self, load: Callable[[str], click.Command], summaries: Mapping[str, str], **more: Any):
         super().__init__(**more)
         self._load, self._summaries = load, summaries
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of the files."""
+        """Names in the order of the help."""
         return list(self._summaries)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:

@@ -53,7 +53,8 @@ class Table:
         for row in self.ordered():
             count = max((len(row[name]) for name in scores if name in row), default=0)
             for r in range(count):
-                numbers = [_number(row.get(name), r) for name in [*scores, "seconds"]]
+                measured = [row.get(name, ()) for name in [*scores, "seconds"]]
+                numbers = [_text(values[r]) if r < len(values) else "" for values in measured]
                 rows.append([*(row[name] for name in self.settings), row["seed"], row["first"] + r, *numbers, row["run"]])
         return [*self.settings, "seed", "repeat", *scores, "seconds", "run"], rows
 
@@ -99,10 +100,6 @@ def _word(value: Any) -> Any:
 
 def _rank(value: Any) -> tuple[int, float, str]:
     return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))
-
-
-def _number(values: np.ndarray | None, r: int) -> Any:
-    return "" if values is None or r >= len(values) else _text(values[r])
 
 
 def _text(value: Any) -> Any:

@@ -27,8 +27,7 @@ def serve(pipe: Connection) -> None:
     """Jobs until the pipe ends or the parent is gone. Ctrl-C is the parent's; what jobs print goes nowhere."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    nowhere = Path(os.devnull).open("w")  # noqa: SIM115
-    sys.stdout = sys.stderr = nowhere
+    sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     while True:
         try:
             job = pipe.recv()
