@@ -25,9 +25,8 @@ def _help(option: Option, known: Mapping[str, Option]) -> str:
     option = option.declared.each or option
     declared = option.declared
     choices = ", ".join(declared.choices) if declared.choices is not None else ""
-    bounds = [
-        f"{sign} {bound}" for sign, bound in ((">=", declared.low), (">", declared.above), ("<=", declared.high)) if bound is not None
-    ]
+    signs = ((">=", declared.low), (">", declared.above), ("<=", declared.high))
+    bounds = [f"{sign} {bound}" for sign, bound in signs if bound is not None]
     default = _default(option)
     notes = [choices, " and ".join(bounds), f"default {default}" if default != "None" else ""]
     if declared.read_by:
@@ -57,6 +56,10 @@ def _positional(cls: type[Config], positions: Sequence[Option], words: Sequence[
     return found
 
 
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _names_one(word: str, known: Mapping[str, Option]) -> bool:
     """True if a word is an option of these, and so no value of the one before it."""
     return word.startswith("--") and word[2:].partition("=")[0].replace("-", "_") in {*known, "help"}
@@ -78,13 +81,8 @@ class SettingsCommand(click.Command):
         self.cls = cls
         self.positions = [option for option in options(cls).values() if option.declared.position]
         usage = " ".join(option.name.upper() + ("..." if option.kind is tuple else "") for option in self.positions)
-        self.params = [
-            *(
-                click.Option([f"--{option.name.replace('_', '-')}", option.name], metavar=_METAVAR[option.kind], type=str, help=None)
-                for option in options(cls).values()
-            ),
-            click.Argument(["words"], nargs=-1, required=False, metavar=f"[{usage}]" if usage else ""),
-        ]
+        self.params = [click.Option([_flag(name), name], metavar=_METAVAR[option.kind], type=str) for name, option in options(cls).items()]
+        self.params += [click.Argument(["words"], nargs=-1, required=False, metavar=f"[{usage}]" if usage else "")]
 
     def _call(self, words: tuple[str, ...], **given: str | None) -> None:
         cls = self.cls
@@ -110,7 +108,7 @@ class SettingsCommand(click.Command):
                 continue
             head, sign, value = word.partition("=")
             name = named(self.cls, head).name
-            ready.append(f"--{name.replace('_', '-')}{sign}{value}")
+            ready.append(f"{_flag(name)}{sign}{value}")
             if sign:
                 continue
             following = args[position + 1] if position + 1 < len(args) else None
@@ -131,7 +129,7 @@ class SettingsCommand(click.Command):
         groups: dict[str, list[tuple[str, str]]] = {}
         for option in options(self.cls).values():
             title = option.group.removesuffix("Settings").replace("Config", "Command")
-            line = f"--{option.name.replace('_', '-')} {_METAVAR[option.kind]}"
+            line = f"{_flag(option.name)} {_METAVAR[option.kind]}"
             groups.setdefault(title, []).append((line, _help(option, options(self.cls))))
         for title, rows in groups.items():
             with formatter.section(title):
