@@ -1,6 +1,7 @@
 """The door: commands are the files of studies/ and commands/; here alone errors become exit codes."""
 
 import ast
+import functools
 import importlib
 import sys
 from collections.abc import Sequence
@@ -12,12 +13,13 @@ import click
 from hardbench import __version__
 from hardbench.config import Config, options
 from hardbench.errors import ConfigError, HardbenchError, Killed, nearest, printable
-from hardbench.options import Commands, SettingsCommand
+from hardbench.options import SettingsCommand
 
 INTERRUPTED = 130
 ORDER = ("train", "eval", "simulate", "sweep", "mask-mi", "invert", "stragglers", "plot", "compare", "resume", "data", "ui")
 
 
+@functools.cache
 def commands() -> dict[str, tuple[str, str]]:
     """(module, first docstring line) by command name, read from the files without importing them."""
     first_lines = {name: path.read_text().partition("\n")[0] for name, path in _files().items()}
@@ -36,24 +38,40 @@ def settings_of(name: str) -> ModuleType:
     return importlib.import_module(f"hardbench.configs.{name.replace('-', '_')}")
 
 
-def _load(name: str) -> click.Command:
-    def work(config: Config) -> None:
-        module = importlib.import_module(commands()[name][0])
-        if hasattr(module, "run"):
-            module.run(config)
-        else:
-            importlib.import_module("hardbench.lifecycle").launch(module, config)
-
-    text = ast.get_docstring(ast.parse(_files()[name].read_text()))
-    return SettingsCommand(name, settings_of(name), text or "", work)
+def _work(name: str, config: Config) -> None:
+    module = importlib.import_module(commands()[name][0])
+    if hasattr(module, "run"):
+        module.run(config)
+    else:
+        importlib.import_module("hardbench.lifecycle").launch(module, config)
 
 
-def group() -> Commands:
+class Commands(click.Group):
+    """A group whose commands are files: nothing of a command is imported before it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the help."""
+        return list(commands())
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command; `_` and `-` are the same."""
+        name = name.replace("_", "-")
+        if name not in commands():
+            return None
+        text = ast.get_docstring(ast.parse(_files()[name].read_text()))
+        return SettingsCommand(name, settings_of(name), text or "", functools.partial(_work, name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Names and the first lines of their docstrings, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in commands().items()])
+
+
+def group() -> click.Group:
     """The root command."""
-    summaries = {name: summary for name, (_, summary) in commands().items()}
     text = "Which classes and samples are hard, when that shows, and which layers know: tracked, comparable, resumable runs."
     version = click.version_option(__version__, prog_name="hardbench", message="%(prog)s %(version)s", help="Print the version.")
-    return version(Commands(_load, summaries, name="hardbench", help=text, no_args_is_help=True))
+    return version(Commands(name="hardbench", help=text, no_args_is_help=True))
 
 
 def coming_from() -> str:

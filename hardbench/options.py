@@ -134,25 +134,3 @@ class SettingsCommand(click.Command):
         for title, rows in groups.items():
             with formatter.section(title):
                 formatter.write_dl(rows, col_max=34)
-
-
-class Commands(click.Group):
-    """A group whose commands are files: nothing of a command is imported before it is asked for."""
-
-    def __init__(self, load: Callable[[str], click.Command], summaries: Mapping[str, str], **more: Any):
-        super().__init__(**more)
-        self._load, self._summaries = load, summaries
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of the help."""
-        return list(self._summaries)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """The command; `_` and `-` are the same."""
-        name = name.replace("_", "-")
-        return self._load(name) if name in self._summaries else None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Names and the first lines of their docstrings, without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(self._summaries.items()))

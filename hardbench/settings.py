@@ -266,7 +266,6 @@ class InversionSettings(PoolSettings):
 
     def check(self) -> None:
         """Rules that join two settings."""
-        if self.latent_layer >= len(self.layers):
-            raise ConfigError(
-                f"latent_layer: {self.latent_layer}; at most {len(self.layers) - 1}, the last of {len(self.layers)} hidden layers"
-            )
+        count = len(self.layers)
+        if self.latent_layer >= count:
+            raise ConfigError(f"latent_layer: {self.latent_layer}; at most {count - 1}, the last of {count} hidden layers")

@@ -99,8 +99,5 @@ def probes(cells: Sequence[Cell], todo: Sequence[Job]) -> list[tuple[Job, list[J
             unlike = (*jobs.OWN, "activation", "init", "lr")
             key = digest({name: value for name, value in numbers(config).items() if name not in unlike}, job.networks)
             kinds.setdefault(key, []).append(job)
-    asked = []
-    for same in kinds.values():
-        settings = {**same[0].payload[0], "repeats": same[0].networks}
-        asked.append((Job(same[0].parts, f"{__name__}:probe", settings), same))
-    return asked
+    settings = [{**same[0].payload[0], "repeats": same[0].networks} for same in kinds.values()]
+    return [(Job(same[0].parts, f"{__name__}:probe", asked), same) for same, asked in zip(kinds.values(), settings, strict=True)]

@@ -46,24 +46,24 @@ class Table:
         """Columns of numbers."""
         return list(dict.fromkeys(name for row in self.cells.values() for name, value in row.items() if isinstance(value, np.ndarray)))
 
-    def per_run(self) -> tuple[list[str], list[list[Any]]]:
+    def per_run(self) -> list[list[Any]]:
         """Header and one row per network: settings, seed, repeat, test accuracy and loss, seconds."""
         scores = [name for name in self.measured() if name != "seconds"] or list(SCORES)
-        rows = []
+        rows: list[list[Any]] = [[*self.settings, "seed", "repeat", *scores, "seconds", "run"]]
         for row in self.ordered():
             count = max((len(row[name]) for name in scores if name in row), default=0)
             for r in range(count):
                 measured = [row.get(name, ()) for name in [*scores, "seconds"]]
                 numbers = [_text(values[r]) if r < len(values) else "" for values in measured]
                 rows.append([*(row[name] for name in self.settings), row["seed"], row["first"] + r, *numbers, row["run"]])
-        return [*self.settings, "seed", "repeat", *scores, "seconds", "run"], rows
+        return rows
 
-    def summary(self) -> tuple[list[str], list[list[Any]]]:
+    def summary(self) -> list[list[Any]]:
         """Header and one row per cell: repeats, mean, std (ddof 1), population std and standard error of every score."""
         scores = [name for name in self.measured() if name not in ("seconds", "test_loss")] or ["test_accuracy"]
         kinds = [f"{kind}_{name}" for name in scores for kind in ("mean", "std", "pstd", "stderr")]
         seeds = ["seed"] if "seed" in self.swept else []
-        rows = []
+        rows: list[list[Any]] = [[*self.settings, *seeds, "repeats", *kinds]]
         for row in self.ordered():
             numbers: list[Any] = []
             for name in scores:
@@ -74,7 +74,7 @@ class Table:
                 numbers += [mean, std, np.std(values) if len(values) else np.nan, stderr]
             repeats = max(len(row[name]) for name in scores if name in row)
             rows.append([*(row[name] for name in [*self.settings, *seeds]), repeats, *map(_text, numbers)])
-        return [*self.settings, *seeds, "repeats", *kinds], rows
+        return rows
 
     def arrays(self) -> dict[str, np.ndarray]:
         """For figures: every score [C, R] (nan where a cell has fewer networks), the baseline [C], settings as words [C]."""
@@ -106,12 +106,10 @@ def _text(value: Any) -> Any:
     return "" if np.isnan(value) else float(value)
 
 
-def write(path: Path, table: tuple[list[str], list[list[Any]]]) -> None:
+def write(path: Path, rows: Sequence[Sequence[Any]]) -> None:
     """A CSV file."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(table[0])
-    writer.writerows(table[1])
+    csv.writer(text).writerows(rows)
     write_text(path, text.getvalue())
 
 
