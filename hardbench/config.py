@@ -89,11 +89,9 @@ class Config:
         """Apply the defaults of a choice, clear what it does not read, refuse what was given and is not read."""
         entry = registry[values[chooser]]
         known = options(type(self))
-        undeclared = sorted(entry.reads - known.keys())
-        if undeclared and any(option.declared.read_by == chooser for option in known.values()):  # a class that holds all that is read
-            raise ConfigError(
-                f'{chooser}: {entry.name} reads {", ".join(undeclared)}; declared in settings.py, setting(..., read_by="{chooser}")'
-            )
+        lacking = ", ".join(sorted(entry.reads - known.keys()))
+        if lacking and any(option.declared.read_by == chooser for option in known.values()):  # a class that holds all that is read
+            raise ConfigError(f'{chooser}: {entry.name} reads {lacking}; declared in settings.py, setting(..., read_by="{chooser}")')
         _, colon, rest = values[chooser].partition(":")
         values[chooser] = entry.name + colon + rest
         for name, default in entry.defaults.items():

@@ -67,12 +67,8 @@ def start(
             where = None if stored else store.experiment(client, f"hardbench/{home or study}")
             with signals.held():  # until it has all that going on with it takes
                 fresh = stored or store.create(client, str(where), study, own, title)
-                _enter(stack, client, fresh, new=stored is None)
-                if stored is not None:
-                    _go_on(client, stored, study)
-                run = Run(client, fresh)
+                run = _enter(stack, client, fresh, study, new=stored is None)
                 run.describe(config, study, str(fresh.info.run_name) if cell else title, note, own)  # a cell has its name
-                stack.enter_context(_delivered(run, study))
         yield run
 
 
@@ -86,27 +82,28 @@ def reopen(stored: StoredRun) -> Iterator[Run]:
             if current.info.status == "FINISHED" != stored.status:
                 raise TrackingError(f"run: {stored.id}; an unfinished run, and this one is FINISHED")
             with signals.held():
-                _enter(stack, client, current)
-                _go_on(client, current, stored.study)
-                run = Run(client, client.get_run(stored.id))
-                stack.enter_context(_delivered(run, stored.study))
+                run = _enter(stack, client, current, stored.study)
         yield run
 
 
-def _go_on(client: Any, run: MlflowRun, study: str) -> None:
-    """A run that was there is at work again: whose it is, its state, and nothing of how it ended before."""
-    client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in (store.signs(study) | VERSIONS).items()])
-    client.update_run(run.info.run_id, status="RUNNING")
-    if "error" in run.data.tags:
-        client.delete_tag(run.info.run_id, "error")
+def _enter(stack: ExitStack, client: Any, run: MlflowRun, study: str, new: bool = False) -> Run:
+    """A run to write, taken until the stack ends, with an end (a new one also if it cannot be taken) and signs of life until then.
 
-
-def _enter(stack: ExitStack, client: Any, run: MlflowRun, new: bool = False) -> None:
-    """Take a run, and promise it an end (a new one also if it cannot be taken) and signs of life until then."""
-    with _failing(client, run.info.run_id) if new else nullcontext():
+    One that is not new is at work again: the store gets whose it is, its state, and nothing of how it ended before.
+    """
+    run_id = run.info.run_id
+    with _failing(client, run_id) if new else nullcontext():
         stack.enter_context(taking.taken(run))
-    stack.enter_context(_closing(client, run.info.run_id))
-    stack.enter_context(_beating(client, run.info.run_id))
+    stack.enter_context(_closing(client, run_id))
+    stack.enter_context(_beating(client, run_id))
+    if not new:
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in (store.signs(study) | VERSIONS).items()])
+        client.update_run(run_id, status="RUNNING")
+        if "error" in run.data.tags:
+            client.delete_tag(run_id, "error")
+    opened = Run(client, run if new else client.get_run(run_id))
+    stack.enter_context(_delivered(opened, study))
+    return opened
 
 
 @contextmanager
