@@ -86,11 +86,11 @@ def is_there(path: Path) -> bool:
 def regular(path: Path, most: int | None = None) -> Path:
     """The path; OSError unless it is a regular file (no folder, pipe or device, which may never end) of at most `most` bytes."""
     try:
-        found = path.stat()
+        status = path.stat()
     except ValueError as error:  # a zero byte in the name
         raise OSError(str(error)) from None
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError("a folder, not a file" if stat.S_ISDIR(found.st_mode) else "a pipe or device, not a file")
-    if most is not None and found.st_size > most:
-        raise OSError(f"{found.st_size} bytes, at most {most}")
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("a folder, not a file" if stat.S_ISDIR(status.st_mode) else "a pipe or device, not a file")
+    if most is not None and status.st_size > most:
+        raise OSError(f"{status.st_size} bytes, at most {most}")
     return path

@@ -43,17 +43,17 @@ _METAVAR = {bool: "[true|false]", int: "N", float: "X", str: "WORD", tuple: "A,B
 
 def _positional(cls: type[Config], positions: Sequence[Option], words: Sequence[str], given: dict[str, str | None]) -> dict[str, Any]:
     """Words without an option name, in the order of the settings that may stand so; a list takes the rest."""
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     rest = list(words)
     for option in positions:
         if rest and given.get(option.name) is None:
-            found[option.name] = list(rest) if option.kind is tuple else rest[0]
+            by_name[option.name] = list(rest) if option.kind is tuple else rest[0]
             rest = [] if option.kind is tuple else rest[1:]
     if rest:
         lists = [o for o in options(cls).values() if o.kind is tuple and given.get(o.name) is not None]
         example = f"{given[lists[0].name]},{rest[0]}" if lists else "0.1,0.2"
         raise ConfigError(f"{lists[0].name if lists else 'arguments'}: stray {rest[0]!r}; lists take commas: {example}")
-    return found
+    return by_name
 
 
 def _flag(name: str) -> str:

@@ -103,7 +103,7 @@ def _database() -> Path | None:
     return Path(name) if name and name != ":memory:" else None
 
 
-def own(*names: str) -> Path:
+def user_folder(*names: str) -> Path:
     """A place of this user on this machine, for what belongs into no project."""
     with suppress(RuntimeError):  # no home
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").joinpath("hardbench", *names)
@@ -114,7 +114,7 @@ def locked() -> AbstractContextManager[None]:
     """A block in which no other process makes the store, takes a run or judges whether one is worked on."""
     database = _database()
     if database is None:
-        return locks.waited(own("stores", hashlib.sha256(uri().encode()).hexdigest()[:32]))
+        return locks.waited(user_folder("stores", hashlib.sha256(uri().encode()).hexdigest()[:32]))
     lock = Path(os.path.abspath(f"{database}.lock"))  # noqa: PTH100 (links in it stay)
     only_read = database.exists() and not os.access(lock.parent, os.W_OK) and not lock.exists()
     return nullcontext() if only_read else locks.waited(lock)

@@ -25,7 +25,7 @@ _mine: dict[str, int] = {}  # handles of the locks that this process holds, by r
 def home_of(run: MlflowRun) -> Path:
     """The folder of a run on this machine: its lock, what could not be delivered, and its artifacts where the store has these here."""
     local = local_path(run.info.artifact_uri)
-    return store.own("runs", run.info.run_id) if local is None else local.parent
+    return store.user_folder("runs", run.info.run_id) if local is None else local.parent
 
 
 def lock_of(run: MlflowRun) -> Path:

@@ -63,12 +63,12 @@ def start(
             client = connect()
             stored = _joined(client)
             cell = stored is not None and stored.data.tags.get(KIND) == "cell"  # a sweep has opened it
-            own = {**(tags or {}), **({} if cell else {KIND: kind})}
+            tags = {**(tags or {}), **({} if cell else {KIND: kind})}
             where = None if stored else store.experiment(client, f"hardbench/{home or study}")
             with signals.held():  # until it has all that going on with it takes
-                fresh = stored or store.create(client, str(where), study, own, title)
+                fresh = stored or store.create(client, str(where), study, tags, title)
                 run = _enter(stack, client, fresh, study, new=stored is None)
-                run.describe(config, study, str(fresh.info.run_name) if cell else title, note, own)  # a cell has its name
+                run.describe(config, study, str(fresh.info.run_name) if cell else title, note, tags)  # a cell has its name
         yield run
 
 
@@ -144,16 +144,16 @@ def _failing(client: Any, run_id: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        told = error
+        raised = error
         if isinstance(error, OSError) and error.errno in FULL:
             file = f": {error.filename}" if error.filename else ""
-            told = TrackingError(f"run: {run_id}; its files cannot be written ({error.strerror}{file})")
+            raised = TrackingError(f"run: {run_id}; its files cannot be written ({error.strerror}{file})")
         # where the store takes nothing any more, the next command finds out that nobody works on the run
         with signals.held(), suppress(TrackingError):
-            client.set_tag(run_id, "error", f"{type(told).__name__}: {told}"[:500])
+            client.set_tag(run_id, "error", f"{type(raised).__name__}: {raised}"[:500])
             client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
-        if told is not error:
-            raise told from None
+        if raised is not error:
+            raise raised from None
         raise
 
 
@@ -190,14 +190,14 @@ def sweep(study: str, key: str, config: Config, title: str, note: str, tags: Map
     """
     with signals.ending(), ExitStack() as stack:
         with store.locked():
-            there = parent_of(study, key)
-            if there is None:
+            parent = parent_of(study, key)
+            if parent is None:
                 run = stack.enter_context(start("sweep", config, title, note, "sweep", {**tags, SWEEP: key}, home=study))
             else:
-                run = stack.enter_context(reopen(there))
-                _joined(run.client, there.id)
+                run = stack.enter_context(reopen(parent))
+                _joined(run.client, parent.id)
                 run.describe(config, "sweep", title, note, tags)
-                for cell in list(store.search(run.client, f"attributes.status = 'RUNNING' and tags.`{PARENT}` = '{there.id}'")):
+                for cell in list(store.search(run.client, f"attributes.status = 'RUNNING' and tags.`{PARENT}` = '{parent.id}'")):
                     if not taking.held(cell):
                         run.client.set_terminated(cell.info.run_id, "KILLED")
         yield run
@@ -205,8 +205,7 @@ def sweep(study: str, key: str, config: Config, title: str, note: str, tags: Map
 
 def open_cell(parent: Run, study: str, config: Config, title: str, note: str, tags: Mapping[str, str], swept: Sequence[str]) -> Run:
     """A new run for a cell, beside its parent."""
-    own = {KIND: "cell", PARENT: parent.id, **tags}
-    run = Run(parent.client, store.create(parent.client, parent.experiment, study, own, title))
+    run = Run(parent.client, store.create(parent.client, parent.experiment, study, {KIND: "cell", PARENT: parent.id, **tags}, title))
     run.describe(config, study, title, note, tags, swept)
     return run
 

@@ -16,11 +16,11 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             if isinstance(node, yaml.MappingNode):
-                seen: set[str] = set()
+                keys: set[str] = set()
                 for key in (str(self.construct_object(key, deep=True)).replace("-", "_") for key, _ in node.value):
-                    if key in seen:
+                    if key in keys:
                         raise ConfigError(f"{key}: twice in {source}; each key once")
-                    seen.add(key)
+                    keys.add(key)
             return super().construct_mapping(node, deep)
 
         def construct_number(self, node: Any) -> Any:

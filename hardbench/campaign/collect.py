@@ -103,10 +103,10 @@ class Campaign:
             return
         cell, parts = self.plan.cells[index], self._parts.setdefault(index, {})
         parts[part.first] = result
-        if sum(len(one.arrays["stopped_step"]) for one in parts.values()) < cell.networks:
-            return
         ordered = [parts[first] for first in sorted(parts)]
-        seconds = np.concatenate([np.full(len(one.arrays["stopped_step"]), one.seconds) for one in ordered])
+        seconds = np.concatenate([np.full(len(trained.arrays["stopped_step"]), trained.seconds) for trained in ordered])
+        if len(seconds) < cell.networks:
+            return
         whole = joined(ordered)
         del self._parts[index]
         with signals.held():  # what is finished gets stored whole

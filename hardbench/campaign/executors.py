@@ -104,16 +104,14 @@ class Local:
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
     """Within the block processes start with these variables: threads are pinned before torch is imported."""
-    before = {name: os.environ.get(name) for name in values}
+    before = {name: os.environ[name] for name in values if name in os.environ}
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in values:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 class Ray:

@@ -86,11 +86,11 @@ def _reads(chooser: Option, word: str | None) -> frozenset[str]:
 
 def configurations(study: type[Config], points: Sequence[Point], shared: Mapping[str, Any]) -> list[Config]:
     """The distinct configurations of the points; `shared` are settings that all have and that a point may overrule."""
-    made: dict[str, Config] = {}
+    distinct: dict[str, Config] = {}
     for point in points:
         config = study(**{**{name: value for name, value in shared.items() if name in options(study)}, **point})
-        made.setdefault(json.dumps(numbers(config), sort_keys=True, default=str), config)
-    return list(made.values())
+        distinct.setdefault(json.dumps(numbers(config), sort_keys=True, default=str), config)
+    return list(distinct.values())
 
 
 def numbers(config: Config) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 from hardbench.campaign.grid import Cell, digest, numbers
 from hardbench.config import Config
@@ -48,10 +48,10 @@ def stackable(config: Config) -> bool:
 
 def stack_key(config: TrainingSettings, data: str) -> str:
     """Configurations with the same key train in one stack; `data` names the samples."""
-    own = [name for name in OWN if not config.stop_at_target or name == "repeats"]  # a target adds evaluation points
+    individual = [name for name in OWN if not config.stop_at_target or name == "repeats"]  # a target adds evaluation points
     if config.layer_metrics != ("none",):
-        own = [name for name in own if name not in ("seed", "noise_ratio")]  # they fix what the layers are measured on
-    return digest({name: value for name, value in numbers(config).items() if name not in own}, data)
+        individual = [name for name in individual if name not in ("seed", "noise_ratio")]  # they fix what the layers are measured on
+    return digest({name: value for name, value in numbers(config).items() if name not in individual}, data)
 
 
 def chunk(config: TrainingSettings, cuda: bool) -> int:
@@ -66,15 +66,13 @@ def chunk(config: TrainingSettings, cuda: bool) -> int:
 
 def stacks(cells: Sequence[Cell], todo: Sequence[int], data: Mapping[int, str], cuda: bool, workers: int) -> list[Job]:
     """The jobs of the stackable cells among `todo`: their networks, in order, in chunks of a size fixed by the plan."""
+    configs = {index: cast(TrainingSettings, cells[index].config) for index in todo}
     groups: dict[str, list[int]] = {}
-    for index in todo:
-        config = cells[index].config
-        assert isinstance(config, TrainingSettings)
+    for index, config in configs.items():
         groups.setdefault(stack_key(config, data[index]) + (str(index) if config.stop_at_target else ""), []).append(index)
     jobs = []
     for group in groups.values():
-        config = cells[group[0]].config
-        assert isinstance(config, TrainingSettings)
+        config = configs[group[0]]
         networks = [(index, r) for index in group for r in cells[index].repeats]
         size = len(networks) if config.stop_at_target else min(chunk(config, cuda), max(1, -(-len(networks) // workers)))
         for start in range(0, len(networks), size):

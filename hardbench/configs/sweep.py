@@ -48,12 +48,12 @@ class CampaignSettings(MachineSettings, PlaceSettings):
     def headline(self) -> dict[str, Any]:
         """The settings that were given, as text."""
         points = points_of(self)
-        found = {}
+        headline = {}
         for name, option in options(config_class(self.study)).items():
             if option.declared.headline:
                 several = list(dict.fromkeys(str(getattr(config, name)) for config in points))
-                found[name] = ",".join(several) if len(several) <= 20 else f"{len(several)} values"
-        return found
+                headline[name] = ",".join(several) if len(several) <= 20 else f"{len(several)} values"
+        return headline
 
 
 def config_class(study: str) -> type[AnyConfig]:
@@ -65,10 +65,10 @@ def config_class(study: str) -> type[AnyConfig]:
 @functools.cache
 def sweep_class(study: str) -> type[CampaignSettings]:
     """The settings of a sweep over a study: its own, and the study's with several values each."""
-    own = options(CampaignSettings)
+    of_the_sweep = options(CampaignSettings)
     fields = []
     for name, option in options(config_class(study)).items():
-        if name not in own and option.declared.stored:
+        if name not in of_the_sweep and option.declared.stored:
             declared = {"also": option.declared.also, "was": option.declared.was, "each": option, "headline": option.declared.headline}
             fields.append((name, tuple[Any, ...] | None, setting(None, option.declared.help, **declared)))
     return dataclasses.make_dataclass("SweptSettings", fields, bases=(CampaignSettings,), frozen=True)
@@ -79,13 +79,13 @@ Config = sweep_class("train")
 
 def config_for(words: Sequence[str]) -> type[CampaignSettings]:
     """The settings that a command line means: its study is the first word, or that of the environment or the file."""
-    found = words[0] if words and not words[0].startswith("-") else _after(words, "study") or os.environ.get("HARDBENCH_STUDY")
+    study = words[0] if words and not words[0].startswith("-") else _after(words, "study") or os.environ.get("HARDBENCH_STUDY")
     file = _after(words, "config") or os.environ.get("HARDBENCH_CONFIG")
-    if found is None and file is not None:
-        found = str(read_file(file).get("study", "train"))
-    name = (found or "train").replace("-", "_")
+    if study is None and file is not None:
+        study = str(read_file(file).get("study", "train"))
+    name = (study or "train").replace("-", "_")
     if name not in STUDIES:
-        raise ConfigError(f"study: {found}; {nearest(name, STUDIES)}")
+        raise ConfigError(f"study: {study}; {nearest(name, STUDIES)}")
     return sweep_class(name)
 
 
@@ -108,7 +108,7 @@ class Words:
     @property
     def swept(self) -> list[str]:
         """Names of the settings in grids or with several values."""
-        names = {name for one in self.grids for name in one if name not in self.given}
+        names = {name for axes in self.grids for name in axes if name not in self.given}
         return sorted(names | {name for name, values in self.given.items() if len(values) > 1})
 
     @property
@@ -157,7 +157,7 @@ def points_of(
 ) -> list[AnyConfig]:
     """The configurations of all cells; `pinned` says what a point reads where that is not settled by its words."""
     study, words = config_class(config.study), words_of(config)
-    found = [pinned(study, point) for point in grid.points(study, words.given, words.fixed, words.grids)]
+    points = [pinned(study, point) for point in grid.points(study, words.given, words.fixed, words.grids)]
     shared: dict[str, Any] = {"data_dir": config.data_dir, "device": config.device, "threads": config.threads or 1, "tag": config.tag}
     shared |= {"keep_checkpoints": False} if config.study == "train" else {}  # others may read their own
-    return grid.configurations(study, found, shared)
+    return grid.configurations(study, points, shared)
