@@ -174,13 +174,12 @@ class Option:
             raise self.fail(value, f"at most {MOST}")
         if declared.high == 1 and not whole and not 0 <= number <= 1:
             raise self.fail(value, "a share from 0 to 1 (0.95, not 95 %)")
-        for bound, wrong, text in (
-            (declared.low, lambda b: number < b, "at least"),
-            (declared.above, lambda b: number <= b, "above"),
-            (declared.high, lambda b: number > b, "at most"),
-        ):
-            if bound is not None and wrong(bound):
-                raise self.fail(value, f"{text} {bound}")
+        if declared.low is not None and number < declared.low:
+            raise self.fail(value, f"at least {declared.low}")
+        if declared.above is not None and number <= declared.above:
+            raise self.fail(value, f"above {declared.above}")
+        if declared.high is not None and number > declared.high:
+            raise self.fail(value, f"at most {declared.high}")
         return int(number) if whole else number
 
 

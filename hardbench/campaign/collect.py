@@ -53,7 +53,7 @@ class Campaign:
                 continue
             if done not in mine:
                 self.parent.client.set_tag(done.id, ALSO, f"{done.tags.get(ALSO, '')} {self.parent.id}".strip())
-            baseline = self.plan.baselines[index] if index is not None else float(done.tags.get("hardbench.baseline", "nan"))
+            baseline = self.plan.cells[index].baseline if index is not None else float(done.tags.get("hardbench.baseline", "nan"))
             self.table.add(key, done, baseline)
         self._tables(now=True)
 
@@ -67,7 +67,7 @@ class Campaign:
 
     def _new(self, index: int, note: str) -> tracking.Run:
         cell = self.plan.cells[index]
-        tags = {**(getattr(cell.config, "tag", None) or {}), CELL: cell.key, "hardbench.baseline": f"{self.plan.baselines[index]:.10g}"}
+        tags = {**(getattr(cell.config, "tag", None) or {}), CELL: cell.key, "hardbench.baseline": f"{cell.baseline:.10g}"}
         note = f"{cell.label}\n{note}"
         return tracking.open_cell(self.parent, self.plan.study, cell.config, cell.label, note, tags, self.table.swept)
 
@@ -124,7 +124,7 @@ class Campaign:
     def _finished(self, index: int, run_id: str) -> None:
         cell = self.plan.cells[index]
         self.plan.states[index] = "done"
-        self.table.add(cell.key, StoredRun(self.parent.client, self.parent.client.get_run(run_id)), self.plan.baselines[index])
+        self.table.add(cell.key, StoredRun(self.parent.client, self.parent.client.get_run(run_id)), cell.baseline)
         row = self.table.cells[cell.key]
         if "test_accuracy" in row:
             self._last = f"{cell.label}: {np.nanmean(row['test_accuracy']):.4f}"

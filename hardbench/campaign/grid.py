@@ -19,11 +19,13 @@ LEFT_OUT = ("device", "threads", "data_dir", "name", "tag", "checkpoint_every") 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point: its configuration, the hash that tells whether it has been computed, and a short name."""
+    """One point: its configuration, the hash that tells whether it has been computed, a short name, and of a training its data."""
 
     config: Config
     key: str
     label: str
+    samples: str  # digest
+    baseline: float  # accuracy of the nearest class mean
 
     @property
     def networks(self) -> int:

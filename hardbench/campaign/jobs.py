@@ -1,6 +1,6 @@
 """From cells to jobs: networks that can share a stack, cut into chunks that fit the machine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, cast
@@ -64,12 +64,12 @@ def chunk(config: TrainingSettings, cuda: bool) -> int:
     return next((count for width, count in CHUNKS if widest <= width), WIDE)
 
 
-def stacks(cells: Sequence[Cell], todo: Sequence[int], data: Mapping[int, str], cuda: bool, workers: int) -> list[Job]:
+def stacks(cells: Sequence[Cell], todo: Sequence[int], cuda: bool, workers: int) -> list[Job]:
     """The jobs of the stackable cells among `todo`: their networks, in order, in chunks of a size fixed by the plan."""
     configs = {index: cast(TrainingSettings, cells[index].config) for index in todo}
     groups: dict[str, list[int]] = {}
     for index, config in configs.items():
-        groups.setdefault(stack_key(config, data[index]) + (str(index) if config.stop_at_target else ""), []).append(index)
+        groups.setdefault(stack_key(config, cells[index].samples) + (str(index) if config.stop_at_target else ""), []).append(index)
     jobs = []
     for group in groups.values():
         config = configs[group[0]]

@@ -27,8 +27,6 @@ class Plan:
 
     study: str
     cells: list[Cell]
-    data: dict[int, str]  # digest of a cell's samples
-    baselines: list[float]
     runs: dict[str, list[StoredRun]] = field(default_factory=dict)  # of a cell's hash, newest first
     states: dict[int, str] = field(default_factory=dict)  # done, running, failed, to do
 
@@ -41,15 +39,14 @@ class Plan:
 def make(study: str, version: int, configs: Sequence[Config], swept: Sequence[str]) -> Plan:
     """The plan for these configurations; `version` is raised when the study's numbers change. DataError if samples cannot be read."""
     known: dict[str, tuple[str, float]] = {}
-    plan = Plan(study, [], {}, [])
-    for index, config in enumerate(configs):
+    plan = Plan(study, [])
+    for config in configs:
         samples, baseline = "", float("nan")
         if isinstance(config, TrainingSettings):
-            key = data_key(config)
-            samples, baseline = known[key] = known.get(key) or _samples(config)
-        plan.data[index] = samples
-        plan.baselines.append(baseline)
-        plan.cells.append(Cell(config, digest(study, version, numbers(config), samples), label(config, swept)))
+            data = data_key(config)
+            samples, baseline = known[data] = known.get(data) or _samples(config)
+        key = digest(study, version, numbers(config), samples)
+        plan.cells.append(Cell(config, key, label(config, swept), samples, baseline))
     refresh(plan, ())
     return plan
 

@@ -158,7 +158,7 @@ def _workers(config: CampaignSettings) -> int:
 def _jobs(config: CampaignSettings, made: Plan, todo: Sequence[int]) -> list[Job]:
     """Stacks of what can be stacked, one job per cell of the rest."""
     stacked = [index for index in todo if config.study == "train" and jobs.stackable(made.cells[index].config)]
-    work = jobs.stacks(made.cells, stacked, made.data, _cuda(config), _workers(config))
+    work = jobs.stacks(made.cells, stacked, _cuda(config), _workers(config))
     for index in todo:
         if index not in stacked:
             cell = made.cells[index]
