@@ -9,7 +9,6 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +42,7 @@ class Registry:
         self.instead = instead or {}  # words that are no entries, and what to say of them
         self._home = home
         self._entries: dict[str, Entry] = {}
+        self._loaded = False
 
     def add(self, *names: str, reads: tuple[str, ...] = (), variants: bool = False, **defaults: Any) -> Callable[[F], F]:
         """Decorator: register a callable under each name, with the settings it reads and its own defaults for settings."""
@@ -54,14 +54,14 @@ class Registry:
 
         return register
 
-    @cached_property
-    def _known(self) -> dict[str, Entry]:
-        """All entries, those included whose modules are not imported yet."""
-        for module, path in _files(self._home):
-            functions = [node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.FunctionDef)]
-            for function, call in ((node, decorator) for node in functions for decorator in node.decorator_list):
-                if isinstance(call, ast.Call) and globals().get(ast.unparse(call.func).removesuffix(".add")) is self:
-                    self._declare(module, function, call)
+    def _load(self) -> dict[str, Entry]:
+        if not self._loaded:
+            self._loaded = True
+            for module, path in _files(self._home):
+                functions = [node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.FunctionDef)]
+                for function, call in ((node, decorator) for node in functions for decorator in node.decorator_list):
+                    if isinstance(call, ast.Call) and globals().get(ast.unparse(call.func).removesuffix(".add")) is self:
+                        self._declare(module, function, call)
         return self._entries
 
     def _declare(self, module: str, function: ast.FunctionDef, call: ast.Call) -> None:
@@ -74,26 +74,26 @@ class Registry:
             self._entries.setdefault(name, entry)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._known))
+        return iter(sorted(self._load()))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._known
+        return name in self._load()
 
     def __getitem__(self, word: str) -> Entry:
         """The entry of a name in any case; of `emnist:letters` or `npz:PATH` the part before the colon counts."""
         name, colon, _ = word.lower().partition(":")
         if name in self.instead:
             raise ConfigError(f"{self.noun}: {word}; {self.instead[name]}")
-        if name not in self._known:
+        if name not in self._load():
             raise ConfigError(f"{self.noun}: {word}; {nearest(name, self)}")
-        entry = self._known[name]
+        entry = self._entries[name]
         if colon and not entry.variants:
             raise ConfigError(f"{self.noun}: {word}; {name} alone, nothing after it")
         return entry
 
     def readers(self, setting: str) -> list[str]:
         """Names of the entries that read a setting."""
-        return [name for name in self if setting in self._known[name].reads]
+        return [name for name in self if setting in self._entries[name].reads]
 
 
 def _first_line(text: str | None) -> str:
