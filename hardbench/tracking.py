@@ -217,9 +217,9 @@ def closing_cell(run: Run) -> Iterator[Run]:
         yield run
 
 
-def end_cell(parent: Run, run_id: str, error: str | None, killed: bool = False) -> None:
-    """End a cell that its study has left open; FAILED (or KILLED) with the tag `error` if there is one."""
+def end_cell(parent: Run, run_id: str, status: str = "FINISHED", error: str | None = None) -> None:
+    """End a cell that its study has left open, with the tag `error` if there is one; then also a cell that has ended."""
     if error is not None:
         parent.client.set_tag(run_id, "error", error[:500])
     if error is not None or parent.client.get_run(run_id).info.status == "RUNNING":
-        parent.client.set_terminated(run_id, "KILLED" if killed else "FAILED" if error is not None else "FINISHED")
+        parent.client.set_terminated(run_id, status)

@@ -92,7 +92,7 @@ class Campaign:
             for part, trained in zip(job.parts, result.value, strict=True):
                 self._add(part, trained)
         else:
-            tracking.end_cell(self.parent, self._opened[index], None)
+            tracking.end_cell(self.parent, self._opened[index])
             self._finished(index, self._opened[index])
         self._tables()
         return []
@@ -143,13 +143,12 @@ class Campaign:
         line = error.partition("\n")[0]
         self._note_failure(index, line)
         with signals.held():  # what is finished gets stored whole
-            if index in self._opened:
-                run_id = self._opened[index]
-            else:
+            run_id = self._opened.get(index)
+            if run_id is None:
                 run = self._new(index, line)
                 run.write_text(ERROR, error)
                 run_id = run.id
-            tracking.end_cell(self.parent, run_id, line)
+            tracking.end_cell(self.parent, run_id, "FAILED", line)
             self._replaced(index, run_id)
 
     def _note_failure(self, index: int, line: str) -> None:
@@ -181,7 +180,7 @@ class Campaign:
         self.parent.remove(IN_FLIGHT)
         for index, run_id in self._opened.items():
             if self.plan.states[index] not in ("done", "failed"):
-                tracking.end_cell(self.parent, run_id, "the sweep ended before it", killed=True)
+                tracking.end_cell(self.parent, run_id, "KILLED", "the sweep ended before it")
 
     def failed(self) -> list[str]:
         """A line per cell that failed, now or before."""

@@ -85,4 +85,4 @@ def stacks(cells: Sequence[Cell], todo: Sequence[int], cuda: bool, workers: int)
 def stack_job(cells: Sequence[Cell], parts: Sequence[Part]) -> Job:
     """The job that trains these parts in one stack."""
     configs = [replace(cells[part.cell].config, first_repeat=part.first, repeats=part.count) for part in parts]  # type: ignore[call-arg]
-    return Job(tuple(parts), STACK, [{name: getattr(config, name) for name in config.as_dict()} for config in configs])
+    return Job(tuple(parts), STACK, [config.as_dict() for config in configs])

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,12 +29,9 @@ def serve(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
-    while True:
-        try:
-            job = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(attempt(*job))
+    with suppress(EOFError):
+        while True:
+            pipe.send(attempt(*pipe.recv()))
 
 
 def _die_with_parent() -> None:
