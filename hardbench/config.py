@@ -135,7 +135,7 @@ class Config:
             kept = declared.stored and name not in ASIDE and not (declared.each or declared.raw or replaced)
             if kept and value != (by_default if name in chosen else by_choice)[name]:
                 departing[name] = value
-        return self.headline() | {name: value for name, value in departing.items() if name not in self.headline()}
+        return self.headline() | departing
 
     def _defaults(self, chosen: Iterable[str]) -> dict[str, Any]:
         """The value of every setting if only these were given."""

@@ -53,7 +53,6 @@ class Run:
         self._unpublished: list[str] = []
         self._flushed = time.monotonic()
         self._asked_again = 0.0  # when a store that was away is asked next
-        self._model = bool(run.outputs and run.outputs.model_outputs)
         self.copy: Run | None = None  # a run that gets the same metrics
         self.published: list[str] = []  # artifacts that this process has written
         local = local_path(run.info.artifact_uri)
@@ -244,7 +243,8 @@ class Run:
         """The network as an MLflow model; once, however often the run goes on."""
         import mlflow.pytorch
 
-        if self._model:
+        outputs = self.client.get_run(self.id).outputs
+        if outputs and outputs.model_outputs:
             return
         models = self.client.search_logged_models([self.experiment], f"source_run_id = '{self.id}'")
         model = models[0] if models else self.client.create_logged_model(self.experiment, name="model", source_run_id=self.id)
@@ -254,7 +254,6 @@ class Run:
             self.client.log_model_artifacts(model.model_id, f"{folder}/model")
         self.client.finalize_logged_model(model.model_id, "READY")
         self.client.log_outputs(self.id, [LoggedModelOutput(model.model_id, 0)])
-        self._model = True
 
     @property
     def link(self) -> str:
