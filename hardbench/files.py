@@ -5,7 +5,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,8 +23,7 @@ def whole(path: Path) -> Iterator[BinaryIO]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside, file = _aside(path)
-        with file:
+        with _aside(path) as (aside, file):
             try:
                 yield file
                 file.flush()
@@ -43,18 +42,21 @@ def whole(path: Path) -> Iterator[BinaryIO]:
         os.close(folder)
 
 
-def _aside(path: Path) -> tuple[Path, BinaryIO]:
-    """An empty file beside `path` that nobody else writes to, and its own path; it is locked until it is closed."""
+@contextmanager
+def _aside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """The path of an empty file beside `path`, and the file, which nobody else writes to within the block."""
     aside = path.with_name(f".{path.name}.part")
-    try:
-        file = os.fdopen(locks.awaited(aside), "r+b")
-        file.truncate(0)  # not before it is locked
-    except OSError:  # a file system without locks, or somebody else's part
-        with suppress(OSError):
-            aside.unlink()
-        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-        file = aside.open("x+b")
-    return aside, file
+    with ExitStack() as stack:
+        try:
+            handle = stack.enter_context(locks.awaited(aside))
+            file = stack.enter_context(os.fdopen(handle, "r+b", closefd=False))
+            file.truncate(0)  # not before it is locked
+        except OSError:  # a file system without locks, or somebody else's part
+            with suppress(OSError):
+                aside.unlink()
+            aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+            file = stack.enter_context(aside.open("x+b"))
+        yield aside, file
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,25 +12,29 @@ from hardbench.errors import TrackingError
 WAIT = 60.0  # seconds that a lock on a store is waited for: making a store takes ten
 
 
-def take(path: Path) -> int | None:
-    """A handle that holds the lock until it is closed; None if another one does. Folders on the way are made, no link is followed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack, suppress(BlockingIOError, FileNotFoundError):  # held, or removed by who held it
-        handle = _open(path, os.O_RDWR | os.O_CREAT)
-        stack.callback(os.close, handle)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(handle), path.stat()):
-            stack.pop_all()
-            return handle
-    return None
+@contextmanager
+def awaited(path: Path, refuse: Callable[[], object] = lambda: None, pause: float = 0.02) -> Iterator[int]:
+    """Within the block this process has the lock, by the handle that comes. Folders on the way are made, no link is followed.
 
-
-def awaited(path: Path, refuse: Callable[[], object] = lambda: None, pause: float = 0.02) -> int:
-    """A handle as `take` gives it, once the lock can be had; `refuse` is called before every pause (seconds), and may end the waiting."""
-    while (handle := take(path)) is None:
+    While another one has it, `refuse` is called before every pause (seconds), and may end the waiting.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            handle = _open(path, os.O_RDWR | os.O_CREAT)
+            stack.callback(os.close, handle)
+            if _locked(handle, path):
+                yield handle
+                return
         refuse()
         time.sleep(pause)
-    return handle
+
+
+def _locked(handle: int, path: Path) -> bool:
+    with suppress(BlockingIOError, FileNotFoundError):  # held, or removed by who held it
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(handle), path.stat())
+    return False
 
 
 def free(path: Path) -> bool | None:
@@ -72,13 +76,13 @@ def waited(path: Path) -> Iterator[None]:
         if time.monotonic() > until:
             raise TrackingError(f"lock: {path}; another command has held it for {WAIT:.0f} s")
 
-    try:
-        handle = awaited(path, refuse)
-    except OSError as error:
-        raise TrackingError(f"lock: {path}; a file that can be made and locked ({error.strerror})") from None
-    _held.add(path)
-    try:
-        yield
-    finally:
-        _held.remove(path)
-        os.close(handle)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(awaited(path, refuse))
+        except OSError as error:
+            raise TrackingError(f"lock: {path}; a file that can be made and locked ({error.strerror})") from None
+        _held.add(path)
+        try:
+            yield
+        finally:
+            _held.remove(path)

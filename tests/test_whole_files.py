@@ -58,6 +58,19 @@ def test_writers_share_no_part_where_nothing_can_be_locked(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_who_is_interrupted_in_a_file_can_write_it_at_once(tmp_path):
+    """As a run does that keeps what waits on its way out: its lock is free before the exception has been dealt with."""
+    target = tmp_path / "waiting.json"
+    try:
+        with files.whole(target) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        files.write_text(target, "whole")
+    assert target.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def _die_within(target):
     with files.whole(target) as file:
         file.write(b"x" * 1000)
