@@ -227,7 +227,7 @@ def finish(run: tracking.Run, out: Path | None, copied: Sequence[str] = (".",)) 
     `copied` (files or folders of the run) go to `out`, unless that is where they are.
     """
     if out is not None and "." in copied:
-        run.gather()
+        run.fetch()
     try:
         for name in copied if out is not None and out.resolve() != run.folder.resolve() else ():
             source, copy = run.folder / name, Path(str(out)) / name

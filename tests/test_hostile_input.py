@@ -154,11 +154,11 @@ def parsed(*line):
         if isinstance(config, sweep.CampaignSettings):
             sweep.cells_of(config)
 
-    def without_work(command, name, settings, work, **more):
-        made(command, name, settings, stub, **more)
+    def without_work(command, name, settings, text, work):
+        made(command, name, settings, text, stub)
 
-    made = command_line._Command.__init__
-    with redirect_stdout(shown), redirect_stderr(told), patch.object(command_line._Command, "__init__", without_work):
+    made = command_line.SettingsCommand.__init__
+    with redirect_stdout(shown), redirect_stderr(told), patch.object(command_line.SettingsCommand, "__init__", without_work):
         code = main(list(line))
     if code:
         assert code in CODES, line

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from urllib.parse import quote
 
-from hardbench import console, tracking
+from hardbench import console, signals, tracking
 from hardbench.configs.ui import Config
 from hardbench.errors import TrackingError
 
@@ -32,7 +32,7 @@ def run(config: Config) -> None:
     words = ["--backend-store-uri", tracking.uri(), "--host", "127.0.0.1", "--port", str(config.port), "--workers", "1"]
     # of MLflow's helpers that run jobs none is needed
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with tracking.terminable(), _guarded() as group:
+    with signals.ending(), _guarded() as group:
         server = subprocess.Popen([sys.executable, "-m", "mlflow", "server", *words], process_group=group, env=environment)
         try:
             code = server.wait()

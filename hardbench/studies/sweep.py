@@ -20,7 +20,6 @@ from hardbench.artifacts import IN_FLIGHT, PER_CELL, PER_RUN, PLAN
 from hardbench.campaign import grid, jobs, plan
 from hardbench.campaign.collect import Campaign
 from hardbench.campaign.executors import Executor, Local, Ray
-from hardbench.campaign.grid import Cell
 from hardbench.campaign.jobs import Job
 from hardbench.campaign.plan import Plan
 from hardbench.campaign.results import counts
@@ -158,17 +157,13 @@ def _workers(config: CampaignSettings) -> int:
 def _jobs(config: CampaignSettings, made: Plan, todo: Sequence[int]) -> list[Job]:
     """Stacks of what can be stacked, one job per cell of the rest."""
     stacked = [index for index in todo if config.study == "train" and jobs.stackable(made.cells[index].config)]
-    work = jobs.stacks(made.cells, stacked, made.data, _cuda(config), _workers(config))
+    work = jobs.stacks(made.cells, stacked, _cuda(config), _workers(config))
     for index in todo:
         if index not in stacked:
             cell = made.cells[index]
-            payload = {"study": config.study, "settings": _given(cell), "store": os.path.abspath("."), "uri": tracking.uri()}  # noqa: PTH100
+            payload = {"study": config.study, "settings": cell.config.as_dict(), "store": os.path.abspath("."), "uri": tracking.uri()}  # noqa: PTH100
             work.append(Job((jobs.Part(index, 0, cell.networks),), f"{__name__}:run_cell", payload))
     return work
-
-
-def _given(cell: Cell) -> dict[str, Any]:
-    return {name: getattr(cell.config, name) for name in cell.config.as_dict()}
 
 
 def _executor(config: CampaignSettings, work: Sequence[Job]) -> Executor:
