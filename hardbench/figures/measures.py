@@ -146,17 +146,17 @@ def headline(run: StoredRun, label: str, samples: str, error: bool = True) -> st
 def collect(runs: Runs, drawings: Mapping[str, Callable[[], Figure]], strict: bool) -> dict[str, Figure]:
     """The figures by file stem. Those that lack numbers are left out; ConfigError where all do, or with `strict` one does."""
     figures: dict[str, Figure] = {}
-    errors: list[ConfigError] = []
+    first: ConfigError | None = None
     for stem, draw in drawings.items():
         try:
             figures[stem] = draw()
         except ConfigError as error:
-            errors.append(error)
             if strict:
                 raise
+            first = first or error
     if not figures:
         names = " and ".join(f"{run.name} ({run.id[:8]})" for run in runs)
-        raise errors[0] if errors else ConfigError(f"layer_metrics: none measured in {names}")
+        raise first or ConfigError(f"layer_metrics: none measured in {names}")
     return figures
 
 
@@ -191,13 +191,11 @@ def single(stem: str, draw: Callable[[StoredRun, str, list[str]], Figure], error
 def grid(count: int, titles: Sequence[str], xlabel: str, most: int = 0, **more: Any) -> tuple[Figure, list[Axes]]:
     """Panels with titles in rows of up to `most` (default: four or five, whichever leaves fewer gaps), the x label below the lowest."""
     columns = min(count, most or (5 if -count % 5 < -count % 4 else 4))
-    figure, axes = style.sheet(-(-count // columns), columns, **{"width": 3.3, "height": 2.5, **more})
-    for axis in axes.flat[count:]:
-        axis.remove()
-    for index, (axis, title) in enumerate(zip(axes.flat, titles, strict=False)):
+    figure, axes = style.panels(count, columns, **{"width": 3.3, "height": 2.5, **more})
+    for index, (axis, title) in enumerate(zip(axes, titles, strict=True)):
         axis.set_title(title, fontsize=SMALL, loc="left")
         axis.set_xlabel(xlabel if index + columns >= count else "", fontsize=SMALL + 1)
-    return figure, list(axes.flat[:count])
+    return figure, axes
 
 
 def layer_axis(axis: Axes, count: int) -> None:
@@ -215,18 +213,23 @@ def profile(axis: Axes, values: Array, label: str | None = None, **more: Any) ->
     return line
 
 
-def layer_lines(
-    axis: Axes, x: Array, values: Array, name: str = "layer {}", more: Sequence[Line2D] = (), robust: bool = False, both: bool = False
-) -> None:
-    """Layers from values [R, T, L] as lines against the step, up to twelve of them named at their ends, as are `more` lines.
+def robust_view(metric: str, *axes: Axes, both: bool = False) -> None:
+    """Have outliers at the low end (`both`: at either) marked at the edge where the metric has no lower bound."""
+    if metric in ROBUST:
+        style.robust_view(*axes, both=both)
 
-    `robust` has outliers at the low end (`both`: at either) marked at the edge.
+
+def layer_lines(
+    axis: Axes, x: Array, values: Array, metric: str, name: str = "layer {}", more: Sequence[Line2D] = (), both: bool = False
+) -> None:
+    """Layers from a metric's values [R, T, L] as lines against the step, up to twelve of them named at their ends, as are `more` lines.
+
+    `both`: see `robust_view`.
     """
     shades = style.ordered(values.shape[2])
     lines = [style.band(axis, x, values[:, :, i], name.format(i), color=shade, linewidth=1.2) for i, shade in enumerate(shades)]
     style.log_steps(axis, axis.get_xlabel())
-    if robust:
-        style.robust_view(axis, both=both)
+    robust_view(metric, axis, both=both)
     style.label_ends(axis, [*(lines[i] for i in style.sampled(len(lines), 12)), *more])
 
 

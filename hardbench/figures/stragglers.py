@@ -1,6 +1,7 @@
 """Figures of the study of hard samples: accuracies against what remains, strategies, classes, agreement, the hardest images."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,8 +12,8 @@ from matplotlib.lines import Line2D
 from hardbench.artifacts import Array
 from hardbench.errors import ConfigError
 from hardbench.figures import style
-from hardbench.figures.runs import FigureOptions, Kind, Runs, StoredRun, class_names, measured, one_per_run
-from hardbench.figures.style import line_style
+from hardbench.figures.runs import FigureOptions, Kind, Runs, StoredRun, class_names, each_run, measured, one_per_run
+from hardbench.figures.style import SMALL, handle, line_style
 from hardbench.hard_samples.tables import TESTS, class_error, independent
 from hardbench.metrics.hardness import correlation, mean_stderr
 
@@ -38,7 +39,7 @@ def _spread(run: StoredRun) -> str:
     sets, repeats = run.arrays["accuracy_full"].shape[3:]
     if sets > 1:
         return f"mean ± standard error\nover {sets} sets of {repeats} networks"
-    return style.networks(repeats).replace(", ", ",\n")
+    return style.networks(repeats, between=",\n")
 
 
 def _errorbars(axis: Axes, run: StoredRun, test: str, place: tuple[int, int], number: int, label: str) -> Line2D:
@@ -47,8 +48,7 @@ def _errorbars(axis: Axes, run: StoredRun, test: str, place: tuple[int, int], nu
     values = independent(measured(run, f"accuracy_{test}")[place])[order]  # [Q, sets or repeats]
     mean, stderr = mean_stderr(values.T)
     line = {**line_style(number), "marker": MARKERS[number % len(MARKERS)], "markersize": 4, "linewidth": 1.3, "capsize": 2}
-    drawn = axis.errorbar(100 * run.arrays["remaining"][order], 100 * mean, 100 * np.nan_to_num(stderr), **line)
-    curve: Line2D = drawn.lines[0]
+    curve, _, _ = axis.errorbar(100 * run.arrays["remaining"][order], 100 * mean, 100 * np.nan_to_num(stderr), **line)
     curve.set_label(label)
     return curve
 
@@ -58,18 +58,15 @@ def _panels(run: StoredRun, rows: int) -> tuple[Figure, Array]:
     figure, axes = style.sheet(rows, len(TESTS), width=3.3, height=2.9, sharex=True, sharey="col")
     for row in axes:
         for axis, test in zip(row, TESTS, strict=True):
-            axis.set_title("all test samples" if test == "full" else f"{test} test samples", fontsize=style.SMALL + 1)
+            axis.set_title("all test samples" if test == "full" else f"{test} test samples", fontsize=SMALL + 1)
             axis.set_ylabel("accuracy / %" if test == "full" else "")
-    figure.supxlabel(f"{_reduced(run)} training samples that remain / %", fontsize=style.SMALL + 2)
+    figure.supxlabel(f"{_reduced(run)} training samples that remain / %", fontsize=SMALL + 2)
     return figure, axes
 
 
-def accuracy_vs_remaining(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
+@each_run
+def accuracy_vs_remaining(run: StoredRun) -> Figure:
     """Accuracy on all, hard and easy test samples against the share of the reduced group that remains: a line per train ratio."""
-    return one_per_run(runs, "accuracy_vs_remaining", _accuracy_vs_remaining)
-
-
-def _accuracy_vs_remaining(run: StoredRun) -> Figure:
     names, ratios = run.arrays["strategies"], run.arrays["train_ratios"]
     figure, axes = _panels(run, len(names))
     for m, row in enumerate(axes):
@@ -79,27 +76,20 @@ def _accuracy_vs_remaining(run: StoredRun) -> Figure:
     return figure
 
 
-def strategies(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
+@each_run
+def strategies(run: StoredRun) -> Figure:
     """Accuracy on all, hard and easy test samples against the share that remains, at the first train ratio: a line per strategy."""
-    return one_per_run(runs, "strategies", _strategies)
-
-
-def _strategies(run: StoredRun) -> Figure:
     names = _several(run)
     figure, axes = _panels(run, 1)
     for axis, test in zip(axes[0], TESTS, strict=True):
         lines = [_errorbars(axis, run, test, (m, 0), m, name) for m, name in enumerate(names)]
-    title = f"{100 * run.arrays['train_ratios'][0]:g} % trained on"
-    style.legend(axes[0, -1], [*lines, style.note(_spread(run))], title)
+    style.legend(axes[0, -1], [*lines, style.note(_spread(run))], f"{100 * run.arrays['train_ratios'][0]:g} % trained on")
     return figure
 
 
-def hard_per_class(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
+@each_run
+def hard_per_class(run: StoredRun) -> Figure:
     """Share of every class that is hard, by strategy; beside it the class's test error against that share, with Pearson's r."""
-    return one_per_run(runs, "hard_per_class", _hard_per_class)
-
-
-def _hard_per_class(run: StoredRun) -> Figure:
     names, classes = [str(name) for name in run.arrays["strategies"]], class_names(run)
     counts = measured(run, "hard_per_class")  # [M, S, K]
     shares = 100 * counts / run.arrays["samples_per_class"]
@@ -111,25 +101,19 @@ def _hard_per_class(run: StoredRun) -> Figure:
         mean, stderr = mean_stderr(shares[m])
         error = 100 * class_error(run.arrays, m)
         place = np.arange(len(classes)) + (m - (len(names) - 1) / 2) * width
-        colour = line_style(m)["color"]
-        bars.bar(place, mean, width, yerr=np.nan_to_num(stderr), color=colour, error_kw={"elinewidth": 0.8})
-        scatter.plot(mean, error, linestyle="", marker=MARKERS[m % len(MARKERS)], markersize=4.5, color=colour)
-        if len(names) == 1:
-            for c, label in enumerate(classes if len(classes) <= style.CROWD else ()):
-                scatter.annotate(label, (mean[c], error[c]), (4, 3), textcoords="offset points", fontsize=style.SMALL, parse_math=False)
+        marks: dict[str, Any] = {"linestyle": "", "marker": MARKERS[m % len(MARKERS)], "color": line_style(m)["color"]}
+        bars.bar(place, mean, width, yerr=np.nan_to_num(stderr), color=marks["color"], error_kw={"elinewidth": 0.8})
+        scatter.plot(mean, error, markersize=4.5, **marks)
+        for point in zip(classes, mean, error, strict=True) if len(names) == 1 and len(classes) <= style.CROWD else ():
+            scatter.annotate(point[0], point[1:], (4, 3), textcoords="offset points", fontsize=SMALL, parse_math=False)
         r = correlation(mean, error)
-        shown = "" if np.isnan(r) else f", r = {r:.2f}"
-        handles.append(Line2D([], [], linestyle="", marker=MARKERS[m % len(MARKERS)], color=colour, label=f"{name}{shown}"))
-    rotation = 90 if max(map(len, classes)) > 3 else 0
+        handles.append(handle(name + ("" if np.isnan(r) else f", r = {r:.2f}"), **marks))
     named = style.sampled(len(classes), style.CROWD)
-    bars.set_xticks(named, [classes[c] for c in named], rotation=rotation, parse_math=False)
-    bars.set_xlabel("class")
-    bars.set_ylabel("hard samples of the class / %")
-    scatter.set_xlabel("hard samples of the class / %")
-    scatter.set_ylabel("test error of the class / %\n(least removed)")
+    bars.set_xticks(named, [classes[c] for c in named], rotation=90 if max(map(len, classes)) > 3 else 0, parse_math=False)
+    bars.set(xlabel="class", ylabel="hard samples of the class / %")
+    scatter.set(xlabel="hard samples of the class / %", ylabel="test error of the class / %\n(least removed)")
     sets = counts.shape[1]
-    bar_note = f"bars: standard error\nover {sets} sets" if sets > 1 else "one set"
-    style.legend(scatter, [*handles, style.note(bar_note)])
+    style.legend(scatter, [*handles, style.note(f"bars: standard error\nover {sets} sets" if sets > 1 else "one set")])
     return figure
 
 
@@ -153,29 +137,23 @@ def _agreement(run: StoredRun) -> Figure:
     side = 1.9 + 0.45 * len(names)
     figure, axes = style.sheet(1, 2, width=side + 1.1, height=side, layout="compressed")
     overlap, ranks = (mean_stderr(measured(run, name))[0] for name in ("jaccard", "spearman"))
-    style.heatmap(axes[0, 0], overlap, _with_stability(run, names), names, "Jaccard overlap of the hard samples", norm=Normalize(0, 1))
-    style.heatmap(axes[0, 1], ranks, names, names, "Spearman correlation of the scores", shades="RdBu_r", norm=Normalize(-1, 1))
+    style.heatmap(axes[0, 0], overlap, _with_stability(run, names), names, "Jaccard overlap of the hard samples", Normalize(0, 1))
+    style.heatmap(axes[0, 1], ranks, names, names, "Spearman correlation of the scores", Normalize(-1, 1), cmap="RdBu_r")
     return figure
 
 
 def _agreement_per_class(run: StoredRun) -> Figure:
-    names, classes = _several(run), class_names(run)
+    (pairs, ends), classes = style.pairs_of(_several(run)), class_names(run)
     overlap = mean_stderr(measured(run, "jaccard_per_class"))[0]  # [K, M, M]
-    first, second = np.triu_indices(len(names), 1)
-    pairs = [f"{names[i]} - {names[j]}" for i, j in zip(first, second, strict=True)]
-    figure, axes = style.sheet(1, 1, width=3.6 + 0.36 * min(len(classes), style.CROWD), height=1.3 + 0.3 * len(pairs))
-    values = overlap[:, first, second].T
-    style.heatmap(axes[0, 0], values, pairs, classes, "Jaccard overlap", norm=Normalize(0, 1), aspect="auto")
-    axes[0, 0].set_xlabel("class")
+    figure, axis = style.panel(width=3.6 + 0.36 * min(len(classes), style.CROWD), height=1.3 + 0.3 * len(pairs))
+    style.heatmap(axis, overlap[:, *ends].T, pairs, classes, "Jaccard overlap", Normalize(0, 1), aspect="auto")
+    axis.set_xlabel("class")
     return figure
 
 
-def gallery(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
+@each_run
+def gallery(run: StoredRun) -> Figure:
     """The hardest images of every strategy, by mean score over the sets; of equal scores those with the largest loss."""
-    return one_per_run(runs, "gallery", _gallery)
-
-
-def _gallery(run: StoredRun) -> Figure:
     arrays = run.arrays
     if "gallery_images" not in arrays:
         raise ConfigError(f"gallery: run {run.name} has vectors; images")
@@ -184,19 +162,13 @@ def _gallery(run: StoredRun) -> Figure:
     figure, axes = style.sheet(len(names), count, width=0.95, height=1.32)
     for m, row in enumerate(axes):
         for g, axis in enumerate(row):
-            image = arrays["gallery_images"][m, g]
-            axis.imshow(style.pixels(image), cmap="gray_r" if image.shape[0] == 1 else None)
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.grid(False)
             label, predicted, clean = (int(arrays[f"gallery_{part}"][m, g]) for part in ("labels", "predicted", "clean"))
             noisy = label != clean
             text = f"{classes[label]} → {classes[predicted]}" + (f"\nis {classes[clean]}" if noisy else "\n")
-            axis.set_title(text, fontsize=style.SMALL - 1, parse_math=False, pad=2, color=style.HIGH if noisy else style.INK)
-            axis.spines[:].set_visible(False)
-        row[0].set_ylabel(str(names[m]), fontsize=style.SMALL)
+            style.picture(axis, arrays["gallery_images"][m, g], text, style.HIGH if noisy else style.INK)
+        row[0].set_ylabel(str(names[m]), fontsize=SMALL)
     wrong = "; in colour: labels made wrong, and the true class" if (arrays["gallery_labels"] != arrays["gallery_clean"]).any() else ""
-    figure.suptitle(f"label → prediction of the straggler networks{wrong}", fontsize=style.SMALL + 1)
+    figure.suptitle(f"label → prediction of the straggler networks{wrong}", fontsize=SMALL + 1)
     return figure
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Normalize, PowerNorm
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, ScalarFormatter
@@ -30,9 +30,16 @@ CROWD = 50  # classes beyond which figures are drawn coarser: names of some, cur
 SAMPLED = 1000  # curves or points that stand for a crowd
 
 
-def networks(count: int, error: bool = True) -> str:
+def networks(count: int, error: bool = True, between: str = ", ") -> str:
     """In words: one network, or the mean of `count` networks, with its standard error where `error` is drawn."""
-    return "one network" if count == 1 else f"mean ± standard error, {count} networks" if error else f"mean of {count} networks"
+    if count == 1:
+        return "one network"
+    return f"mean ± standard error{between}{count} networks" if error else f"mean of {count} networks"
+
+
+def pairs_of(names: Sequence[str]) -> tuple[list[str], tuple[Array, Array]]:
+    """Names and indices of all M = K(K-1)/2 pairs of classes, or of other names."""
+    return [f"{a} - {b}" for a, b in itertools.combinations(names, 2)], np.triu_indices(len(names), 1)
 
 
 def ordered(count: int, shades: str = "viridis", low: float = 0.0, high: float = 0.8) -> list[Any]:
@@ -57,6 +64,20 @@ def sheet(
     for axis in axes.flat:
         dress(axis)
     return figure, axes
+
+
+def panel(**size: Any) -> tuple[Figure, Axes]:
+    """A figure with one axis; `size` goes to `sheet`."""
+    figure, axes = sheet(**size)
+    return figure, axes[0, 0]
+
+
+def panels(count: int, columns: int, **size: Any) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` axes in rows of so many columns; `size` goes to `sheet`."""
+    figure, axes = sheet(-(-count // columns), columns, **size)
+    for axis in axes.flat[count:]:
+        axis.remove()
+    return figure, list(axes.flat[:count])
 
 
 def dress(axis: Axes) -> None:
@@ -178,15 +199,29 @@ def legend(axis: Axes, handles: Sequence[Any], title: str | None = None) -> None
         text.set_parse_math(False)
 
 
+def handle(label: str, **look: Any) -> Line2D:
+    """A handle for `legend`: a line that is drawn nowhere else."""
+    return Line2D([], [], label=label, **look)
+
+
 def note(text: str) -> Line2D:
     """A handle for `legend` that is text alone."""
-    return Line2D([], [], linestyle="", label=text)
+    return handle(text, linestyle="")
 
 
 def pixels(image: Array) -> Array:
     """An image [C, H, W] as [H, W] or [H, W, 3], floats scaled to [0, 1]."""
     shown: Array = image[0] if image.shape[0] == 1 else np.moveaxis(image[:3], 0, -1)
     return shown if shown.dtype == np.uint8 else (shown - shown.min()) / max(float(np.ptp(shown)), 1e-12)
+
+
+def picture(axis: Axes, image: Array, title: str, colour: str = "black") -> None:
+    """An image [C, H, W] alone on its axis, below a title."""
+    axis.imshow(pixels(image), cmap="gray_r" if image.shape[0] == 1 else None)
+    axis.set(xticks=[], yticks=[])
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
+    axis.set_title(title, fontsize=SMALL - 1, parse_math=False, pad=2, color=colour)
 
 
 def sampled(count: int, most: int = SAMPLED) -> Array:
@@ -265,25 +300,15 @@ def family(
 
 
 def heatmap(
-    axis: Axes,
-    values: Array,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    label: str,
-    texts: Array | None = None,
-    top: float | None = None,
-    shades: str = "Blues",
-    norm: Normalize | None = None,
-    aspect: str = "equal",
+    axis: Axes, values: Array, rows: list[str], columns: list[str], label: str, norm: Normalize, texts: Array | None = None, **more: Any
 ) -> None:
     """A coloured table of values [rows, columns], written into the cells up to 20 x 20; nan is grey. Up to 50 rows and columns are named.
 
-    Without a `norm` values are >= 0 and the colour scale is the square root, from 0 to `top`, so that small values beside large ones can be
-    told from none. `texts` replaces the numbers. `label` names the colour bar.
+    `texts` replaces the numbers. `label` names the colour bar. `more` goes to Axes.imshow: `cmap`, else Blues; `aspect`.
     """
-    colours = colormaps[shades].with_extremes(bad="#DDDDDD")
-    norm = norm or PowerNorm(0.5, vmin=0, vmax=top or max(np.nan_to_num(values).max(initial=0), 1e-9))
-    image = axis.imshow(np.ma.masked_invalid(values), cmap=colours, norm=norm, aspect=aspect)  # type: ignore[arg-type]
+    image = axis.imshow(np.ma.masked_invalid(values), norm=norm, **{"cmap": "Blues", **more})
+    colours = image.get_cmap().with_extremes(bad="#DDDDDD")
+    image.set_cmap(colours)
     axis.grid(False)
     axis.spines[:].set_visible(False)
     count = max(len(rows), len(columns))

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from hardbench.artifacts import Array
 from hardbench.figures import layers, questions, style
 from hardbench.figures.runs import FigureOptions, Kind, Runs, class_names, file_stem, is_measured, literal, measured, run_labels, slug
-from hardbench.figures.style import line_style
+from hardbench.figures.style import handle, line_style
 from hardbench.metrics.hardness import correlation, final, mean_stderr, row_shares
 
 Point = tuple[float, float, str, str]  # x, y, label, colour
@@ -28,11 +28,7 @@ PAIRS_APART = 6  # the same for pairs of classes: all pairs of four
 
 
 def _metric_axis(axis: Axes, metric: str) -> None:
-    axis.set_ylabel(AXIS_LABELS[metric])
-    if metric == "accuracy":
-        axis.set_ylim(-0.02, 1.02)
-    else:
-        axis.set_ylim(bottom=0)
+    axis.set(ylabel=AXIS_LABELS[metric], ylim=(-0.02, 1.02) if metric == "accuracy" else (0, None))
 
 
 def basic_training_curves(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
@@ -61,15 +57,14 @@ def basic_training_curves(runs: Runs, options: FigureOptions) -> dict[str, Figur
     return {"basic_training_curves": figure}
 
 
-def _curve_handles(runs: Runs, phases: Sequence[str]) -> list[Line2D]:
-    counts = [style.networks(len(run.arrays["accuracy"])).replace(", ", ",\n") for run in runs]
+def _curve_handles(runs: Runs, phases: Sequence[str]) -> list[Any]:
+    counts = [style.networks(len(run.arrays["accuracy"]), between=",\n") for run in runs]
     if len(runs) == 1:
-        markers = {phase: "" if phase == "train" else "o" for phase in phases}
-        lines = [Line2D([], [], label=p, marker=markers[p], markersize=3, **line_style(list(CURVES).index(p))) for p in phases]
-        return [*lines, style.note(counts[0])]
-    named = zip(run_labels(runs), counts, strict=True)
-    lines = [Line2D([], [], label=f"{name}\n{count}", color=line_style(number)["color"]) for number, (name, count) in enumerate(named)]
-    return lines + [Line2D([], [], label=phase, color=style.INK, linestyle=CURVES[phase][2]) for phase in phases]
+        marks = {phase: {"marker": "" if phase == "train" else "o", "markersize": 3} for phase in phases}
+        return [*(handle(phase, **marks[phase], **line_style(list(CURVES).index(phase))) for phase in phases), style.note(counts[0])]
+    names = zip(run_labels(runs), counts, strict=True)
+    lines = [handle(f"{name}\n{count}", color=line_style(number)["color"]) for number, (name, count) in enumerate(names)]
+    return lines + [handle(phase, color=style.INK, linestyle=CURVES[phase][2]) for phase in phases]
 
 
 def class_hardness(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
@@ -96,7 +91,7 @@ def _hardness_columns(runs: Runs, labels: Sequence[str], metric: str) -> Figure:
         names, x = class_names(run), run.arrays["steps"] + 1
         values = measured(run, f"{metric}_per_class")
         classes.append(style.family(top, x, values, names, CLASSES_APART))
-        pairs, ends = _pairs(names)
+        pairs, ends = style.pairs_of(names)
         overlap = measured(run, "overlap_dynamic")[:, :, *ends]
         overlaps.append(style.family(bottom, x, overlap, pairs, PAIRS_APART, first=len(names))[0])
         top.set_title(f"{label}\n{style.networks(len(values))}", fontsize=style.SMALL + 1, parse_math=False)
@@ -112,11 +107,6 @@ def _hardness_columns(runs: Runs, labels: Sequence[str], metric: str) -> Figure:
     return figure
 
 
-def _pairs(names: Sequence[str]) -> tuple[list[str], tuple[Array, Array]]:
-    """Names and indices of all M = K(K-1)/2 pairs of classes."""
-    return [f"{a} - {b}" for a, b in itertools.combinations(names, 2)], np.triu_indices(len(names), 1)
-
-
 def overlap_scatter(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     """Final dynamic (x) against static (y) overlap of every pair of classes and every repeat of the runs, with Pearson's and Spearman's r.
 
@@ -125,14 +115,13 @@ def overlap_scatter(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     overlap and are not independent: no p value is given.
     """
     options.pick("phase", ("test",))
-    figure, axes = style.sheet(width=6.2, height=4.6)
-    axis = axes[0, 0]
+    figure, axis = style.panel(width=6.2, height=4.6)
     overlaps: list[tuple[Array, Array]] = []  # dynamic, static of each run
     means: list[Point] = []
     handles: list[Any] = []
     for number, (run, label) in enumerate(zip(runs, run_labels(runs), strict=True)):
         measured(run, "overlap_dynamic")
-        pairs, ends = _pairs(class_names(run))
+        pairs, ends = style.pairs_of(class_names(run))
         dynamic = final(run.arrays, "overlap_dynamic")[:, *ends]  # [R, M]
         static = np.broadcast_to(measured(run, "overlap_static")[ends], dynamic.shape)
         overlaps.append((dynamic.ravel(), static.ravel()))
@@ -197,10 +186,10 @@ def confusion_figures(confusion: Array, names: Sequence[str]) -> dict[str, Figur
     }
 
 
-def _confusion(values: Array, names: Sequence[str], label: str, top: float | None) -> Figure:
+def _confusion(values: Array, names: list[str], label: str, top: float | None) -> Figure:
     """A heatmap of the mean of values [R, K, K], in colours from 0 to `top` (None, for counts: to the largest)."""
     side = min(3.0 + 0.5 * len(names), 12.0)
-    figure, axes = style.sheet(width=side + 1.4, height=side, layout="compressed")
+    figure, axis = style.panel(width=side + 1.4, height=side, layout="compressed")
     mean, stderr = mean_stderr(values)
     roomy = len(names) <= 10
     digits = (3 if roomy else 2) if top else 0 if np.array_equal(mean, np.round(mean), equal_nan=True) else 1
@@ -209,8 +198,10 @@ def _confusion(values: Array, names: Sequence[str], label: str, top: float | Non
         value, error = mean[row, column], stderr[row, column]
         text = f"{value:.{digits}f}" if value >= 0.5 * 10**-digits else f"<{10.0**-digits:g}" if value else "0"
         texts[row, column] = text + (f"\n±{error:.{max(digits, 1)}f}" if roomy and error >= 0.5 * 10 ** -max(digits, 1) else "")
-    style.heatmap(axes[0, 0], mean, names, names, label, texts, top)
-    axes[0, 0].set(xlabel="predicted class", ylabel="true class")
+    # the colour scale is the square root, so that small values beside large ones can be told from none
+    norm = PowerNorm(0.5, 0, top or max(np.nan_to_num(mean).max(initial=0), 1e-9))
+    style.heatmap(axis, mean, names, names, label, norm, texts)
+    axis.set(xlabel="predicted class", ylabel="true class")
     return figure
 
 

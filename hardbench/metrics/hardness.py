@@ -31,7 +31,7 @@ def mean_stderr(values: Array) -> tuple[Array, Array]:
     return mean, np.sqrt(squares.sum(axis=0) / np.where(count > 1, (count - 1.0) * count, np.nan))
 
 
-def mean_text(mean: float, stderr: float, digits: int = 4) -> str:
+def mean_text(mean: float | Array, stderr: float | Array, digits: int = 4) -> str:
     """A mean and its standard error as a person reads them, "0.9312 +- 0.0021"; "-" without a mean, the mean alone without an error."""
     return (f"{mean:.{digits}f}" if np.isfinite(mean) else "-") + (f" +- {stderr:.{digits}f}" if np.isfinite(stderr) else "")
 
