@@ -21,22 +21,20 @@ STUDIES = ("train", "sweep", "mask-mi", "invert", "stragglers")  # those with a 
 def run(config: Config) -> None:
     """Draw the kinds asked for and list the files."""
     target = out_folder(config.out)
-    found = [tracking.find(word, STUDIES, finished=True if word == "last" else None) for word in config.runs]
-    stored = list({one.id: one for one in found}.values())
-    if len({one.study for one in stored}) > 1:
-        raise ConfigError(f"runs: of {', '.join(one.study for one in stored)}; runs of one study")
+    runs = [tracking.find(word, STUDIES, finished=True if word == "last" else None) for word in config.runs]
+    runs = list({run.id: run for run in runs}.values())
+    if len({run.study for run in runs}) > 1:
+        raise ConfigError(f"runs: of {', '.join(run.study for run in runs)}; runs of one study")
     kinds = None if "all" in config.kind else [kind.replace("-", "_") for kind in config.kind]
     options = FigureOptions(config.metric, config.layer, config.phase, _two(config.by))
-    if len(stored) > 1:
-        folder = target or out_folder(folder_name(stored))
+    if len(runs) > 1:
+        folder = target or out_folder(folder_name(runs))
         assert folder is not None
-        names, link = draw(stored, folder, kinds, options, config.format), ""
+        names, link = draw(runs, folder, kinds, options, config.format), ""
     else:
-        folder, names, link = _into(stored[0], target, kinds, options, config.format)
-    for name in names:
-        console.say(str((target or folder) / name))
-    for one in stored:
-        console.say(f"run {one.id}")
+        folder, names, link = _into(runs[0], target, kinds, options, config.format)
+    for line in (*(str((target or folder) / name) for name in names), *(f"run {run.id}" for run in runs)):
+        console.say(line)
     if link:
         console.say(f"hardbench ui shows it at {link}")
     if config.show:

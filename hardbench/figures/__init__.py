@@ -32,21 +32,18 @@ def draw(
     from hardbench.figures.runs import FigureOptions
 
     drawers: dict[str, Kind] = importlib.import_module(f"hardbench.figures.{runs[0].study.replace('-', '_')}").KINDS
+    chosen = list(drawers if kinds is None else kinds)
+    if unknown := [kind for kind in chosen if kind not in drawers]:
+        raise ConfigError(f"kind: {unknown[0]}; {nearest(unknown[0], drawers)}, or all")
     names: list[str] = []
     missing: ConfigError | None = None
-    chosen = list(drawers if kinds is None else kinds)
-    for kind in chosen:
-        if kind not in drawers:
-            raise ConfigError(f"kind: {kind}; {nearest(kind, drawers)}, or all")
     for kind in chosen:
         try:
-            figures = drawers[kind](runs, options or FigureOptions())
+            names += save(drawers[kind](runs, options or FigureOptions()), folder, formats)
         except ConfigError as error:
             if strict and kinds is not None:
                 raise
             missing = error
-            continue
-        names += save(figures, folder, formats)
     if strict and missing is not None and not names:
         raise missing
     return list(dict.fromkeys(names))

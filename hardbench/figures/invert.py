@@ -14,7 +14,6 @@ from hardbench.artifacts import Array
 from hardbench.errors import ConfigError
 from hardbench.figures import style
 from hardbench.figures.runs import FigureOptions, Kind, Runs, StoredRun, class_names, each_run, measured, one_per_run, run_labels
-from hardbench.figures.style import SMALL, handle, line_style
 from hardbench.inversion.agreement import share
 from hardbench.inversion.radii import PASSED, passed
 from hardbench.metrics.hardness import mean_stderr
@@ -42,20 +41,22 @@ def _radii(run: StoredRun, prefix: str = "") -> Figure:
     for c, axis in zip(shown, axes, strict=True):
         (_lines if len(values) <= APART else _bands)(axis, values[:, :, c], epochs[:, c], later[:, c])
         counts = f"{np.isfinite(epochs[:, c]).sum()} of {len(values)} invert" + f", {later[:, c].sum()} passed" * bool(later[:, c].any())
-        axis.set_title(f"class {names[c]}: {counts}", fontsize=SMALL + 1, parse_math=False)
+        axis.set_title(f"class {names[c]}: {counts}", fontsize=style.SMALL + 1, parse_math=False)
         style.log_steps(axis, "")  # so that the first epochs, which fall from far above, have room
-    figure.supxlabel("epoch + 1", fontsize=SMALL + 2)
-    figure.supylabel("radius" + (" without stragglers" if prefix else ""), fontsize=SMALL + 2)
-    figure.legend(handles=_radius_handles(run, len(values)), loc="outside upper center", ncols=APART + 1, frameon=False, fontsize=SMALL)
+    figure.supxlabel("epoch + 1", fontsize=style.SMALL + 2)
+    figure.supylabel("radius" + (" without stragglers" if prefix else ""), fontsize=style.SMALL + 2)
+    figure.legend(
+        handles=_radius_handles(run, len(values)), loc="outside upper center", ncols=APART + 1, frameon=False, fontsize=style.SMALL
+    )
     return figure
 
 
 def _lines(axis: Axes, values: Array, epochs: Array, later: Array) -> None:
     """One class's radii [R, T] as a line per network, a circle at its epoch [R]: open where a smaller radius comes `later` [R]."""
     for r, (curve, epoch) in enumerate(zip(values, epochs, strict=True)):
-        axis.plot(np.arange(len(curve)) + 1, curve, linewidth=1, **line_style(r))
+        axis.plot(np.arange(len(curve)) + 1, curve, linewidth=1, **style.line_style(r))
         if np.isfinite(epoch):
-            colour = line_style(r)["color"]
+            colour = style.line_style(r)["color"]
             face, edge = ("white", colour) if later[r] else (colour, "white")
             axis.plot(epoch + 1, curve[int(epoch)], marker="o", markersize=5, color=face, markeredgecolor=edge, markeredgewidth=0.9)
 
@@ -76,14 +77,14 @@ def _bands(axis: Axes, values: Array, epochs: Array, later: Array) -> None:
 def _radius_handles(run: StoredRun, count: int) -> list[Any]:
     passed_later = f"passed later (a radius over {PASSED:.0%} smaller)"
     if count > APART:
-        mean = handle(f"mean ± std, {count} networks", color=style.COLOURS[0])
-        inverts, median = (handle(label, color=style.COLOURS[1], linewidth=1) for label in ("inversions", "their median"))
+        mean = style.handle(f"mean ± std, {count} networks", color=style.COLOURS[0])
+        inverts, median = (style.handle(label, color=style.COLOURS[1], linewidth=1) for label in ("inversions", "their median"))
         median.set_linestyle("--")
-        return [mean, inverts, handle(passed_later, color=TICK_OF_PASSED, linewidth=1), median]
-    lines = [handle(f"network {number}", **line_style(r)) for r, number in enumerate(run.arrays["repeats"])]
+        return [mean, inverts, style.handle(passed_later, color=TICK_OF_PASSED, linewidth=1), median]
+    lines = [style.handle(f"network {number}", **style.line_style(r)) for r, number in enumerate(run.arrays["repeats"])]
     marks = [("inversion", style.INK), (passed_later, "white")]
     look: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 5, "markeredgecolor": style.INK}
-    return [*lines, *(handle(label, color=colour, **look) for label, colour in marks)]
+    return [*lines, *(style.handle(label, color=colour, **look) for label, colour in marks)]
 
 
 def distance_error(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
@@ -97,8 +98,8 @@ def distance_error(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     for number, (run, label) in enumerate(zip(runs, run_labels(runs), strict=True)):
         values, error, x = measured(run, "distances"), measured(run, "error"), run.arrays["epochs"]
         pairs = np.triu_indices(values.shape[-1], 1)
-        line = style.band(left, x, values[:, :, *pairs].mean(axis=-1), **line_style(number))
-        style.band(right, x, error, **line_style(number))
+        line = style.band(left, x, values[:, :, *pairs].mean(axis=-1), **style.line_style(number))
+        style.band(right, x, error, **style.line_style(number))
         inversions = run.arrays["inversion_epoch"][np.isfinite(run.arrays["inversion_epoch"])]
         for axis in axes.flat if len(inversions) else ():
             low, middle, high = np.percentile(inversions, [25, 50, 75])
@@ -107,13 +108,13 @@ def distance_error(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
         names = f"{len(pairs[0])} pair{'s' * (len(pairs[0]) > 1)} of classes"
         head = f"{label}\n" if len(runs) > 1 else ""
         count = style.networks(len(values), between=",\n")
-        handles.append(handle(f"{head}{names}\n{count}", **line_style(number)))
+        handles.append(style.handle(f"{head}{names}\n{count}", **style.line_style(number)))
     left.set(xlabel="epoch", ylabel="distance of class centres")
     right.set(xlabel="epoch", ylabel="training error", yscale="log")
     right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     right.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
     right.yaxis.set_minor_formatter(NullFormatter())
-    median = handle("median inversion", color=style.INK, linewidth=0.9, linestyle="--")
+    median = style.handle("median inversion", color=style.INK, linewidth=0.9, linestyle="--")
     style.legend(right, [*handles, median, Patch(color=style.INK, alpha=0.12, linewidth=0, label="its quartiles")])
     return {"distance_error": figure}
 
@@ -128,7 +129,7 @@ def stability(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     handles: list[Any] = []
     for number, (run, label) in enumerate(zip(runs, run_labels(runs), strict=True)):
         z, x = measured(run, "stability_z"), run.arrays["stability_epochs"] + 1
-        colour = line_style(number)["color"]
+        colour = style.line_style(number)["color"]
         left.plot(x, z.T, color=colour, linewidth=0.5, alpha=0.3)
         left.plot(x, mean_stderr(z)[0], color=colour, linewidth=1.8)
         style.band(right, x, run.arrays["misclassified"], color=colour)
@@ -138,9 +139,9 @@ def stability(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
                 axis.axhline(level, color=colour, linewidth=1, linestyle="--")
         head = f"{label}\n" if len(runs) > 1 else ""
         pairs = f"mean of {len(z)} pair{'s' * (len(z) > 1)}"
-        handles.append(handle(f"{head}misclassified:\n{pairs}", color=colour, linewidth=1.8))
-    handles.append(handle("one pair", color=style.INK, linewidth=0.5, alpha=0.5))
-    handles.append(handle("straggler sets", color=style.INK, linewidth=1, linestyle="--"))
+        handles.append(style.handle(f"{head}misclassified:\n{pairs}", color=colour, linewidth=1.8))
+    handles.append(style.handle("one pair", color=style.INK, linewidth=0.5, alpha=0.5))
+    handles.append(style.handle("straggler sets", color=style.INK, linewidth=1, linestyle="--"))
     _over_epochs(left, right, "epoch + 1", "overlap of two networks, z-score", "share of the samples", handles)
     return {"stability": figure}
 
@@ -165,11 +166,11 @@ def prune_curve(run: StoredRun) -> Figure:
     left, right = axes[0]
     handles = []
     for s, strength in enumerate(run.arrays["test_noise"]):
-        line = style.band(left, x, errors[:, s], marker="o", markersize=3.5, **line_style(s))
+        line = style.band(left, x, errors[:, s], marker="o", markersize=3.5, **style.line_style(s))
         left.axhline(mean_stderr(run.arrays["prune_baseline"][:, s])[0], color=line.get_color(), linewidth=1, linestyle="--")
-        handles.append(handle("clean test inputs" if not strength else f"test noise {strength:g}", **line_style(s)))
+        handles.append(style.handle("clean test inputs" if not strength else f"test noise {strength:g}", **style.line_style(s)))
     style.band(right, x, run.arrays["prune_removed"], marker="o", markersize=3.5, color=style.INK)
-    handles.append(handle("nothing removed", color=style.INK, linewidth=1, linestyle="--"))
+    handles.append(style.handle("nothing removed", color=style.INK, linewidth=1, linestyle="--"))
     handles.append(style.note(style.networks(len(errors), between=",\n")))
     _over_epochs(left, right, "epoch at which misclassified", "test error", "share of the samples removed", handles)
     return figure
@@ -189,7 +190,7 @@ def gallery(run: StoredRun) -> Figure:
         votes = np.bincount(guessed, minlength=len(names))
         style.picture(axis, image, f"{names[arrays['labels'][place]]} → {names[votes.argmax()]}\n{len(guessed)} of {count}")
     title = f"label → prediction when its class was judged (the most frequent one); networks of {count} that call it a straggler"
-    figure.suptitle(title, fontsize=SMALL + 1)
+    figure.suptitle(title, fontsize=style.SMALL + 1)
     return figure
 
 

@@ -27,7 +27,7 @@ WIDE: dict[str, Any] = {"width": 5.6, "height": 3.8}
 BATCH = "published (one batch)"
 
 
-def _overview(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
+def _overview(run: StoredRun, phase: str, *metrics: str) -> Figure:
     """Every metric against step + 1, layers as lines; against the layer for a test set measured at the end alone."""
     timed = measured(run, array_of(run, metrics[0], phase)).ndim == 3
     titles = [wording(metric)[2] for metric in metrics]
@@ -42,7 +42,7 @@ def _overview(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     return figure
 
 
-def _distributions(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
+def _distributions(run: StoredRun, phase: str, *metrics: str) -> Figure:
     """The metrics at the end of training, layer by layer: a dot for each network, a bar for their mean with its standard error."""
     figure, axes = grid(len(metrics), [wording(metric)[2] for metric in metrics], "layer (dots: networks)")
     for axis, metric in zip(axes, metrics, strict=True):
@@ -55,7 +55,7 @@ def _distributions(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     return figure
 
 
-def _progression(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
+def _progression(run: StoredRun, phase: str, *metrics: str) -> Figure:
     """Every metric against the layer, as a line for each of up to five evaluation points, from light (the first) to dark."""
     figure, axes = grid(len(metrics), [wording(metric)[2] for metric in metrics], "layer (at lines: optimiser step)")
     steps = run.arrays["steps"]
@@ -69,19 +69,19 @@ def _progression(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     return figure
 
 
-def _heatmap(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
+def _heatmap(run: StoredRun, phase: str, metric: str) -> Figure:
     """A metric by layer (rows, layer 0 at the bottom) and evaluation point (columns), mean over repeats."""
-    table = mean_stderr(over_time(run, metrics[0], phase))[0].T[::-1]
-    low, high = style.inliers(table, table[:, -1]) if metrics[0] in ROBUST else (np.nanmin(table), np.nanmax(table))
+    table = mean_stderr(over_time(run, metric, phase))[0].T[::-1]
+    low, high = style.inliers(table, table[:, -1]) if metric in ROBUST else (np.nanmin(table), np.nanmax(table))
     figure, axis = style.panel(width=2.2 + min(0.5 * table.shape[1], 11), height=1.6 + 0.32 * len(table))
     layers, steps = [str(layer) for layer in range(len(table))][::-1], [str(step) for step in run.arrays["steps"]]
     texts, norm = np.vectorize(measures.with_error, otypes=[object])(table), Normalize(low, max(high, low + 1e-9))
-    style.heatmap(axis, table, layers, steps, wording(metrics[0])[2], norm, texts, cmap="viridis", aspect="auto")
+    style.heatmap(axis, table, layers, steps, wording(metric)[2], norm, texts, cmap="viridis", aspect="auto")
     axis.set(xlabel="optimiser step", ylabel="layer")
     return figure
 
 
-def _metrics_heatmap(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
+def _metrics_heatmap(run: StoredRun, phase: str, *metrics: str) -> Figure:
     """All metrics (rows) of all layers (columns) at the end, coloured from 0 to 1, or to the largest of the row where that is more.
 
     Rows with negative numbers are coloured from their lowest. A small difference is thus small in colour, too.
@@ -99,7 +99,7 @@ def _metrics_heatmap(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     return figure
 
 
-def _correlations(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
+def _correlations(run: StoredRun, phase: str, *metrics: str) -> Figure:
     """Spearman's r between metrics over layers and evaluation points (at the end alone: layers), mean over networks.
 
     The points of one network are not independent and share the trend of training: no p value is given.
@@ -116,10 +116,9 @@ def _correlations(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     return figure
 
 
-def _layerwise(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
+def _layerwise(run: StoredRun, phase: str, metric: str) -> Figure:
     """A metric against the layer at the end of training; the published estimate is dashed, permuted labels are a grey band."""
     figure, axis = style.panel(width=6.2, height=3.9)
-    metric = metrics[0]
     lines = [profile(axis, values := ends(run, metric, phase), PHASES[phase], color=LOW)]
     if (batch := measures.published(run, metric)) is not None:
         lines.append(profile(axis, measures.last(batch), BATCH, color=LOW, linestyle="--", marker="s"))
@@ -131,8 +130,7 @@ def _layerwise(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     return figure
 
 
-def _timeline(options: FigureOptions, run: StoredRun, phase: str, metrics: list[str]) -> Figure:
-    metric, layer = metrics[0], options.layer
+def _timeline(layer: int | None, asked: str | None, run: StoredRun, phase: str, metric: str) -> Figure:
     figure, axis = style.panel(**WIDE)
     axis.set(xlabel="optimiser step + 1", ylabel=wording(metric)[2])
     if metric == "loss":
@@ -146,7 +144,7 @@ def _timeline(options: FigureOptions, run: StoredRun, phase: str, metrics: list[
         measures.layer_lines(axis, run.arrays["steps"] + 1, over_time(run, metric, phase), metric, more=null)
     else:
         figure.set_label(f"layer {layer}")
-        _one_layer(axis, run, metric, layer, [phase] if options.phase else ["train", phase])
+        _one_layer(axis, run, metric, layer, [phase] if asked else ["train", phase])
     return figure
 
 
@@ -155,7 +153,8 @@ def timeline(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
 
     For gmlp runs `loss` is one of the metrics: the local training loss of the layers, over the batches whatever the phase.
     """
-    kind = single("timeline_{metric}" + ("" if options.layer is None else f"_{options.layer}"), partial(_timeline, options))
+    stem = "timeline_{metric}" + ("" if options.layer is None else f"_{options.layer}")
+    kind = single(stem, partial(_timeline, options.layer, options.phase))
     greedy = options.metric is None and options.phase in (None, "train") and all(is_measured(run, "train_layer_loss") for run in runs)
     return kind(runs, options) | (kind(runs, replace(options, metric="loss")) if greedy else {})
 
@@ -177,9 +176,9 @@ def _one_layer(axis: Axes, run: StoredRun, metric: str, layer: int, phases: list
     style.label_ends(axis, lines)
 
 
-def _train_val(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
+def _train_val(run: StoredRun, phase: str, metric: str) -> Figure:
     """Training against held-out samples: a metric by layer at the end, and training minus held out against step + 1."""
-    metric, held = metrics[0], held_out(run)
+    held = held_out(run)
     gaps = over_time(run, metric, "train") - over_time(run, metric, held)
     figure, axes = style.sheet(1, 2, **WIDE)
     figure.set_label("training against held-out samples")

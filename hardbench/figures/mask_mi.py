@@ -14,7 +14,6 @@ from hardbench.artifacts import Array, by_model, masked_key
 from hardbench.errors import ConfigError
 from hardbench.figures import style
 from hardbench.figures.runs import FigureOptions, Kind, Runs, file_stem
-from hardbench.figures.style import line_style
 
 BINS = 10  # of the kept share
 SHOWN = 10  # channels per layer
@@ -95,7 +94,7 @@ def mi_per_layer(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     figure, axis = _layer_sheet(models)
     handles: list[Any] = []
     for number, model in enumerate(models):
-        colour = line_style(number)["color"]
+        colour = style.line_style(number)["color"]
         x = np.array(model.layers) + 0.12 * (number - (len(models) - 1) / 2)
         marks: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 3.5, "capsize": 2, "linewidth": 1.3, "elinewidth": 0.8}
         handles.append(axis.errorbar(x, *model.mi_of_layers(), **marks, label=model.label))
@@ -122,7 +121,7 @@ def delta_mi(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
         bounds = np.array([model.of_layer("ci95", layer) for layer in model.layers])
         error = np.clip(np.stack([lost - (full - bounds[:, 1]), (full - bounds[:, 0]) - lost]), 0, None)
         x = np.array(model.layers) + width * (number - (len(models) - 1) / 2)
-        marks = {"color": line_style(number)["color"], "ecolor": style.INK, "capsize": 2, "error_kw": {"linewidth": 0.8}}
+        marks = {"color": style.line_style(number)["color"], "ecolor": style.INK, "capsize": 2, "error_kw": {"linewidth": 0.8}}
         handles.append(axis.bar(x, lost, width * 0.9, yerr=error, label=model.label, **marks))
     handles.append(style.note(f"bars: 95 % over sets\n{_count(models)}"))
     axis.axhline(0, color=style.INK, linewidth=0.8)

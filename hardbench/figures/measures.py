@@ -160,7 +160,7 @@ def collect(runs: Runs, drawings: Mapping[str, Callable[[], Figure]], strict: bo
     return figures
 
 
-def single(stem: str, draw: Callable[[StoredRun, str, list[str]], Figure], error: bool = True) -> Kind:
+def single(stem: str, draw: Callable[..., Figure], error: bool = True) -> Kind:
     """A kind that draws run by run: by metric and phase where the stem names them, in the phase asked for.
 
     Without one: the held-out phase, or where the stem names a phase and no metric, each that was measured. `draw` takes run, phase and
@@ -169,7 +169,7 @@ def single(stem: str, draw: Callable[[StoredRun, str, list[str]], Figure], error
     by_metric, every_phase = "{metric}" in stem, "{phase}" in stem and "{metric}" not in stem
 
     def titled(run: StoredRun, label: str, phase: str, metrics: list[str]) -> Figure:
-        figure = draw(run, phase, metrics)
+        figure = draw(run, phase, *metrics)
         title = headline(run, label, str(figure.get_label()) or PHASES[phase], error)
         figure.suptitle(title, fontsize=SMALL + 1).set_parse_math(False)
         return figure

@@ -150,9 +150,8 @@ def different(values: Values, samples: int = 0) -> str:
     span = f"is {_at(cka, low)}" if low == high else f"lies between {_at(cka, low)} and {_at(cka, high)}"
     way = getattr(change(cka), "direction", 0)
     steps = [change(cka[:, [a, b]]) for a, b in itertools.pairwise(layers)]
-    trend = {1: " and rises with depth", -1: " and falls with depth"}.get(way, "")
-    if any(step is not None and step.direction == -way for step in steps):
-        trend = ""
+    against = any(step is not None and step.direction == -way for step in steps)
+    trend = "" if against else {1: " and rises with depth", -1: " and falls with depth"}.get(way, "")
     same = "" if np.isnan(stderr[layers]).all() else f", where {SAME} counts as the same"
     return f"{head}: linear CKA {span}{trend}{same}{_by_one({'': cka})}."
 
@@ -193,7 +192,7 @@ def _samples(run: StoredRun) -> int:
     return int(run.arrays.get("measured_samples", np.zeros(1)).max())
 
 
-def _questions(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
+def _questions(run: StoredRun, phase: str, *metrics: str) -> Figure:
     """The three questions, each with its metrics by layer at the end and its answer in a sentence."""
     answers = {question: textwrap.wrap(sentence, 60) for question, sentence in verdicts(run, phase).items()}
     most = max(map(len, answers.values()))

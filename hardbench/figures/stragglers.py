@@ -13,7 +13,6 @@ from hardbench.artifacts import Array
 from hardbench.errors import ConfigError
 from hardbench.figures import style
 from hardbench.figures.runs import FigureOptions, Kind, Runs, StoredRun, class_names, each_run, measured, one_per_run
-from hardbench.figures.style import SMALL, handle, line_style
 from hardbench.hard_samples.tables import TESTS, class_error, independent
 from hardbench.metrics.hardness import correlation, mean_stderr
 
@@ -47,7 +46,7 @@ def _errorbars(axis: Axes, run: StoredRun, test: str, place: tuple[int, int], nu
     order = np.argsort(run.arrays["remaining"])
     values = independent(measured(run, f"accuracy_{test}")[place])[order]  # [Q, sets or repeats]
     mean, stderr = mean_stderr(values.T)
-    line = {**line_style(number), "marker": MARKERS[number % len(MARKERS)], "markersize": 4, "linewidth": 1.3, "capsize": 2}
+    line = {**style.line_style(number), "marker": MARKERS[number % len(MARKERS)], "markersize": 4, "linewidth": 1.3, "capsize": 2}
     curve, _, _ = axis.errorbar(100 * run.arrays["remaining"][order], 100 * mean, 100 * np.nan_to_num(stderr), **line)
     curve.set_label(label)
     return curve
@@ -58,9 +57,9 @@ def _panels(run: StoredRun, rows: int) -> tuple[Figure, Array]:
     figure, axes = style.sheet(rows, len(TESTS), width=3.3, height=2.9, sharex=True, sharey="col")
     for row in axes:
         for axis, test in zip(row, TESTS, strict=True):
-            axis.set_title("all test samples" if test == "full" else f"{test} test samples", fontsize=SMALL + 1)
+            axis.set_title("all test samples" if test == "full" else f"{test} test samples", fontsize=style.SMALL + 1)
             axis.set_ylabel("accuracy / %" if test == "full" else "")
-    figure.supxlabel(f"{_reduced(run)} training samples that remain / %", fontsize=SMALL + 2)
+    figure.supxlabel(f"{_reduced(run)} training samples that remain / %", fontsize=style.SMALL + 2)
     return figure, axes
 
 
@@ -101,13 +100,13 @@ def hard_per_class(run: StoredRun) -> Figure:
         mean, stderr = mean_stderr(shares[m])
         error = 100 * class_error(run.arrays, m)
         place = np.arange(len(classes)) + (m - (len(names) - 1) / 2) * width
-        marks: dict[str, Any] = {"linestyle": "", "marker": MARKERS[m % len(MARKERS)], "color": line_style(m)["color"]}
+        marks: dict[str, Any] = {"linestyle": "", "marker": MARKERS[m % len(MARKERS)], "color": style.line_style(m)["color"]}
         bars.bar(place, mean, width, yerr=np.nan_to_num(stderr), color=marks["color"], error_kw={"elinewidth": 0.8})
         scatter.plot(mean, error, markersize=4.5, **marks)
         for point in zip(classes, mean, error, strict=True) if len(names) == 1 and len(classes) <= style.CROWD else ():
-            scatter.annotate(point[0], point[1:], (4, 3), textcoords="offset points", fontsize=SMALL, parse_math=False)
+            scatter.annotate(point[0], point[1:], (4, 3), textcoords="offset points", fontsize=style.SMALL, parse_math=False)
         r = correlation(mean, error)
-        handles.append(handle(name + ("" if np.isnan(r) else f", r = {r:.2f}"), **marks))
+        handles.append(style.handle(name + ("" if np.isnan(r) else f", r = {r:.2f}"), **marks))
     named = style.sampled(len(classes), style.CROWD)
     bars.set_xticks(named, [classes[c] for c in named], rotation=90 if max(map(len, classes)) > 3 else 0, parse_math=False)
     bars.set(xlabel="class", ylabel="hard samples of the class / %")
@@ -166,9 +165,9 @@ def gallery(run: StoredRun) -> Figure:
             noisy = label != clean
             text = f"{classes[label]} → {classes[predicted]}" + (f"\nis {classes[clean]}" if noisy else "\n")
             style.picture(axis, arrays["gallery_images"][m, g], text, style.HIGH if noisy else style.INK)
-        row[0].set_ylabel(str(names[m]), fontsize=SMALL)
+        row[0].set_ylabel(str(names[m]), fontsize=style.SMALL)
     wrong = "; in colour: labels made wrong, and the true class" if (arrays["gallery_labels"] != arrays["gallery_clean"]).any() else ""
-    figure.suptitle(f"label → prediction of the straggler networks{wrong}", fontsize=SMALL + 1)
+    figure.suptitle(f"label → prediction of the straggler networks{wrong}", fontsize=style.SMALL + 1)
     return figure
 
 

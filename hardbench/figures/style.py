@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, ScalarFormatter
 from matplotlib.transforms import Bbox
+from scipy.optimize import isotonic_regression
 
 from hardbench.artifacts import Array
 from hardbench.metrics.hardness import mean_stderr
@@ -128,9 +129,7 @@ def spread_out(heights: Array, gap: float, top: float) -> Array:
     gap = min(gap, top / max(count - 1, 1))
     order = np.argsort(heights, kind="stable")
     offsets = gap * np.arange(count)
-    free = heights[order] - offsets
-    # isotonic regression by its max-min formula (Barlow et al. 1972)
-    fitted = [max(min(free[a : b + 1].mean() for b in range(i, count)) for a in range(i + 1)) for i in range(count)]
+    fitted = isotonic_regression(heights[order] - offsets).x
     placed = np.empty(count)
     placed[order] = np.clip(fitted, 0, max(top - gap * (count - 1), 0)) + offsets
     return placed
@@ -141,17 +140,14 @@ def label_ends(axis: Axes, lines: Sequence[Line2D]) -> None:
 
     Call it last: it takes limits and scale as they are.
     """
-    shown = [line for line in lines if len(line.get_xdata())]  # type: ignore[arg-type]
-    if not shown:
+    drawn = [(line, points[-1]) for line in lines if len(points := np.asarray(line.get_xydata()))]
+    if not drawn:
         return
-    ends = np.array([(line.get_xdata()[-1], line.get_ydata()[-1]) for line in shown], dtype=float)  # type: ignore[index,type-var]
     axis.autoscale_view()  # what was put off
     axis.autoscale(False)
-    heights = axis.transAxes.inverted().transform(axis.transData.transform(ends))[:, 1]
-    root = axis.get_figure(root=True)
-    assert root is not None
-    points = 72 * axis.get_position().height * root.get_figheight()
-    for line, end, height in zip(shown, ends, spread_out(heights, 1.3 * SMALL / points, 1.0), strict=True):
+    heights = axis.transAxes.inverted().transform(axis.transData.transform([end for _, end in drawn]))[:, 1]
+    gap = 1.3 * SMALL / (72 * axis.bbox.height / axis.figure.dpi)  # as a share of the axes' height
+    for (line, end), height in zip(drawn, spread_out(heights, gap, 1.0), strict=True):
         axis.annotate(
             str(line.get_label()), (end[0], end[1]), (1.04, height), "data", "axes fraction", annotation_clip=False, parse_math=False,
             color=line.get_color(), fontsize=SMALL, verticalalignment="center",
@@ -318,9 +314,7 @@ def heatmap(
     axis.set_xticks(across, [columns[place] for place in across], rotation=turn, fontsize=size, parse_math=False)
     axis.set_yticks(down, [rows[place] for place in down], fontsize=size, parse_math=False)
     axis.tick_params(length=0)
-    figure = axis.get_figure(root=True)
-    assert figure is not None
-    figure.colorbar(image, ax=axis, label=label, shrink=0.8, format=ScalarFormatter(useOffset=False)).outline.set_visible(False)
+    axis.figure.colorbar(image, ax=axis, label=label, shrink=0.8, format=ScalarFormatter(useOffset=False)).outline.set_visible(False)
     if count > ANNOTATED:
         return
     for (row, column), value in np.ndenumerate(values):

@@ -12,8 +12,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from hardbench.artifacts import Array
 from hardbench.figures import layers, questions, style
-from hardbench.figures.runs import FigureOptions, Kind, Runs, class_names, file_stem, is_measured, literal, measured, run_labels, slug
-from hardbench.figures.style import handle, line_style
+from hardbench.figures.runs import FigureOptions, Runs, StoredRun, class_names, file_stem, is_measured, literal, measured, run_labels, slug
 from hardbench.metrics.hardness import correlation, final, mean_stderr, row_shares
 
 Point = tuple[float, float, str, str]  # x, y, label, colour
@@ -45,7 +44,7 @@ def basic_training_curves(runs: Runs, options: FigureOptions) -> dict[str, Figur
             shown = [phase] if phase else [part for part in CURVES if part == "test" or is_measured(run, CURVES[part][0].format(name))]
             for part in shown:
                 key, steps, stroke = CURVES[part]
-                line = {**line_style(number), "linestyle": stroke} if len(runs) > 1 else line_style(list(CURVES).index(part))
+                line = {**style.line_style(number), "linestyle": stroke} if len(runs) > 1 else style.line_style(list(CURVES).index(part))
                 line |= {"linewidth": 0.8, "alpha": 0.8} if part == "train" else {"marker": "o", "markersize": 3}
                 style.band(axis, run.arrays[steps], measured(run, key.format(name)), **line)
             phases.update(shown)
@@ -61,10 +60,13 @@ def _curve_handles(runs: Runs, phases: Sequence[str]) -> list[Any]:
     counts = [style.networks(len(run.arrays["accuracy"]), between=",\n") for run in runs]
     if len(runs) == 1:
         marks = {phase: {"marker": "" if phase == "train" else "o", "markersize": 3} for phase in phases}
-        return [*(handle(phase, **marks[phase], **line_style(list(CURVES).index(phase))) for phase in phases), style.note(counts[0])]
+        return [
+            *(style.handle(phase, **marks[phase], **style.line_style(list(CURVES).index(phase))) for phase in phases),
+            style.note(counts[0]),
+        ]
     names = zip(run_labels(runs), counts, strict=True)
-    lines = [handle(f"{name}\n{count}", color=line_style(number)["color"]) for number, (name, count) in enumerate(names)]
-    return lines + [handle(phase, color=style.INK, linestyle=CURVES[phase][2]) for phase in phases]
+    lines = [style.handle(f"{name}\n{count}", color=style.line_style(number)["color"]) for number, (name, count) in enumerate(names)]
+    return lines + [style.handle(phase, color=style.INK, linestyle=CURVES[phase][2]) for phase in phases]
 
 
 def class_hardness(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
@@ -74,20 +76,18 @@ def class_hardness(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     """
     metric = options.pick("metric", AXIS_LABELS) or "accuracy"
     options.pick("phase", ("test",))
-    labels = run_labels(runs)
+    labelled = list(zip(run_labels(runs), runs, strict=True))
     if len(runs) <= 2:
-        return {"class_hardness": _hardness_columns(runs, labels, metric)}
-    return {
-        f"class_hardness_{slug(labels[a])}_vs_{slug(labels[b])}": _hardness_columns([runs[a], runs[b]], [labels[a], labels[b]], metric)
-        for a, b in itertools.combinations(range(len(runs)), 2)
-    }
+        return {"class_hardness": _hardness_columns(labelled, metric)}
+    pairs = itertools.combinations(labelled, 2)
+    return {f"class_hardness_{slug(a[0])}_vs_{slug(b[0])}": _hardness_columns([a, b], metric) for a, b in pairs}
 
 
-def _hardness_columns(runs: Runs, labels: Sequence[str], metric: str) -> Figure:
-    longest = max(len(name) for run in runs for name in class_names(run))
-    figure, axes = style.sheet(2, len(runs), width=4.8 + 0.12 * longest, height=3.3, sharex="col", sharey="row")
+def _hardness_columns(labelled: Sequence[tuple[str, StoredRun]], metric: str) -> Figure:
+    longest = max(len(name) for _, run in labelled for name in class_names(run))
+    figure, axes = style.sheet(2, len(labelled), width=4.8 + 0.12 * longest, height=3.3, sharex="col", sharey="row")
     classes, overlaps = [], []
-    for (top, bottom), run, label in zip(axes.T, runs, labels, strict=True):
+    for (top, bottom), (label, run) in zip(axes.T, labelled, strict=True):
         names, x = class_names(run), run.arrays["steps"] + 1
         values = measured(run, f"{metric}_per_class")
         classes.append(style.family(top, x, values, names, CLASSES_APART))
@@ -125,7 +125,7 @@ def overlap_scatter(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
         dynamic = final(run.arrays, "overlap_dynamic")[:, *ends]  # [R, M]
         static = np.broadcast_to(measured(run, "overlap_static")[ends], dynamic.shape)
         overlaps.append((dynamic.ravel(), static.ravel()))
-        mean, colour = mean_stderr(dynamic)[0], line_style(number)["color"]
+        mean, colour = mean_stderr(dynamic)[0], style.line_style(number)["color"]
         drawn = np.arange(len(pairs))
         if len(class_names(run)) > style.CROWD:
             order = np.argsort(mean)[: np.isfinite(mean).sum()]
@@ -180,10 +180,9 @@ def confusion_figures(confusion: Array, names: Sequence[str]) -> dict[str, Figur
     """
     confusion, names = np.asarray(confusion, dtype=float), [literal(name) for name in names]
     networks = style.networks(len(confusion), error=False)
-    return {
-        "confusion_matrix": _confusion(confusion, names, f"test samples, {networks}", None),
-        "confusion_matrix_normalized": _confusion(row_shares(confusion), names, f"share of the true class, {networks}", 1.0),
-    }
+    counts = _confusion(confusion, names, f"test samples, {networks}", None)
+    shares = _confusion(row_shares(confusion), names, f"share of the true class, {networks}", 1.0)
+    return {"confusion_matrix": counts, "confusion_matrix_normalized": shares}
 
 
 def _confusion(values: Array, names: list[str], label: str, top: float | None) -> Figure:
@@ -210,11 +209,5 @@ def confusion_matrix_normalized(runs: Runs, options: FigureOptions) -> dict[str,
     return {stem: figure for stem, figure in confusion_matrix(runs, options).items() if "normalized" in stem}
 
 
-KINDS: dict[str, Kind] = (
-    {
-        kind.__name__: kind
-        for kind in (basic_training_curves, class_hardness, overlap_scatter, confusion_matrix, confusion_matrix_normalized)
-    }
-    | questions.KINDS
-    | layers.KINDS
-)
+OF_CLASSES = (class_hardness, overlap_scatter, confusion_matrix, confusion_matrix_normalized)
+KINDS = {kind.__name__: kind for kind in (basic_training_curves, *OF_CLASSES)} | questions.KINDS | layers.KINDS

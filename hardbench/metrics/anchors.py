@@ -4,6 +4,7 @@ Shoham & Permuter 2020 (arXiv:2007.08140).
 """
 
 import math
+from dataclasses import replace
 
 from torch import Tensor
 from torch.nn import functional
@@ -29,7 +30,10 @@ def accuracy(view: LayerView) -> Tensor:
 @LAYER_METRICS.add("cross_entropy", reads=("anchors", "labels"))
 def cross_entropy(view: LayerView) -> Tensor:
     """Cross entropy of the labels under softmax(G / tau), per network [R], nats, in [0, 27.6], lower is better; ln K is chance."""
-    return _cross_entropy(view, view.tau)
+    scores = view.scores
+    if scores is None:
+        return undefined(view)
+    return per_network(lambda r: -_of_class(_log_q(scores, r, view.tau), view.labels).clamp(min=FLOOR).mean(), view.activations)
 
 
 @LAYER_METRICS.add("cross_entropy_raw", reads=("anchors", "labels"))
@@ -38,7 +42,7 @@ def cross_entropy_raw(view: LayerView) -> Tensor:
 
     The published form; with cosine scores in [-1, 1] it can't fall below ln(1 + (K - 1) e^-2).
     """
-    return _cross_entropy(view, 1.0)
+    return cross_entropy(replace(view, tau=1.0))
 
 
 @LAYER_METRICS.add("alignment", reads=("anchors", "labels"))
@@ -82,13 +86,6 @@ def ace_regularizer(view: LayerView) -> Tensor:
 
 def _log_q(scores: Tensor, r: int, tau: float) -> Tensor:
     return functional.log_softmax(scores[r].double() / tau, 1)
-
-
-def _cross_entropy(view: LayerView, tau: float) -> Tensor:
-    scores = view.scores
-    if scores is None:
-        return undefined(view)
-    return per_network(lambda r: -_of_class(_log_q(scores, r, tau), view.labels).clamp(min=FLOOR).mean(), view.activations)
 
 
 def _of_class(values: Tensor, labels: Tensor) -> Tensor:
