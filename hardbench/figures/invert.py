@@ -83,8 +83,8 @@ def _radius_handles(run: StoredRun, count: int) -> list[Any]:
         return [mean, inverts, style.handle(passed_later, color=TICK_OF_PASSED, linewidth=1), median]
     lines = [style.handle(f"network {number}", **style.line_style(r)) for r, number in enumerate(run.arrays["repeats"])]
     marks = [("inversion", style.INK), (passed_later, "white")]
-    look: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 5, "markeredgecolor": style.INK}
-    return [*lines, *(style.handle(label, color=colour, **look) for label, colour in marks)]
+    circle: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 5, "markeredgecolor": style.INK}
+    return [*lines, *(style.handle(label, color=colour, **circle) for label, colour in marks)]
 
 
 def distance_error(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
@@ -111,9 +111,8 @@ def distance_error(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
         handles.append(style.handle(f"{head}{names}\n{count}", **style.line_style(number)))
     left.set(xlabel="epoch", ylabel="distance of class centres")
     right.set(xlabel="epoch", ylabel="training error", yscale="log")
-    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    right.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
-    right.yaxis.set_minor_formatter(NullFormatter())
+    percent = FuncFormatter(lambda share, _: f"{100 * share:g} %")
+    right.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=percent, minor_formatter=NullFormatter())
     median = style.handle("median inversion", color=style.INK, linewidth=0.9, linestyle="--")
     style.legend(right, [*handles, median, Patch(color=style.INK, alpha=0.12, linewidth=0, label="its quartiles")])
     return {"distance_error": figure}

@@ -17,8 +17,7 @@ from hardbench.artifacts import Array, layer_key, metric_of
 from hardbench.errors import ConfigError
 from hardbench.figures import style
 from hardbench.figures.runs import FigureOptions, Kind, Runs, StoredRun, file_stem, is_measured, measured, run_labels
-from hardbench.figures.style import GREY, SMALL
-from hardbench.metrics.hardness import mean_stderr
+from hardbench.metrics.hardness import last_points, mean_stderr
 
 PHASES = {"train": "training samples", "val": "validation split", "test": "test set"}
 METRICS = {  # name, unit or reference, range and direction
@@ -93,8 +92,7 @@ def last(values: Array) -> Array:
     """Values [R, T, L] at the last evaluation point where a repeat has a number in any layer, [R, L]; [R, L] is returned as it is."""
     if values.ndim == 2:
         return values
-    known = np.asarray(np.isfinite(values).any(axis=2))
-    return np.asarray(values[np.arange(len(values)), known.shape[1] - 1 - known[:, ::-1].argmax(axis=1)])
+    return np.asarray(values[np.arange(len(values)), last_points(np.asarray(np.isfinite(values).any(axis=2)))])
 
 
 def ends(run: StoredRun, metric: str, phase: str) -> Array:
@@ -171,7 +169,7 @@ def single(stem: str, draw: Callable[..., Figure], error: bool = True) -> Kind:
     def titled(run: StoredRun, label: str, phase: str, metrics: list[str]) -> Figure:
         figure = draw(run, phase, *metrics)
         title = headline(run, label, str(figure.get_label()) or PHASES[phase], error)
-        figure.suptitle(title, fontsize=SMALL + 1).set_parse_math(False)
+        figure.suptitle(title, fontsize=style.SMALL + 1).set_parse_math(False)
         return figure
 
     def kind(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
@@ -193,8 +191,8 @@ def grid(count: int, titles: Sequence[str], xlabel: str, most: int = 0, **more: 
     columns = min(count, most or (5 if -count % 5 < -count % 4 else 4))
     figure, axes = style.panels(count, columns, **{"width": 3.3, "height": 2.5, **more})
     for index, (axis, title) in enumerate(zip(axes, titles, strict=True)):
-        axis.set_title(title, fontsize=SMALL, loc="left")
-        axis.set_xlabel(xlabel if index + columns >= count else "", fontsize=SMALL + 1)
+        axis.set_title(title, fontsize=style.SMALL, loc="left")
+        axis.set_xlabel(xlabel if index + columns >= count else "", fontsize=style.SMALL + 1)
     return figure, axes
 
 
@@ -244,5 +242,5 @@ def null_lines(axis: Axes, run: StoredRun, metric: str, phase: str, layer: int |
 
 def grey_band(axis: Axes, x: Array, low: Array, high: Array) -> Line2D:
     """The band of permuted labels; the line in its middle carries the name."""
-    axis.fill_between(x, low, high, color=GREY, alpha=0.5, linewidth=0, zorder=1.2)
+    axis.fill_between(x, low, high, color=style.GREY, alpha=0.5, linewidth=0, zorder=1.2)
     return axis.plot(x, (low + high) / 2, color="#808080", linewidth=0.6, zorder=1.2, label="permuted labels")[0]

@@ -19,7 +19,6 @@ from hardbench.errors import ConfigError
 from hardbench.figures import measures, style
 from hardbench.figures.measures import PHASES, ends, with_error, wording
 from hardbench.figures.runs import Kind, StoredRun, is_measured
-from hardbench.figures.style import SMALL
 from hardbench.metrics.hardness import mean_stderr
 
 Values = Mapping[str, Array]  # metric -> [R, L] at the end
@@ -199,8 +198,8 @@ def _questions(run: StoredRun, phase: str, *metrics: str) -> Figure:
     figure = Figure(figsize=(14.4, 7.6), dpi=150, layout="constrained")
     figure.set_label(f"{PHASES[phase]}; {threshold(measures.repeats_of(run), _samples(run))}")
     for part, (question, rows, _) in zip(figure.subfigures(1, 3, squeeze=False)[0], QUESTIONS, strict=True):
-        part.suptitle(question, fontsize=SMALL + 4, fontweight="bold")
-        part.supxlabel("\n".join(answers[question] + [""] * (most - len(answers[question]))), fontsize=SMALL + 2, x=0.03, ha="left")
+        part.suptitle(question, fontsize=style.SMALL + 4, fontweight="bold")
+        part.supxlabel("\n".join(answers[question] + [""] * (most - len(answers[question]))), fontsize=style.SMALL + 2, x=0.03, ha="left")
         drawn = [[name for name in row if is_measured(run, measures.array_of(run, name, phase))] for row in rows]
         _column(part, run, phase, [row for row in drawn if row])
     return figure
@@ -218,7 +217,7 @@ def _column(part: SubFigure, run: StoredRun, phase: str, rows: list[list[str]]) 
             low, high = (float(edge) for edge in mean_stderr(limits.T)[0])
             titles[0] += f"; permuted labels {with_error((low + high) / 2, (high - low) / 4)} (std)"
         axis.set_ylim(view)
-        axis.set_title("\n".join(titles), fontsize=SMALL, loc="left")
+        axis.set_title("\n".join(titles), fontsize=style.SMALL, loc="left")
         axis.set_xlabel("layer" if axis is axes[-1] else "")
         if len(row) > 1:
             style.label_ends(axis, lines)

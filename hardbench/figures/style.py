@@ -19,7 +19,7 @@ from matplotlib.transforms import Bbox
 from scipy.optimize import isotonic_regression
 
 from hardbench.artifacts import Array
-from hardbench.metrics.hardness import mean_stderr
+from hardbench.metrics.hardness import last_points, mean_stderr
 
 # Okabe & Ito 2008, without black (the text) and yellow (unreadable on white); distinct with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5230")
@@ -98,10 +98,8 @@ def at_least(axis: Axes, span: float) -> None:
 
 def log_steps(axis: Axes, label: str = "optimiser step + 1") -> None:
     """Make x the optimiser step on a log axis, shifted by one so that initialisation (step 0) is on it. Call it after drawing."""
-    axis.set_xscale("log")
-    axis.set_xlabel(label)
-    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set(xscale="log", xlabel=label)
+    axis.xaxis.set(major_formatter=EngFormatter(sep=""), minor_formatter=NullFormatter())
     low, high = axis.get_xlim()
     if high < 50 * low:
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -195,9 +193,9 @@ def legend(axis: Axes, handles: Sequence[Any], title: str | None = None) -> None
         text.set_parse_math(False)
 
 
-def handle(label: str, **look: Any) -> Line2D:
+def handle(label: str, **line: Any) -> Line2D:
     """A handle for `legend`: a line that is drawn nowhere else."""
-    return Line2D([], [], label=label, **look)
+    return Line2D([], [], label=label, **line)
 
 
 def note(text: str) -> Line2D:
@@ -281,7 +279,7 @@ def family(
     drawn = np.flatnonzero(known.any(axis=0)).tolist()
     if len(drawn) <= max(all_up_to, 6):
         return [band(axis, x, values[:, :, i], names[i], **line_style(first + i)) for i in drawn], []
-    last = mean[len(mean) - 1 - known[::-1].argmax(axis=0), np.arange(mean.shape[1])]
+    last = mean[last_points(known.T), np.arange(mean.shape[1])]
     ordered = sorted(drawn, key=last.__getitem__, reverse=True)
     others = ordered[3:-3]
     picked = [others[place] for place in sampled(len(others))]

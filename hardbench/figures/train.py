@@ -49,8 +49,7 @@ def basic_training_curves(runs: Runs, options: FigureOptions) -> dict[str, Figur
                 style.band(axis, run.arrays[steps], measured(run, key.format(name)), **line)
             phases.update(shown)
         axis.set_xlabel("optimiser step")
-        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axis.xaxis.set(major_locator=MaxNLocator(6, integer=True), major_formatter=EngFormatter(sep=""))
         _metric_axis(axis, name)
     style.legend(axes.flat[-1], _curve_handles(runs, [part for part in CURVES if part in phases]))
     return {"basic_training_curves": figure}
