@@ -15,26 +15,22 @@ from hardbench.metrics.hardness import mean_text
 from hardbench.settings import InversionSettings, TrainingSettings
 from hardbench.stored import StoredRun
 
-HEADLINES = (  # metrics of the table where none are asked for
-    *("final/test_accuracy", "final/test_loss", "final/val_accuracy", "final/error", "eval/accuracy"),
-    *("inversions/found", "stragglers/fraction", "train/error_at_inversion"),
-)
+TRAINED = ("final/test_accuracy", "final/test_loss", "final/val_accuracy", "final/error", "eval/accuracy")
+HEADLINES = (*TRAINED, "inversions/found", "stragglers/fraction", "train/error_at_inversion")  # the metrics where none are asked for
 
 
 def run(config: Config) -> None:
     """Print the table, and write it where `--csv` says."""
-    everything = tracking.runs(config.study)
     studies = sorted({run.study for run in tracking.runs()})
     if config.study is not None and config.study not in studies:
         raise ConfigError(f"study: {config.study}; {nearest(config.study, studies) if studies else 'there are no runs yet'}")
     chosen = [tracking.find(word, studies, finished=True if word == "last" else None) for word in config.runs]
-    chosen = chosen or [run for run in everything if run.status == "FINISHED"]
+    chosen = chosen or [run for run in tracking.runs(config.study) if run.status == "FINISHED"]
     if not chosen:
         raise TrackingError(f"runs: none; there is no finished run in {tracking.place()}")
     measured = sorted({name for run in chosen for name in run.metrics})
     names = [name.removesuffix("_stderr") for name in config.metric or [name for name in measured if name in HEADLINES]]
-    missing = [name for name in names if name not in measured]
-    if missing:
+    if missing := [name for name in names if name not in measured]:
         raise ConfigError(f"metric: {missing[0]}; {nearest(missing[0], measured)}")
     known = {run.id: _settings(run) for run in chosen}
     settings = _differing(chosen, known)

@@ -9,7 +9,6 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hardbench.artifacts import Array
 from hardbench.errors import ConfigError
 from hardbench.figures import style
 from hardbench.figures.runs import FigureOptions, Kind, Runs, StoredRun, class_names, each_run, measured, one_per_run
@@ -52,38 +51,35 @@ def _errorbars(axis: Axes, run: StoredRun, test: str, place: tuple[int, int], nu
     return curve
 
 
-def _panels(run: StoredRun, rows: int) -> tuple[Figure, Array]:
-    """Axes [rows, 3] for the accuracies on all, hard and easy test samples against what remains."""
-    figure, axes = style.sheet(rows, len(TESTS), width=3.3, height=2.9, sharex=True, sharey="col")
-    for row in axes:
+def _against_remaining(run: StoredRun, titles: Sequence[str], labels: Sequence[str], by_strategy: bool = False) -> Figure:
+    """Accuracies on all, hard and easy test samples against what remains: a row for each title, a line for each label.
+
+    Rows are strategies and lines train ratios, or with `by_strategy` the other way round.
+    """
+    figure, axes = style.sheet(len(titles), len(TESTS), width=3.3, height=2.9, sharex=True, sharey="col")
+    for r, (row, title) in enumerate(zip(axes, titles, strict=True)):
         for axis, test in zip(row, TESTS, strict=True):
             axis.set_title("all test samples" if test == "full" else f"{test} test samples", fontsize=style.SMALL + 1)
-            axis.set_ylabel("accuracy / %" if test == "full" else "")
+            places = [(number, r) if by_strategy else (r, number) for number in range(len(labels))]
+            lines = [_errorbars(axis, run, test, place, number, labels[number]) for number, place in enumerate(places)]
+        row[0].set_ylabel("accuracy / %")
+        style.legend(row[-1], [*lines, style.note(_spread(run))], title)
     figure.supxlabel(f"{_reduced(run)} training samples that remain / %", fontsize=style.SMALL + 2)
-    return figure, axes
+    return figure
 
 
 @each_run
 def accuracy_vs_remaining(run: StoredRun) -> Figure:
     """Accuracy on all, hard and easy test samples against the share of the reduced group that remains: a line per train ratio."""
-    names, ratios = run.arrays["strategies"], run.arrays["train_ratios"]
-    figure, axes = _panels(run, len(names))
-    for m, row in enumerate(axes):
-        for axis, test in zip(row, TESTS, strict=True):
-            lines = [_errorbars(axis, run, test, (m, p), p, f"{100 * ratio:g} %") for p, ratio in enumerate(ratios)]
-        style.legend(row[-1], [*lines, style.note(_spread(run))], f"{names[m]}\ntrained on")
-    return figure
+    ratios = [f"{100 * ratio:g} %" for ratio in run.arrays["train_ratios"]]
+    return _against_remaining(run, [f"{name}\ntrained on" for name in run.arrays["strategies"]], ratios)
 
 
 @each_run
 def strategies(run: StoredRun) -> Figure:
     """Accuracy on all, hard and easy test samples against the share that remains, at the first train ratio: a line per strategy."""
-    names = _several(run)
-    figure, axes = _panels(run, 1)
-    for axis, test in zip(axes[0], TESTS, strict=True):
-        lines = [_errorbars(axis, run, test, (m, 0), m, name) for m, name in enumerate(names)]
-    style.legend(axes[0, -1], [*lines, style.note(_spread(run))], f"{100 * run.arrays['train_ratios'][0]:g} % trained on")
-    return figure
+    title = f"{100 * run.arrays['train_ratios'][0]:g} % trained on"
+    return _against_remaining(run, [title], _several(run), by_strategy=True)
 
 
 @each_run

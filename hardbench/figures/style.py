@@ -54,7 +54,7 @@ def line_style(index: int) -> dict[str, Any]:
 
 
 def sheet(
-    rows: int = 1, columns: int = 1, width: float = 4.8, height: float = 3.4, layout: Any = "constrained", **more: Any
+    rows: int, columns: int, width: float = 4.8, height: float = 3.4, layout: Any = "constrained", **more: Any
 ) -> tuple[Figure, Array]:
     """A figure and its axes [rows, columns], each about width x height inches, laid out so that labels keep clear of each other.
 
@@ -69,7 +69,7 @@ def sheet(
 
 def panel(**size: Any) -> tuple[Figure, Axes]:
     """A figure with one axis; `size` goes to `sheet`."""
-    figure, axes = sheet(**size)
+    figure, axes = sheet(1, 1, **size)
     return figure, axes[0, 0]
 
 
@@ -146,11 +146,9 @@ def label_ends(axis: Axes, lines: Sequence[Line2D]) -> None:
     heights = axis.transAxes.inverted().transform(axis.transData.transform([end for _, end in drawn]))[:, 1]
     gap = 1.3 * SMALL / (72 * axis.bbox.height / axis.figure.dpi)  # as a share of the axes' height
     for (line, end), height in zip(drawn, spread_out(heights, gap, 1.0), strict=True):
-        axis.annotate(
-            str(line.get_label()), (end[0], end[1]), (1.04, height), "data", "axes fraction", annotation_clip=False, parse_math=False,
-            color=line.get_color(), fontsize=SMALL, verticalalignment="center",
-            arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.5, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)},
-        )  # fmt: skip
+        text: dict[str, Any] = {"color": line.get_color(), "fontsize": SMALL, "va": "center", "parse_math": False, "annotation_clip": False}
+        tie = {"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.5, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
+        axis.annotate(str(line.get_label()), end, (1.04, height), "data", "axes fraction", arrowprops=tie, **text)
 
 
 def label_points(axis: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
