@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, ScalarFormatter
 from matplotlib.transforms import Bbox
-from scipy.optimize import isotonic_regression
 
 from hardbench.artifacts import Array
 from hardbench.metrics.hardness import last_points, mean_stderr
@@ -127,7 +126,9 @@ def spread_out(heights: Array, gap: float, top: float) -> Array:
     gap = min(gap, top / max(count - 1, 1))
     order = np.argsort(heights, kind="stable")
     offsets = gap * np.arange(count)
-    fitted = isotonic_regression(heights[order] - offsets).x
+    free = heights[order] - offsets
+    # isotonic regression by its max-min formula (Barlow et al. 1972)
+    fitted = [max(min(free[a : b + 1].mean() for b in range(i, count)) for a in range(i + 1)) for i in range(count)]
     placed = np.empty(count)
     placed[order] = np.clip(fitted, 0, max(top - gap * (count - 1), 0)) + offsets
     return placed
