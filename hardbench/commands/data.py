@@ -23,7 +23,7 @@ def run(config: Config) -> None:
     fetch = config.action == "fetch"
     words = [str(config.name)] if fetch else list(_words(config.name))
     splits = {word: _split(word, config, lenient=len(words) > 1) for word in words}
-    embedded = fetch and not hasattr(_home(words[0]), "peek")
+    embedded = fetch and splits[words[0]][0] == "embedded"
     title = f"{words[0]} is part of hardbench: nothing to fetch" if embedded else f"Data sets, folder {data_root(config)}"
     table(title, COLUMNS, [_row(word, *splits[word]) for word in words])
     if len(words) == 1 and (split := splits[words[0]][1]) is not None:

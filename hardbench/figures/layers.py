@@ -207,9 +207,8 @@ def multi_run(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
         if layer is not None:
             curves = [of_layer(values, layer)[..., None] for values in curves]
         count = 1 + max(np.flatnonzero(np.isfinite(values).any(axis=(0, 1)))[-1] for values in curves)  # layers with numbers
-        size = WIDE if count == 1 else {}
         titles = [f"layer {index if layer is None else layer}" for index in range(count)]
-        figure, axes = grid(count, titles, "optimiser step + 1", most=4, sharey=True, **size)
+        figure, axes = grid(count, titles, "optimiser step + 1", most=4, sharey=True, **(WIDE if count == 1 else {}))
         for index, axis in enumerate(axes):
             for number, (run, values) in enumerate(zip(runs, curves, strict=True)):
                 if index < values.shape[2]:
