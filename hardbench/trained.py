@@ -11,7 +11,7 @@ from hardbench.data.samples import Split
 from hardbench.data.transforms import Standardise, unit_of
 from hardbench.errors import TrainingError
 from hardbench.hard_samples.sample_hardness import EASY, HARD
-from hardbench.metrics.hardness import hardness_table, last_points, mean_at_end, overlap_hardness_spearman
+from hardbench.metrics.hardness import hardness_table, mean_at_end, overlap_hardness_spearman
 from hardbench.registry import MODELS
 from hardbench.settings import TrainingSettings
 from hardbench.stored import StoredRun
@@ -84,8 +84,9 @@ def last_measured(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     values = arrays[name]
     if not values.shape[1]:
         return np.full(len(values), np.nan)
-    last = last_points(np.isfinite(values))
-    return np.where(last < 0, np.nan, values[np.arange(len(values)), last])
+    measured = np.isfinite(values)
+    position = values.shape[1] - 1 - measured[:, ::-1].argmax(1)
+    return np.where(measured.any(1), values[np.arange(len(values)), position], np.nan)
 
 
 def restore(stored: StoredRun, trained: TrainingSettings, split: Split, checkpoint: str) -> tuple[Learner, Standardise]:

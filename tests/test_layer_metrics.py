@@ -193,7 +193,7 @@ def test_shuffled_labels_reach_the_probe_though_the_rest_is_remembered():
     activations, fitted = (one_hot(y, CLASSES)[None] + 0.1 * noise(1, 600, CLASSES, seed=s) for s, y in ((0, labels), (1, fit_labels)))
     view = view_of(activations, fit_activations=fitted, labels=labels, fit_labels=fit_labels)
     order = torch.randperm(600, generator=Seeds(0).generator())
-    null = replace(view, labels=labels[order], fit_labels=fit_labels[order.flip(0)])
+    null = view.with_labels(labels[order], fit_labels[order.flip(0)])
     assert measure("probe_accuracy", view)[0] == 1
     assert measure("probe_accuracy", null)[0] < 0.4
     assert measure("mutual_information", view) == measure("mutual_information", null)

@@ -17,7 +17,7 @@ from hardbench.artifacts import Array, layer_key, metric_of
 from hardbench.errors import ConfigError
 from hardbench.figures import style
 from hardbench.figures.runs import FigureOptions, Kind, Runs, StoredRun, file_stem, is_measured, measured, run_labels
-from hardbench.metrics.hardness import last_points, mean_stderr
+from hardbench.metrics.hardness import mean_stderr
 
 PHASES = {"train": "training samples", "val": "validation split", "test": "test set"}
 METRICS = {  # name, unit or reference, range and direction
@@ -92,7 +92,8 @@ def last(values: Array) -> Array:
     """Values [R, T, L] at the last evaluation point where a repeat has a number in any layer, [R, L]; [R, L] is returned as it is."""
     if values.ndim == 2:
         return values
-    return np.asarray(values[np.arange(len(values)), last_points(np.asarray(np.isfinite(values).any(axis=2)))])
+    known = np.asarray(np.isfinite(values).any(axis=2))
+    return np.asarray(values[np.arange(len(values)), known.shape[1] - 1 - known[:, ::-1].argmax(axis=1)])
 
 
 def ends(run: StoredRun, metric: str, phase: str) -> Array:

@@ -8,7 +8,7 @@ error, and decide nothing. The figure says which of these applied.
 import itertools
 import textwrap
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -163,21 +163,17 @@ def threshold(networks: int, samples: int) -> str:
     return f"differences of accuracies are told beyond {of}, others not from one network"
 
 
-QUESTIONS = (
-    ("Are later layers more predictive?", (("probe_accuracy",), ("accuracy",), ("cross_entropy",)), predictive),
-    ("Do layers compress?", (("mutual_information",), ("gaussian_entropy",), ("participation_ratio",)), compressing),
-    (
-        "Is each layer different from the one before?",
-        (("linear_cka", "ridge_r2"), ("alignment", "margin"), ("ace_regularizer",)),
-        different,
-    ),
+QUESTIONS: tuple[tuple[Any, ...], ...] = (  # in words, the function that answers it, metrics: a row of the figure each
+    ("Are later layers more predictive?", predictive, ("probe_accuracy",), ("accuracy",), ("cross_entropy",)),
+    ("Do layers compress?", compressing, ("mutual_information",), ("gaussian_entropy",), ("participation_ratio",)),
+    ("Is each layer different from the one before?", different, ("linear_cka", "ridge_r2"), ("alignment", "margin"), ("ace_regularizer",)),
 )
 
 
 def verdicts(run: StoredRun, phase: str) -> dict[str, str]:
     """The answer to each question; ConfigError if none of their metrics was measured."""
     answers = {}
-    for question, rows, answer in QUESTIONS:
+    for question, answer, *rows in QUESTIONS:
         names = [name for row in rows for name in row]
         values = {name: ends(run, name, phase) for name in names if is_measured(run, measures.array_of(run, name, phase))}
         answers[question] = answer(values, _samples(run)) if values else f"Not measured: {', '.join(wording(name)[0] for name in names)}."
@@ -197,7 +193,7 @@ def _questions(run: StoredRun, phase: str, *metrics: str) -> Figure:
     most = max(map(len, answers.values()))
     figure = Figure(figsize=(14.4, 7.6), dpi=150, layout="constrained")
     figure.set_label(f"{PHASES[phase]}; {threshold(measures.repeats_of(run), _samples(run))}")
-    for part, (question, rows, _) in zip(figure.subfigures(1, 3, squeeze=False)[0], QUESTIONS, strict=True):
+    for part, (question, _, *rows) in zip(figure.subfigures(1, 3, squeeze=False)[0], QUESTIONS, strict=True):
         part.suptitle(question, fontsize=style.SMALL + 4, fontweight="bold")
         part.supxlabel("\n".join(answers[question] + [""] * (most - len(answers[question]))), fontsize=style.SMALL + 2, x=0.03, ha="left")
         drawn = [[name for name in row if is_measured(run, measures.array_of(run, name, phase))] for row in rows]

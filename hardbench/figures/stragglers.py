@@ -19,25 +19,12 @@ SHOWN = 12  # images per strategy in a gallery
 MARKERS = "osD^vPX"
 
 
-def _reduced(run: StoredRun) -> str:
-    """The group that samples were removed from."""
-    return "hard" if run.config["reduce_hard"] else "easy"
-
-
 def _several(run: StoredRun) -> list[str]:
     """The strategies of a run; ConfigError unless there are two or more."""
     names = [str(name) for name in run.arrays["strategies"]]
     if len(names) < 2:
         raise ConfigError(f"strategy: run {run.name} has {names[0]} alone; two strategies or more to compare")
     return names
-
-
-def _spread(run: StoredRun) -> str:
-    """The meaning of the error bars, in words."""
-    sets, repeats = run.arrays["accuracy_full"].shape[3:]
-    if sets > 1:
-        return f"mean ± standard error\nover {sets} sets of {repeats} networks"
-    return style.networks(repeats, between=",\n")
 
 
 def _errorbars(axis: Axes, run: StoredRun, test: str, place: tuple[int, int], number: int, label: str) -> Line2D:
@@ -56,6 +43,9 @@ def _against_remaining(run: StoredRun, titles: Sequence[str], labels: Sequence[s
 
     Rows are strategies and lines train ratios, or with `by_strategy` the other way round.
     """
+    sets, repeats = run.arrays["accuracy_full"].shape[3:]
+    several = f"mean ± standard error\nover {sets} sets of {repeats} networks"
+    error_bars = style.note(several if sets > 1 else style.networks(repeats, between=",\n"))
     figure, axes = style.sheet(len(titles), len(TESTS), width=3.3, height=2.9, sharex=True, sharey="col")
     for r, (row, title) in enumerate(zip(axes, titles, strict=True)):
         for axis, test in zip(row, TESTS, strict=True):
@@ -63,8 +53,9 @@ def _against_remaining(run: StoredRun, titles: Sequence[str], labels: Sequence[s
             places = [(number, r) if by_strategy else (r, number) for number in range(len(labels))]
             lines = [_errorbars(axis, run, test, place, number, labels[number]) for number, place in enumerate(places)]
         row[0].set_ylabel("accuracy / %")
-        style.legend(row[-1], [*lines, style.note(_spread(run))], title)
-    figure.supxlabel(f"{_reduced(run)} training samples that remain / %", fontsize=style.SMALL + 2)
+        style.legend(row[-1], [*lines, error_bars], title)
+    group = "hard" if run.config["reduce_hard"] else "easy"
+    figure.supxlabel(f"{group} training samples that remain / %", fontsize=style.SMALL + 2)
     return figure
 
 
@@ -121,18 +112,14 @@ def agreement(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     return one_per_run(runs, "agreement", _agreement) | one_per_run(runs, "agreement_per_class", _agreement_per_class)
 
 
-def _with_stability(run: StoredRun, names: Sequence[str]) -> list[str]:
-    """The strategies, each with the z-score of its stability where there are several sets."""
-    z = run.arrays["stability"]
-    return [name if np.isnan(score) else f"{name}\nz = {score:.0f}" for name, score in zip(names, z, strict=True)]
-
-
 def _agreement(run: StoredRun) -> Figure:
     names = _several(run)
+    stabilities = zip(names, run.arrays["stability"], strict=True)
+    with_stability = [name if np.isnan(z) else f"{name}\nz = {z:.0f}" for name, z in stabilities]  # nan for a single set
     side = 1.9 + 0.45 * len(names)
     figure, axes = style.sheet(1, 2, width=side + 1.1, height=side, layout="compressed")
     overlap, ranks = (mean_stderr(measured(run, name))[0] for name in ("jaccard", "spearman"))
-    style.heatmap(axes[0, 0], overlap, _with_stability(run, names), names, "Jaccard overlap of the hard samples", Normalize(0, 1))
+    style.heatmap(axes[0, 0], overlap, with_stability, names, "Jaccard overlap of the hard samples", Normalize(0, 1))
     style.heatmap(axes[0, 1], ranks, names, names, "Spearman correlation of the scores", Normalize(-1, 1), cmap="RdBu_r")
     return figure
 

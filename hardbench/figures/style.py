@@ -18,7 +18,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, ScalarFor
 from matplotlib.transforms import Bbox
 
 from hardbench.artifacts import Array
-from hardbench.metrics.hardness import last_points, mean_stderr
+from hardbench.metrics.hardness import mean_stderr
 
 # Okabe & Ito 2008, without black (the text) and yellow (unreadable on white); distinct with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5230")
@@ -278,7 +278,7 @@ def family(
     drawn = np.flatnonzero(known.any(axis=0)).tolist()
     if len(drawn) <= max(all_up_to, 6):
         return [band(axis, x, values[:, :, i], names[i], **line_style(first + i)) for i in drawn], []
-    last = mean[last_points(known.T), np.arange(mean.shape[1])]
+    last = mean[len(mean) - 1 - known[::-1].argmax(axis=0), np.arange(mean.shape[1])]
     ordered = sorted(drawn, key=last.__getitem__, reverse=True)
     others = ordered[3:-3]
     picked = [others[place] for place in sampled(len(others))]

@@ -17,11 +17,8 @@ from hardbench.metrics.hardness import correlation, final, mean_stderr, row_shar
 
 Point = tuple[float, float, str, str]  # x, y, label, colour
 AXIS_LABELS = {"loss": "loss / nats", "accuracy": "accuracy"}
-CURVES: dict[str, tuple[str, str, Any]] = {  # by phase: array of a metric, its steps, stroke
-    "train": ("train_{}", "log_steps", "--"),
-    "val": ("val_{}", "steps", ":"),
-    "test": ("{}", "steps", "-"),
-}
+# by phase: array of a metric, its steps, stroke
+CURVES = {"train": ("train_{}", "log_steps", "--"), "val": ("val_{}", "steps", ":"), "test": ("{}", "steps", "-")}
 CLASSES_APART = 12  # classes up to which each has a line style of its own
 PAIRS_APART = 6  # the same for pairs of classes: all pairs of four
 

@@ -36,14 +36,15 @@ def mean_text(mean: float | Array, stderr: float | Array, digits: int = 4) -> st
     return (f"{mean:.{digits}f}" if np.isfinite(mean) else "-") + (f" +- {stderr:.{digits}f}" if np.isfinite(stderr) else "")
 
 
-def last_points(measured: Array) -> Array:
-    """Index of each repeat's last measured evaluation point [R], of those `measured` (bool [R, T]); -1 if it has none."""
+def last_points(arrays: Mapping[str, Array]) -> Array:
+    """Index of each repeat's last measured evaluation point [R]; -1 if it has none. A stopped repeat's ends early."""
+    measured = np.isfinite(arrays["accuracy"])  # [R, T]
     return np.where(measured.any(axis=1), measured.shape[1] - 1 - measured[:, ::-1].argmax(axis=1), -1)
 
 
 def final(arrays: Mapping[str, Array], name: str) -> Array:
     """A stored [R, T, ...] at each repeat's last measured evaluation point [R, ...]; nan for a repeat without one."""
-    last = last_points(np.isfinite(arrays["accuracy"]))  # a stopped repeat's ends early
+    last = last_points(arrays)
     values = np.array(arrays[name][np.arange(len(last)), last], dtype=float)
     values[last < 0] = np.nan
     return values

@@ -8,7 +8,7 @@ Networks are measured one by one on copies of their own, so that a network's num
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -31,8 +31,7 @@ class LayerView:
     """One layer of R networks on N held-out samples, with the M training samples that probes are fitted on.
 
     Quantities shared by metrics are remembered per tensor: pass the same tensor object as `activations` of a layer, `before` of the next
-    and `after` of the one below, and the same `inputs` at every evaluation point, also in a view with other labels (a shuffled-label band).
-    Nothing may write into them.
+    and `after` of the one below, and the same `inputs` at every evaluation point. Nothing may write into them.
     """
 
     activations: Tensor  # [R, N, D]
@@ -49,6 +48,10 @@ class LayerView:
     anchors: Tensor | None = None  # [R, K, D]
     tau: float = math.nan  # temperature of softmax(G / tau)
     seeds: Seeds = field(default_factory=lambda: Seeds(0))  # stream of the permutations, the same for all networks and layers
+
+    def with_labels(self, labels: Tensor, fit_labels: Tensor) -> "LayerView":
+        """The same layer under other labels, as for a shuffled-label band; what does not depend on labels is not computed again."""
+        return replace(self, labels=labels, fit_labels=fit_labels)
 
 
 def remembered(function: Callable[[S], T]) -> Callable[[S], T]:

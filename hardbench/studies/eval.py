@@ -24,7 +24,7 @@ from hardbench.errors import DataError
 from hardbench.figures import save
 from hardbench.lifecycle import Prepared, Stages
 from hardbench.metrics.classification import class_report
-from hardbench.metrics.hardness import mean_stderr, mean_text
+from hardbench.metrics.hardness import mean_stderr
 from hardbench.stored import StoredRun
 from hardbench.trained import restore
 from hardbench.training.evaluation import Evaluation, evaluate, layer_accuracies
@@ -129,7 +129,7 @@ def compute(prepared: Measured, run: tracking.Run, stages: Stages) -> None:
         points[step] = {f"{prefix}/{level_of}{name}": arrays[name] for name in ("loss", "accuracy")}
         name = f"{prefix}_{level_of}layer_accuracy"
         points[step] |= {f"{name}/{i:02d}": row for i, row in enumerate(arrays.get("layer_accuracy", np.empty((0, 0))).T)}
-        rows.append([p, *(mean_text(*mean_stderr(arrays[name])) for name in ("accuracy", "loss"))])
+        rows.append([p, *(_cell(entry[name]) for name in ("accuracy", "loss"))])
     run.write_text(TEST_RESULTS, json.dumps(results, indent=1))
     if 0.0 in levels:
         _store_classes(run, split, levels[0.0][0].confusion.cpu())
@@ -171,3 +171,7 @@ def _plain(values: np.ndarray) -> Any:
     plain = array.astype(object)
     plain[~np.isfinite(array)] = None
     return plain.tolist()
+
+
+def _cell(entry: Mapping[str, Any]) -> str:
+    return f"{entry['mean']:.4f}" + (f" +- {entry['stderr']:.4f}" if entry["stderr"] is not None else "")

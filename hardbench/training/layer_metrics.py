@@ -1,7 +1,7 @@
 """Layer metrics during training, on fixed samples of every phase (validation, train, test)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -83,7 +83,7 @@ class LayerMetrics:
             labels, fit_labels = (
                 old[torch.randperm(len(old), generator=generator).to(old.device)] for old in (first.labels, first.fit_labels)
             )
-            permuted = [replace(view, labels=labels, fit_labels=fit_labels) for view in views]
+            permuted = [view.with_labels(labels, fit_labels) for view in views]
             for name in names:
                 bands[name].append(_over_layers(permuted, name))
         return {name: torch.stack(band) for name, band in bands.items() if band}
