@@ -76,8 +76,7 @@ def show(folder: Path, names: Sequence[str]) -> None:
     from matplotlib import pyplot
 
     for name in names:
-        figure = pyplot.figure(name)
-        axis = figure.add_axes((0, 0, 1, 1))
+        axis = pyplot.figure(name).add_axes((0, 0, 1, 1))
         axis.imshow(pyplot.imread(folder / name))
         axis.set_axis_off()
     pyplot.show()

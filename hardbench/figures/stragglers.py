@@ -30,8 +30,7 @@ def _several(run: StoredRun) -> list[str]:
 def _errorbars(axis: Axes, run: StoredRun, test: str, place: tuple[int, int], number: int, label: str) -> Line2D:
     """The accuracy on a test against the percent remaining, of the strategy and train ratio at a place of the arrays."""
     order = np.argsort(run.arrays["remaining"])
-    values = independent(measured(run, f"accuracy_{test}")[place])[order]  # [Q, sets or repeats]
-    mean, stderr = mean_stderr(values.T)
+    mean, stderr = mean_stderr(independent(measured(run, f"accuracy_{test}")[place])[order].T)  # of [sets or repeats, Q]
     line = {**style.line_style(number), "marker": MARKERS[number % len(MARKERS)], "markersize": 4, "linewidth": 1.3, "capsize": 2}
     curve, _, _ = axis.errorbar(100 * run.arrays["remaining"][order], 100 * mean, 100 * np.nan_to_num(stderr), **line)
     curve.set_label(label)
@@ -140,8 +139,7 @@ def gallery(run: StoredRun) -> Figure:
     if "gallery_images" not in arrays:
         raise ConfigError(f"gallery: run {run.name} has vectors; images")
     names, classes = arrays["strategies"], class_names(run)
-    count = min(SHOWN, arrays["gallery_images"].shape[1])
-    figure, axes = style.sheet(len(names), count, width=0.95, height=1.32)
+    figure, axes = style.sheet(len(names), min(SHOWN, arrays["gallery_images"].shape[1]), width=0.95, height=1.32)
     for m, row in enumerate(axes):
         for g, axis in enumerate(row):
             label, predicted, clean = (int(arrays[f"gallery_{part}"][m, g]) for part in ("labels", "predicted", "clean"))
