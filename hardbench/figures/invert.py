@@ -45,9 +45,8 @@ def _radii(run: StoredRun, prefix: str = "") -> Figure:
         style.log_steps(axis, "")  # so that the first epochs, which fall from far above, have room
     figure.supxlabel("epoch + 1", fontsize=style.SMALL + 2)
     figure.supylabel("radius" + (" without stragglers" if prefix else ""), fontsize=style.SMALL + 2)
-    figure.legend(
-        handles=_radius_handles(run, len(values)), loc="outside upper center", ncols=APART + 1, frameon=False, fontsize=style.SMALL
-    )
+    handles = _radius_handles(run, len(values))
+    figure.legend(handles=handles, loc="outside upper center", ncols=APART + 1, frameon=False, fontsize=style.SMALL)
     return figure
 
 
@@ -78,13 +77,12 @@ def _radius_handles(run: StoredRun, count: int) -> list[Any]:
     passed_later = f"passed later (a radius over {PASSED:.0%} smaller)"
     if count > APART:
         mean = style.handle(f"mean ± std, {count} networks", color=style.COLOURS[0])
-        inverts, median = (style.handle(label, color=style.COLOURS[1], linewidth=1) for label in ("inversions", "their median"))
-        median.set_linestyle("--")
-        return [mean, inverts, style.handle(passed_later, color=TICK_OF_PASSED, linewidth=1), median]
+        tick = {"color": style.COLOURS[1], "linewidth": 1}
+        ticks = [style.handle("inversions", **tick), style.handle(passed_later, **tick | {"color": TICK_OF_PASSED})]
+        return [mean, *ticks, style.handle("their median", linestyle="--", **tick)]
     lines = [style.handle(f"network {number}", **style.line_style(r)) for r, number in enumerate(run.arrays["repeats"])]
-    marks = [("inversion", style.INK), (passed_later, "white")]
-    circle: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 5, "markeredgecolor": style.INK}
-    return [*lines, *(style.handle(label, color=colour, **circle) for label, colour in marks)]
+    circle = {"linestyle": "", "marker": "o", "markersize": 5, "markeredgecolor": style.INK}
+    return [*lines, style.handle("inversion", color=style.INK, **circle), style.handle(passed_later, color="white", **circle)]
 
 
 def distance_error(runs: Runs, options: FigureOptions) -> dict[str, Figure]:

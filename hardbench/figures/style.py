@@ -264,19 +264,17 @@ def inliers(points: Array, kept: Array | Sequence[float] = (), both: bool = Fals
     return (float(min([points[0], *kept])), float(max([points[-1], *kept]))) if len(points) else (np.nan, np.nan)
 
 
-def family(
-    axis: Axes, x: Array, values: Array, names: Sequence[str], all_up_to: int, first: int = 0
-) -> tuple[list[Line2D], list[LineCollection]]:
+def family(axis: Axes, x: Array, values: Array, names: list[str], apart: int, first: int = 0) -> tuple[list[Line2D], list[LineCollection]]:
     """Draw M curves from values [R, T, M]; returns the lines that carry a name and, if there are too many, one for the rest.
 
-    Up to `all_up_to` curves have line styles of their own, from line_style(first) on, and bands. Of more, all are grey but the three that
+    Up to `apart` curves have line styles of their own, from line_style(first) on, and bands. Of more, all are grey but the three that
     end highest and the three that end lowest; of more than SAMPLED others as many are drawn, evenly chosen by where they end. Curves that
     are all nan are left out.
     """
     mean = mean_stderr(values)[0]  # [T, M]
     known = np.isfinite(mean)
     drawn = np.flatnonzero(known.any(axis=0)).tolist()
-    if len(drawn) <= max(all_up_to, 6):
+    if len(drawn) <= max(apart, 6):
         return [band(axis, x, values[:, :, i], names[i], **line_style(first + i)) for i in drawn], []
     last = mean[len(mean) - 1 - known[::-1].argmax(axis=0), np.arange(mean.shape[1])]
     ordered = sorted(drawn, key=last.__getitem__, reverse=True)

@@ -66,11 +66,11 @@ def ace_regularizer(view: LayerView) -> Tensor:
 
     nan for the last layer. The term that the local loss subtracts; in Shoham & Permuter 2020 (arXiv:2007.08140) the arguments are swapped.
     """
-    scores, following = view.scores, view.next_scores
+    scores, following, tau = view.scores, view.next_scores, view.tau
     if scores is None or following is None:
         return undefined(view)
     return per_network(
-        lambda r: -(_log_q(scores[r], view.tau).exp() * _log_q(following[r], view.tau).clamp(min=FLOOR)).sum(1).mean(), view.activations
+        lambda r: -(_log_q(scores[r], tau).exp() * _log_q(following[r], tau).clamp(min=FLOOR)).sum(1).mean(), view.activations
     )
 
 
