@@ -18,12 +18,7 @@ NAMED = 4  # runs that a folder is named after
 
 
 def draw(
-    runs: "Runs",
-    folder: Path,
-    kinds: Sequence[str] | None = None,
-    options: "FigureOptions | None" = None,
-    formats: Sequence[str] = ("png",),
-    strict: bool = True,
+    runs: "Runs", folder: Path, kinds: Sequence[str] | None = None, options: "FigureOptions | None" = None, strict: bool = True
 ) -> list[str]:
     """Draw the kinds asked for (default: all that apply to the runs) into a folder; the names of the files.
 
@@ -31,6 +26,7 @@ def draw(
     """
     from hardbench.figures.runs import FigureOptions
 
+    options = options or FigureOptions()
     drawers: dict[str, Kind] = importlib.import_module(f"hardbench.figures.{runs[0].study.replace('-', '_')}").KINDS
     chosen = list(drawers if kinds is None else kinds)
     if unknown := [kind for kind in chosen if kind not in drawers]:
@@ -39,7 +35,7 @@ def draw(
     missing: ConfigError | None = None
     for kind in chosen:
         try:
-            names += save(drawers[kind](runs, options or FigureOptions()), folder, formats)
+            names += save(drawers[kind](runs, options), folder, options.formats)
         except ConfigError as error:
             if strict and kinds is not None:
                 raise

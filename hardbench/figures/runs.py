@@ -24,6 +24,7 @@ class FigureOptions:
     layer: int | None = None
     phase: str | None = None
     by: tuple[str, str] | None = None  # two settings of a sweep: columns, rows
+    formats: Sequence[str] = ("png",)  # of the files
 
     def pick(self, option: str, allowed: Collection[str]) -> str | None:
         """The word given for `metric` or `phase`, None if none was; ConfigError if it is not one of `allowed`."""

@@ -66,12 +66,10 @@ def ace_regularizer(view: LayerView) -> Tensor:
 
     nan for the last layer. The term that the local loss subtracts; in Shoham & Permuter 2020 (arXiv:2007.08140) the arguments are swapped.
     """
-    scores, following, tau = view.scores, view.next_scores, view.tau
-    if scores is None or following is None:
+    scores, after, tau = view.scores, view.next_scores, view.tau
+    if scores is None or after is None:
         return undefined(view)
-    return per_network(
-        lambda r: -(_log_q(scores[r], tau).exp() * _log_q(following[r], tau).clamp(min=FLOOR)).sum(1).mean(), view.activations
-    )
+    return per_network(lambda r: -(_log_q(scores[r], tau).exp() * _log_q(after[r], tau).clamp(min=FLOOR)).sum(1).mean(), view.activations)
 
 
 def _per_table(view: LayerView, tables: Sequence[Tensor] | Tensor | None, value: Callable[[Tensor], Tensor]) -> Tensor:
