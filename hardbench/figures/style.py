@@ -139,14 +139,16 @@ def label_ends(axis: Axes, lines: Sequence[Line2D]) -> None:
 
     Call it last: it takes limits and scale as they are.
     """
-    drawn = [(line, points[-1]) for line in lines if len(points := np.asarray(line.get_xydata()))]
+    drawn = [(line, data[-1]) for line in lines if len(data := np.asarray(line.get_xydata()))]
     if not drawn:
         return
     axis.autoscale_view()  # what was put off
     axis.autoscale(False)
     heights = axis.transAxes.inverted().transform(axis.transData.transform([end for _, end in drawn]))[:, 1]
-    gap = 1.3 * SMALL / (72 * axis.bbox.height / axis.figure.dpi)  # as a share of the axes' height
-    for (line, end), height in zip(drawn, spread_out(heights, gap, 1.0), strict=True):
+    root = axis.get_figure(root=True)
+    assert root is not None
+    points = 72 * axis.get_position().height * root.get_figheight()
+    for (line, end), height in zip(drawn, spread_out(heights, 1.3 * SMALL / points, 1.0), strict=True):
         text: dict[str, Any] = {"color": line.get_color(), "fontsize": SMALL, "va": "center", "parse_math": False, "annotation_clip": False}
         tie = {"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.5, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
         axis.annotate(str(line.get_label()), end, (1.04, height), "data", "axes fraction", arrowprops=tie, **text)
