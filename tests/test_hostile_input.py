@@ -355,11 +355,11 @@ def test_checkpoints_of_a_run(data):
         if name == "best":
             evaluation.restore(run, config, prepare(config, config.seed), name)
             return
-        course = train.prepare(config).setup
+        setup = train.prepare(config).setup
         found = checkpoints.load(path, checkpoints.TRAINING)
-        with checkpoints.restoring(path, found["steps"], course.total):
-            course.learner.load(found)
-            course.batches.load(found["batches"])
+        with checkpoints.restoring(path, found["steps"], setup.total):
+            setup.learner.load(found)
+            setup.batches.load(found["batches"])
 
     try:
         read_or_refused(act)

@@ -25,12 +25,12 @@ def serve(steps: int) -> None:
 
     from hardbench.training.setup import train_setup
 
-    course = train_setup(replace(mnist.config(20_000, repeats=3, epochs=100), threads=THREADS))
+    setup = train_setup(replace(mnist.config(20_000, repeats=3, epochs=100), threads=THREADS))
     sys.stdout.write("\n")
     sys.stdout.flush()
     for _ in sys.stdin:
         for _ in range(steps):
-            scalars = course.learner.update(*course.batches.draw())
+            scalars = setup.learner.update(*setup.batches.draw())
         sys.stdout.write(f"{scalars['loss'].mean().item()}\n")
         sys.stdout.flush()
 

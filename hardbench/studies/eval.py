@@ -71,7 +71,7 @@ def measure(config: Config, stored: StoredRun) -> Measured:
     test, standardise = split.test.to(student.device), standardise.to(student.device)
     for p in config.corruption_p:
         samples = _corrupted(test, p, trained.seed)
-        levels[p] = evaluate(student, samples, standardise, split.num_classes), layer_accuracies(student, samples, standardise)
+        levels[p] = evaluate(student, samples, standardise), layer_accuracies(student, samples, standardise)
     title, note = f"eval {stored.name}", f"{config.checkpoint} weights of {stored.id}"
     return Measured(
         config=config,

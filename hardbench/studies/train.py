@@ -75,7 +75,7 @@ def compute(prepared: PreparedTraining, run: tracking.Run, stages: Stages) -> No
 
     def save(state: TrainState) -> None:
         now = training.state()
-        stages.save(now, (BEST, training.best_weights(networks=now["networks"])))
+        stages.save(now, (BEST, training.best_weights(now["networks"])))
 
     with console.progress(run.id[:8], setup.total) as show:
         further = [at(steps, logits)] if logits else []
