@@ -20,14 +20,13 @@ def run(config: Config) -> None:
     """Serve until interrupted; TrackingError if the port is taken, or if the server ends by itself."""
     _free(config.port)
     base = f"http://127.0.0.1:{config.port}/#"
-    found = tracking.runs()
-    experiments = {one.run.info.experiment_id: one.study for one in reversed(found)}
+    runs = tracking.runs()
+    experiments = {run.run.info.experiment_id: run.study for run in reversed(runs)}
     for experiment, study in experiments.items():
         console.say(f"{study}: {base}/experiments/{experiment}/runs?compareRunsMode=CHART")
-    if len(found) > 1:
-        newest = found[:2]
-        ids = ",".join(f'"{one.id}"' for one in newest)
-        places = ",".join(sorted({f'"{one.run.info.experiment_id}"' for one in newest}))
+    if len(runs) > 1:
+        ids = ",".join(f'"{run.id}"' for run in runs[:2])
+        places = ",".join(sorted({f'"{run.run.info.experiment_id}"' for run in runs[:2]}))
         console.say(f"the two newest runs side by side: {base}/compare-runs?runs={quote(f'[{ids}]')}&experiments={quote(f'[{places}]')}")
     words = ["--backend-store-uri", tracking.uri(), "--host", "127.0.0.1", "--port", str(config.port), "--workers", "1"]
     # of MLflow's helpers that run jobs none is needed
