@@ -229,7 +229,7 @@ def finish(run: tracking.Run, out: Path | None, copied: Sequence[str]) -> None:
     """
     if out is not None:
         if "." in copied:
-            run.gather()
+            run.fetch()
         if out.resolve() != run.folder.resolve():
             _copy(run.folder, out, copied)
     for line in (f"run {run.id}", f"files {out or run.folder}", machine.described(), f"hardbench ui shows it at {run.link}"):

@@ -8,6 +8,7 @@ import numpy as np
 
 from hardbench import console, machine, seeding
 from hardbench.artifacts import ARRAYS, CHECKPOINTS, CLASS_HARDNESS
+from hardbench.data.batches import batch_length
 from hardbench.data.samples import Split
 from hardbench.data.transforms import Standardise
 from hardbench.errors import TrainingError
@@ -18,7 +19,7 @@ from hardbench.settings import TrainingSettings
 from hardbench.stored import StoredRun
 from hardbench.training import checkpoints
 from hardbench.training.core import TrainResult
-from hardbench.training.greedy import learner
+from hardbench.training.greedy import make_learner
 from hardbench.training.learners import Learner
 from hardbench.training.setup import has_target
 from hardbench.written import Run
@@ -44,7 +45,7 @@ def store_result(run: Run, config: TrainingSettings, result: TrainResult) -> Non
     run.write_arrays(ARRAYS, arrays)
     run.write_text(CLASS_HARDNESS, hardness_table(arrays).to_csv(index=False))
     metrics = {f"final/{name}": last_measured(arrays, key) for name, key in FINAL.items()}
-    size = result.train_samples if config.batch_size == "full" else int(config.batch_size)
+    size = batch_length(config.batch_size, result.train_samples)
     for name in ("loss", "accuracy"):
         points = arrays["log_steps"], arrays[f"train_{name}"]
         metrics[f"final/train_{name}_last_epoch"] = mean_at_end(*points, -(-result.train_samples // size))
@@ -102,4 +103,4 @@ def restore(stored: StoredRun, trained: TrainingSettings, split: Split, checkpoi
         if standardise(split.test.inputs[:1]).shape[1:] != split.test.shape:
             raise ValueError("constants of inputs of another shape")
         networks.restore(state["networks"])
-    return learner(networks, trained, 1), standardise
+    return make_learner(networks, trained, 1), standardise

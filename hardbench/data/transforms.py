@@ -61,12 +61,10 @@ def standardise_for(settings: DataSettings, train: Samples) -> Standardise:
     shape = train.shape
     per_input = (shape[0], *[1] * (len(shape) - 1)) if settings.normalize == "channel" and len(shape) != 2 else (1,) * len(shape)
     if settings.normalize == "none":
-        mean, std = torch.zeros(per_input), torch.ones(per_input)
-    else:
-        mean, std = moments(train.inputs, settings.normalize)
-        mean = _given("mean", settings.mean, mean, per_input)
-        std = _given("std", settings.std, std, per_input)
-    return Standardise(mean, std, settings.shift)
+        return Standardise(torch.zeros(per_input), torch.ones(per_input), settings.shift)
+    mean, std = moments(train.inputs, settings.normalize)
+    given = _given("mean", settings.mean, mean, per_input), _given("std", settings.std, std, per_input)
+    return Standardise(*given, settings.shift)
 
 
 def moments(inputs: Tensor, how: str) -> tuple[Tensor, Tensor]:

@@ -33,9 +33,7 @@ class LogitRecorder:
     def __call__(self, state: TrainState) -> None:
         """Write the logits of this step; those of repeats that stopped before it are nan."""
         logits = torch.cat([state.learner.predict(inputs).float() for inputs, _ in batches(self.train, self.standardise)], 1)
-        for r in state.learner.stopped:
-            if state.step > state.learner.measured_until(r):
-                logits[r] = torch.nan
+        logits[state.ended] = torch.nan
         name = f"{state.step:09d}.npy"
         with files.whole(self.folder / name) as file:
             np.save(file, logits.cpu().numpy(), allow_pickle=False)

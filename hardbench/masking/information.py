@@ -59,12 +59,8 @@ def class_information(confusion: Tensor) -> Tensor:
     counts = confusion.double()
     given = counts / counts.sum(-1, keepdim=True)
     overall = (counts.sum(-2) / counts.sum((-2, -1))[..., None]).unsqueeze(-2)
-    return (
-        (torch.special.xlogy(given, given) - torch.special.xlogy(given, overall))
-        .nan_to_num(nan=0.0)
-        .sum(-1)
-        .where(counts.sum(-1) > 0, torch.nan)
-    )
+    terms = torch.special.xlogy(given, given) - torch.special.xlogy(given, overall)
+    return terms.nan_to_num(nan=0.0).sum(-1).where(counts.sum(-1) > 0, torch.nan)
 
 
 def mask_arrays(

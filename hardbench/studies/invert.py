@@ -53,7 +53,7 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedSearch:
         raise ConfigError(f"subset_size: {config.subset_size}; enough for a sample of every class, and class {missing} has none")
     if config.prune_curve and not len(split.test):
         raise ConfigError(f"prune_curve: true; samples to test on, and subset_size {config.subset_size} leaves none")
-    memory.check(estimate(config, split, config.precision), config, device, {"repeats": 1})
+    memory.check(estimate(config, split, config.precision), config, device, "repeats")
     if stored is None and config.epochs < (least := shortest(config)):
         console.warn(f"epochs: {config.epochs}; the detector finds no inversion in fewer than {least}")
     dataset = config.dataset.rpartition("/")[2]

@@ -75,9 +75,9 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedStudy:
     empty = [name for c, name in enumerate(split.class_names) if not (split.train.labels == c).any()]
     if empty:
         raise ConfigError(f"subset_size: {config.subset_size}; samples of every class, and there is none of {', '.join(empty)}")
-    memory.check(estimate(config, split, config.precision), config, device, {"sets": 1})
+    memory.check(estimate(config, split, config.precision), config, device, "sets")
     cells = len(config.train_ratios) * len(config.remaining_train_ratios)
-    memory.check(slices.estimate(split, lambda settings: training_settings(settings, config.precision)), config, device, {"repeats": cells})
+    memory.check(slices.estimate(split, lambda settings: training_settings(settings, config.precision)), config, device, "repeats", cells)
     dataset = config.dataset.rpartition("/")[2]
     note = f"Hard samples of {len(split.train)} from {dataset} by {', '.join(config.strategy)}; "
     note += f"{config.sets} x {config.repeats} networks\nHard test samples are in-sample for the score that named them."

@@ -141,13 +141,13 @@ def _workers(config: CampaignSettings) -> int:
 def _jobs(config: CampaignSettings, planned: Plan, todo: Sequence[int]) -> list[Job]:
     """Stacks of what can be stacked, one job per cell of the rest."""
     stacked = [index for index in todo if config.study == "train" and jobs.stackable(planned.cells[index].config)]
-    work = jobs.stacks(planned.cells, stacked, planned.data, _cuda(config), _workers(config))
+    work = jobs.stacks(planned.cells, stacked, _cuda(config), _workers(config))
     place = {"study": config.study, "store": os.path.abspath("."), "uri": tracking.uri()}  # noqa: PTH100
     for index in todo:
         if index not in stacked:
             cell = planned.cells[index]
-            settings = {name: getattr(cell.config, name) for name in cell.config.as_dict()}
-            work.append(Job((jobs.Part(index, 0, cell.networks),), f"{__name__}:run_cell", {**place, "settings": settings}))
+            payload = {**place, "settings": cell.config.as_dict()}
+            work.append(Job((jobs.Part(index, 0, cell.networks),), f"{__name__}:run_cell", payload))
     return work
 
 

@@ -19,7 +19,7 @@ from hardbench.hard_samples import recorder, sample_hardness
 from hardbench.hard_samples.recorder import LogitRecorder
 from hardbench.hardness_runs import pinned, read_hardness
 from hardbench.lifecycle import Prepared, Stages
-from hardbench.metrics.hardness import hardness_table, mean_stderr
+from hardbench.metrics.hardness import hardness_table, mean_stderr, mean_text
 from hardbench.stored import StoredRun
 from hardbench.trained import check_diverged, last_measured, store_result
 from hardbench.training import callbacks, checkpoints
@@ -69,7 +69,7 @@ def compute(prepared: PreparedTraining, run: tracking.Run, stages: Stages) -> No
 
     def save(state: TrainState) -> None:
         now = training.state()
-        stages.save(now, (BEST, training.best_weights(networks=now["networks"])))
+        stages.save(now, (BEST, training.best_weights(now["networks"])))
 
     further = [] if logits is None else [at(steps, logits)]
     with console.progress(run.id[:8], setup.total) as show:
@@ -100,9 +100,7 @@ def _logit_recorder(run: tracking.Run, setup: TrainSetup, points: int) -> LogitR
 def report(stored: StoredRun) -> None:
     """Print the class table and the accuracy."""
     console.table("Class hardness (test set)", *class_rows(stored.arrays))
-    mean, stderr = mean_stderr(last_measured(stored.arrays, "accuracy"))
-    spread = "" if np.isnan(stderr) else f" +- {stderr:.4f}"
-    console.say(f"test accuracy {mean:.4f}{spread}")
+    console.say(f"test accuracy {mean_text(*mean_stderr(last_measured(stored.arrays, 'accuracy')))}")
     if "last" in stored.tags.get("hardbench.best", ""):
         console.say("best.pt is last.pt: there is no validation split (val_size 0)")
 
