@@ -56,7 +56,7 @@ def test_evaluation_is_the_definition(settings):
     """On 1437 digits, which are several passes."""
     ready = trained(dataset="digits", epochs=1, lr=0.01, repeats=2, normalize="pixel", **settings).setup
     train = ready.split.train
-    found = evaluate(ready.learner, train, ready.standardise).arrays()
+    found = evaluate(ready.learner, train, ready.standardise)
     pixels = train.inputs.double()
     spread = pixels.std(0, correction=0)
     inputs = (pixels - pixels.mean(0)) / torch.where(spread > 0, spread, 1)
@@ -102,7 +102,7 @@ def test_the_order_of_the_samples_does_not_matter(images):
     ready = trained(**images, model="mlp", width=12, repeats=2).setup
     train = ready.split.train
     one, two = (
-        evaluate(ready.learner, train.pick(order), ready.standardise).arrays()
+        evaluate(ready.learner, train.pick(order), ready.standardise)
         for order in (torch.arange(len(train)), torch.randperm(len(train), generator=torch.Generator().manual_seed(0)))
     )
     for name in one:
@@ -113,8 +113,8 @@ def test_the_order_of_the_samples_does_not_matter(images):
 def test_a_class_without_samples_is_nan_and_the_rest_is_not(images):
     ready = trained(**images, model="mlp", width=12).setup
     test = ready.split.test
-    there = evaluate(ready.learner, test.pick((test.labels != 1).nonzero().flatten()), ready.standardise).arrays()
-    whole = evaluate(ready.learner, test, ready.standardise).arrays()
+    there = evaluate(ready.learner, test.pick((test.labels != 1).nonzero().flatten()), ready.standardise)
+    whole = evaluate(ready.learner, test, ready.standardise)
     for name in ("loss_per_class", "accuracy_per_class"):
         assert there[name][0].isnan().tolist() == [False, True, False]
         torch.testing.assert_close(there[name][0, [0, 2]], whole[name][0, [0, 2]])
@@ -136,8 +136,8 @@ def test_batch_norm_is_evaluated_in_eval_mode(images):
     small = images | {"epochs": 1, "subset_size": 20, "batch_size": 10}
     ready = trained(**small, model="resnet18").setup
     test = ready.split.test
-    alone = [evaluate(ready.learner, test.pick(torch.tensor([i])), ready.standardise).arrays()["loss"][0].item() for i in range(4)]
-    several = evaluate(ready.learner, test.pick(torch.arange(4)), ready.standardise).arrays()["loss"][0].item()
+    alone = [evaluate(ready.learner, test.pick(torch.tensor([i])), ready.standardise)["loss"][0].item() for i in range(4)]
+    several = evaluate(ready.learner, test.pick(torch.arange(4)), ready.standardise)["loss"][0].item()
     assert np.mean(alone) == pytest.approx(several, rel=1e-3)
 
 
@@ -177,5 +177,5 @@ def test_float_inputs_need_no_unit():
     floats = ready.split.test
     pixels = Samples.of((floats.inputs * 16 * 15).to(torch.uint8), floats.labels)
     scaled = Samples.of(pixels.inputs.float() / 255, floats.labels)
-    one, two = (evaluate(ready.learner, samples, ready.standardise).arrays()["loss"] for samples in (pixels, scaled))
+    one, two = (evaluate(ready.learner, samples, ready.standardise)["loss"] for samples in (pixels, scaled))
     torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)

@@ -340,9 +340,9 @@ def test_an_interrupted_search_goes_on_bit_for_bit():
         first.run([stop])
     second = search(epochs=60, detector="published", lr=0.4, looks=(3, 50))
     second.load(taken["state"])
-    for name, value in second.run().state().items():
+    for name, value in vars(second.run()).items():
         if isinstance(value, torch.Tensor):
-            assert torch.equal(torch.nan_to_num(value.double(), -1), torch.nan_to_num(whole.state()[name].double(), -1)), name
+            assert torch.equal(torch.nan_to_num(value.double(), -1), torch.nan_to_num(getattr(whole, name).double(), -1)), name
 
 
 class Notes:

@@ -252,7 +252,7 @@ def test_states_go_out_and_come_in(images, model):
 def test_callbacks_are_called_once_a_step(images):
     ready = training_setup(**images, model="mlp", width=4)
     seen = []
-    assert fit(ready.learner, ready.batches, ready.total, [lambda state: seen.append((state.step, state.epoch_ends, state.last))]) == 14
+    fit(ready.learner, ready.batches, ready.total, [lambda state: seen.append((state.step, state.epoch_ends, state.last))])
     assert [step for step, _, _ in seen] == list(range(15))
     assert [step for step, ends, _ in seen if ends] == [7, 14]
     assert [step for step, _, last in seen if last] == [14]

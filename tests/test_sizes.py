@@ -160,12 +160,11 @@ else:
     from hardbench.training.loop import fit
     order = HardEasyOrder.of(torch.arange(len(split.train)) % 5 == 0, seeding.Seeds(0))
     cuts = [order.train_slice(p, q, False) for p in config.train_ratios for q in config.remaining_train_ratios]
-    plain = lambda one: training_settings(one, "fp32")
     streams = [seeding.Seeds(0).child("repeat", r) for r in range(config.repeats)]
-    training = slices.SliceTraining(data, cuts, streams, plain(config))
-    fit(training.learner, training.batches, 2, [])
-    training.accuracies()
-    found = slices.estimate(split, plain)(config, config.repeats * len(cuts))
+    learner = slices.SliceLearner(data, cuts, streams, training_settings(config, "fp32"))
+    fit(learner, learner.batches, 2, [])
+    learner.accuracies()
+    found = slices.estimate(split, "fp32")(config, config.repeats * len(cuts))
 print(taken("VmHWM") - before, found)
 """
 

@@ -107,7 +107,7 @@ def own_number(found):
         **{name: getattr(ready.config, name) for name in ready.config.as_dict() if getattr(ready.config, name) is not None}
     )
     again.learner.networks.restore(found.weights)
-    arrays = evaluate(again.learner, again.split.test, again.standardise).arrays()
+    arrays = evaluate(again.learner, again.split.test, again.standardise)
     return {name: arrays[name].numpy() for name in ("loss", "accuracy", "loss_per_class")}
 
 

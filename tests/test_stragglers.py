@@ -20,7 +20,7 @@ from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise
 from hardbench.hard_samples.cuts import HardEasyOrder
 from hardbench.hard_samples.selection import hardest
-from hardbench.hard_samples.slices import SliceTraining, segments
+from hardbench.hard_samples.slices import SliceLearner, segments
 from hardbench.inversion.fullbatch import FullBatch
 from hardbench.inversion.search import TrainingData, training_settings
 from hardbench.registry import MODELS
@@ -235,9 +235,9 @@ def test_a_network_on_a_slice_is_the_network_on_those_samples_alone():
     order = HardEasyOrder.of(hardest(torch.rand(90, generator=torch.Generator().manual_seed(0)), 30), Seeds(0))
     cuts = [order.train_slice(0.8, share) for share in (0, 0.3, 1)]
     streams = [Seeds(3).child("repeat", r) for r in range(2)]
-    training = SliceTraining(TrainingData(samples.pick(order.rows), identity, 3), cuts, streams, settings)
-    fit(training.learner, training.batches, settings.epochs)
-    accuracies = training.accuracies()
+    learner = SliceLearner(TrainingData(samples.pick(order.rows), identity, 3), cuts, streams, settings)
+    fit(learner, learner.batches, settings.epochs)
+    accuracies = learner.accuracies()
     for i, cut in enumerate(cuts):
         own = samples.pick(order.rows[cut.low : cut.high])
         networks = MODELS["mlp"].call((12,), 3, settings, streams)
@@ -246,8 +246,9 @@ def test_a_network_on_a_slice_is_the_network_on_those_samples_alone():
         tests = {"hard": order.rows[: cut.hard_end], "easy": order.rows[cut.easy_start :]}
         tests["full"] = torch.cat(list(tests.values()))
         for r in range(2):
+            trained = learner.networks.member_state(learner.places[2 * i + r])
             for name, value in networks.member_state(r).items():
-                torch.testing.assert_close(training.states()[2 * i + r][name], value, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(trained[name], value, rtol=1e-4, atol=1e-5)
         for name, rows in tests.items():
             right = (alone.predict(samples.inputs[rows]).argmax(-1) == samples.labels[rows]).double().mean(1)
             torch.testing.assert_close(accuracies[name][2 * i : 2 * i + 2], right)

@@ -90,7 +90,7 @@ def ours(precision: str, quick: bool) -> Workload:
 
 def check(expected: float, found: TrainSetup) -> str:
     """Test accuracy within five standard deviations of the networks'."""
-    values = evaluate(found.learner, found.split.test, found.standardise).arrays()["accuracy"]
+    values = evaluate(found.learner, found.split.test, found.standardise)["accuracy"]
     mean, std = values.mean().item(), values.std().item()
     words = f"test accuracy {expected:.4f} and {mean:.4f} +- {std / sqrt(len(values)):.4f} over {len(values)} networks"
     if abs(expected - mean) > 5 * std:

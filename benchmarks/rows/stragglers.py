@@ -19,7 +19,7 @@ from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise, unit_of
 from hardbench.hard_samples.cuts import HardEasyOrder, TrainSlice
 from hardbench.hard_samples.selection import hardest
-from hardbench.hard_samples.slices import SliceTraining
+from hardbench.hard_samples.slices import SliceLearner
 from hardbench.inversion.pool import prepare_pool
 from hardbench.inversion.search import Search, TrainingData, training_settings
 from hardbench.models.layers import Chain
@@ -116,14 +116,14 @@ def ours(quick: bool) -> Workload:
     training = training_settings(config)
 
     def call() -> list[dict[str, Tensor]]:
-        networks = SliceTraining(TrainingData(samples, standardise, 10), cuts, streams(config), training)
+        learner = SliceLearner(TrainingData(samples, standardise, 10), cuts, streams(config), training)
         first: list[dict[str, Tensor]] = []
 
         def keep(state: TrainState) -> None:
             if state.step == 1:
-                first.extend(networks.states())
+                first.extend(learner.networks.member_state(place) for place in learner.places)
 
-        fit(networks.learner, networks.batches, config.epochs, [callbacks.divergence(), keep])
+        fit(learner, learner.batches, config.epochs, [callbacks.divergence(), keep])
         found = Search(TrainingData(samples, standardise, 10), config, [0], config.seed).run()
         return [*first, {"radii": found.radii[0, 1]}]
 

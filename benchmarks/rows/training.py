@@ -108,7 +108,7 @@ def _accuracy_of_first(learner: Learner) -> float:
     config = mnist.config(samples(True))
     split = prepare(config, config.seed)
     found = evaluate(learner, split.test, standardise_for(config, split.train))
-    return float(found.arrays()["accuracy"][0])
+    return float(found["accuracy"][0])
 
 
 ROWS = [

@@ -20,7 +20,7 @@ from hardbench.data.samples import Split
 from hardbench.hard_samples.cuts import TrainSlice
 from hardbench.hard_samples.tables import TESTS
 from hardbench.inversion.fullbatch import FullBatch, predictions
-from hardbench.inversion.search import TrainingData
+from hardbench.inversion.search import TrainingData, training_settings
 from hardbench.models.stacked import Stacked
 from hardbench.seeding import Seeds
 from hardbench.settings import TrainingSettings
@@ -72,23 +72,29 @@ def window(stack: Stacked, first: int, last: int) -> Stacked:
     return part
 
 
-def estimate(split: Split, plain: memory.Plain) -> memory.Estimate:
-    """Estimated memory of networks on slices of a split, which hold the activations of one segment at a time."""
-    shape, classes, samples = split.train.shape, split.num_classes, len(split.train)
-    return memory.Estimate(shape, classes, samples, plain, at_once=lambda config, networks: max(LARGEST, networks))
+def estimate(split: Split, precision: str) -> memory.Estimate:
+    """The estimated memory of networks on slices of a split, which hold the activations of one segment at a time."""
+    return memory.Estimate(
+        split.train.shape, split.num_classes, len(split.train), lambda config: training_settings(config, precision),
+        at_once=lambda config, networks: max(LARGEST, networks),
+    )  # fmt: skip
 
 
 class SliceLearner(FullBatch):
-    """Backpropagation of the cross entropy, `size` networks on the samples [low, high) of every slice. The only scalar is loss [R].
+    """Networks on the slices of one order: one per stream on each slice, from the same initial weights. The only scalar is loss [R].
 
-    Slices are expected by falling `high`, so that the networks of a segment are neighbours.
+    The data's train samples are in the slices' order. In the stack the slices come by falling `high`, so that the networks of a segment are
+    neighbours; `places` [S * size] says where the networks are, slice by slice in the order in which the slices were given.
     """
 
-    def __init__(self, networks: Stacked, settings: TrainingSettings, total_steps: int, slices: Sequence[TrainSlice]):
-        super().__init__(networks, settings, total_steps)
-        self.slices = list(slices)
-        self.size = networks.repeats // len(self.slices)
-        self.gradients = [torch.zeros_like(parameter) for parameter in networks.parameters()]
+    def __init__(self, data: TrainingData, slices: Sequence[TrainSlice], streams: Sequence[Seeds], settings: TrainingSettings):
+        order = sorted(range(len(slices)), key=lambda i: (-slices[i].high, slices[i].low))
+        all_streams = list(streams) * len(slices)
+        super().__init__(data.networks(settings, all_streams), settings, settings.epochs)
+        self.data, self.batches = data, data.batches(all_streams)
+        self.slices, self.size = [slices[i] for i in order], len(streams)
+        self.places = [order.index(i) * self.size + r for i in range(len(slices)) for r in range(self.size)]
+        self.gradients = [torch.zeros_like(parameter) for parameter in self.stacked.parameters()]
         shared = segments(self.slices, LARGEST // self.size)
         windows = {ends: self._window(*ends) for ends in dict.fromkeys((segment.first, segment.last) for segment in shared)}
         self.parts = [(segment, windows[segment.first, segment.last]) for segment in shared]
@@ -119,12 +125,12 @@ class SliceLearner(FullBatch):
             losses[rows] += segment_losses.detach()
         return {"loss": losses}
 
-    def accuracies(self, inputs: Tensor, labels: Tensor, num_classes: int) -> dict[str, Tensor]:
-        """Accuracy [R] on the full, hard and easy test samples of every network's slice, and `per_class` of the full test [R, K].
+    def accuracies(self) -> dict[str, Tensor]:
+        """Accuracy [S * size] on the full, hard and easy test samples of every network's slice, and `per_class` [S * size, K] on the full test.
 
-        From inputs [N, ...] and labels [N]; nan where a test has no sample.
+        By the labels trained on, in the order of `places`; nan where a test has no sample, and for networks that diverged.
         """
-        columns, rows = self.columns(inputs), []
+        columns, labels, rows = self.columns(self.batches.draw()[0]), self.data.train.labels, []
         for i, train in enumerate(self.slices):
             part = window(self.stacked, i * self.size, (i + 1) * self.size)
             sides = (columns[:, : train.hard_end], columns[:, train.easy_start :])
@@ -133,33 +139,9 @@ class SliceLearner(FullBatch):
                 predicted = torch.cat([predictions(part.columns(side)[1].float()) for side in sides], 1)
             right = (predicted == truth).double()
             shares = [group.mean(1) for group in (right, right[:, : train.hard_end], right[:, train.hard_end :])]
-            onehot = functional.one_hot(truth, num_classes).double()
+            onehot = functional.one_hot(truth, self.data.num_classes).double()
             rows.append([*shares, right @ onehot / onehot.sum(0)])
-        return {name: torch.cat(values) for name, values in zip((*TESTS, "per_class"), zip(*rows, strict=True), strict=True)}
-
-
-class SliceTraining:
-    """Networks on the slices of one order, ready to be trained: one per stream on each slice, from the same initial weights.
-
-    The data's train samples are in the slices' order. `places` [S * size] says where in the learner's stack the networks of the slices are,
-    in the order in which the slices were given.
-    """
-
-    def __init__(self, data: TrainingData, slices: Sequence[TrainSlice], streams: Sequence[Seeds], settings: TrainingSettings):
-        far_first = sorted(range(len(slices)), key=lambda i: (-slices[i].high, slices[i].low))
-        all_streams = list(streams) * len(slices)
-        self.data, self.batches = data, data.batches(all_streams)
-        networks = data.networks(settings, all_streams)
-        self.learner = SliceLearner(networks, settings, settings.epochs, [slices[i] for i in far_first])
-        self.places = [far_first.index(i) * len(streams) + r for i in range(len(slices)) for r in range(len(streams))]
-
-    def accuracies(self) -> dict[str, Tensor]:
-        """`SliceLearner.accuracies` on the labels trained on, by slice in the order given; nan for networks that diverged."""
-        accuracies = self.learner.accuracies(self.batches.draw()[0], self.data.train.labels, self.data.num_classes)
+        accuracies = {name: torch.cat(values) for name, values in zip((*TESTS, "per_class"), zip(*rows, strict=True), strict=True)}
         for values in accuracies.values():
-            values[list(self.learner.diverged)] = torch.nan
+            values[list(self.diverged)] = torch.nan
         return {name: values[self.places] for name, values in accuracies.items()}
-
-    def states(self) -> list[dict[str, Tensor]]:
-        """state_dict of every network as plain PyTorch, in the same order."""
-        return [self.learner.networks.member_state(place) for place in self.places]

@@ -34,7 +34,7 @@ def agreement_arrays(masks: Array, scores: Array, labels: Array, classes: int) -
         "hard_per_class": np.array([[np.bincount(labels[mask], minlength=classes) for mask in sets] for sets in by_strategy]),
         "samples_per_class": np.bincount(labels, minlength=classes),
         "jaccard": np.stack([agreement.jaccard_matrix(sets) for sets in masks]),
-        "jaccard_per_class": np.stack([agreement.jaccard_per_class(sets, labels, classes) for sets in masks]),
+        "jaccard_per_class": np.array([[agreement.jaccard_matrix(sets[:, labels == c]) for c in range(classes)] for sets in masks]),
         "spearman": np.stack([agreement.spearman_matrix(rows) for rows in scores]),
         "stability": np.array([agreement.mean_overlap_z(sets) for sets in by_strategy]),
     }

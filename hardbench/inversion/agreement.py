@@ -10,24 +10,21 @@ from hardbench.artifacts import Array
 from hardbench.metrics.hardness import correlation
 
 
-def overlap_z(sets: Tensor, members: Tensor | None = None) -> Array:
+def overlap_z(sets: Tensor) -> Array:
     """z-score of |S_i n S_j| under random sets of the same sizes, for every pair of networks: [..., P], in standard deviations.
 
     From sets [..., R, N] (boolean), P = R (R - 1) / 2 pairs in the order of itertools.combinations. The law of the size of the overlap of
     random subsets is hypergeometric: mean a b / N, variance a b (N - a)(N - b) / (N^2 (N - 1)). nan where it has no variance (a set
-    that is empty or whole). `members` [R, N] are the samples a network may choose from (None: all); a pair shares those of both.
+    that is empty or whole).
     """
-    rows = sets.double()
-    within = torch.ones(rows.shape[-2:], dtype=torch.float64) if members is None else members.double()
+    sizes, count = sets.sum(-1).double(), sets.shape[-1]
     scores = []
-    for i, j in itertools.combinations(range(rows.shape[-2]), 2):
-        both = within[i] * within[j]
-        a, b = (rows[..., r, :] @ both for r in (i, j))
-        count = both.sum()
-        shared = (rows[..., i, :] * rows[..., j, :]) @ both
-        variance = a * b * (count - a) * (count - b) / (count.square() * (count - 1))
+    for i, j in itertools.combinations(range(sets.shape[-2]), 2):
+        a, b = sizes[..., i], sizes[..., j]
+        shared = (sets[..., i, :] & sets[..., j, :]).sum(-1)
+        variance = a * b * (count - a) * (count - b) / (count**2 * (count - 1))
         scores.append((shared - a * b / count) / variance.sqrt())
-    stacked = torch.stack(scores, -1) if scores else torch.empty(*rows.shape[:-2], 0)
+    stacked = torch.stack(scores, -1) if scores else torch.empty(*sizes.shape[:-1], 0)
     return torch.where(stacked.isfinite(), stacked, torch.nan).numpy()
 
 
@@ -64,13 +61,8 @@ def jaccard(left: Array, right: Array) -> float:
 
 
 def jaccard_matrix(sets: Array) -> Array:
-    """Jaccard of every pair of M sets [M, N], [M, M]."""
+    """Jaccard of every pair of M sets [M, N], [M, M]; nan for two empty ones."""
     return np.array([[jaccard(left, right) for right in sets] for left in sets])
-
-
-def jaccard_per_class(sets: Array, labels: Array, classes: int) -> Array:
-    """Jaccard of every pair of M sets [M, N] within every class, [K, M, M]; nan where a class has samples in neither."""
-    return np.stack([jaccard_matrix(sets[:, labels == label]) for label in range(classes)])
 
 
 def spearman_matrix(scores: Array) -> Array:

@@ -76,7 +76,7 @@ class SearchSeries:
             machine.trim()  # of what the search before has left
             weights = None if without is None else (~without).float().to(self.data.train.labels.device)
             search = Search(self.data, self.settings, repeats, self.seed, self.precision, weights, looks, sink)
-            state = self._run(name, search).state()
+            state = dict(vars(self._run(name, search)))
             return state | {"logits": torch.empty(len(repeats), 0, 0)} if slim else state
 
         self.done[name] = self.memory.once(name.replace(" ", "_"), make, spare=True)
@@ -211,12 +211,6 @@ def class_rows(arrays: Mapping[str, Array]) -> tuple[list[str], list[list[str]]]
         inverted = int(networks["epoch"].notna().sum())
         later = f"{networks['passed_later'].eq(True).sum()} of {inverted}" if inverted else "-"
         digits = {"epoch": 0, "radius": 3, "smallest_radius": 3, "straggler_share": 4}
-        epoch, radius, smallest, share = (spread(networks[column].to_numpy(), places) for column, places in digits.items())
+        epoch, radius, smallest, share = (mean_text(*mean_stderr(networks[column]), places) for column, places in digits.items())
         rows.append([str(name), f"{inverted} of {count}", epoch, radius, smallest, later, share])
     return ["class", "inversions", "epoch", "radius there", "smallest radius", "passed later", "stragglers (share)"], rows
-
-
-def spread(values: Array, digits: int = 4) -> str:
-    """Mean +- standard error of the values that are there."""
-    mean, stderr = mean_stderr(values)
-    return mean_text(float(mean), float(stderr), digits)

@@ -86,10 +86,6 @@ class Inversions:
         errors = self.error.gather(1, self.inversion_epoch.nan_to_num().long())
         return torch.where(self.inversion_epoch.isfinite(), errors, torch.nan).nanmean(1)
 
-    def state(self) -> dict[str, Any]:
-        """The fields as a checkpoint keeps them."""
-        return dict(vars(self))
-
 
 def first_complete(searches: Sequence[Inversions], count: int) -> Inversions:
     """The first `count` complete networks of several searches on the same samples, or all there are if fewer."""

@@ -67,7 +67,7 @@ def measure(config: Config, stored: StoredRun) -> Measured:
     test, standardise = split.test.to(learner.device), standardise.to(learner.device)
     for p in config.corruption_p:
         samples = _corrupted(test, p, trained.seed)
-        arrays = evaluate(learner, samples, standardise).arrays()
+        arrays = evaluate(learner, samples, standardise)
         if (layers := layer_accuracies(learner, samples, standardise)) is not None:
             arrays["layer_accuracy"] = layers
         levels[p] = {name: value.cpu().numpy() for name, value in arrays.items()}

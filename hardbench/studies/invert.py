@@ -26,6 +26,7 @@ from hardbench.inversion.pool import prepare_pool
 from hardbench.inversion.radii import PASSED, passed, shortest
 from hardbench.inversion.search import Inversions, Search, TrainingData, estimate, find_inversions
 from hardbench.lifecycle import Prepared, Stages
+from hardbench.metrics.hardness import mean_stderr, mean_text
 from hardbench.stored import StoredRun
 from hardbench.training import callbacks, checkpoints, memory
 
@@ -199,4 +200,4 @@ def report(stored: StoredRun) -> None:
     inverted, later = np.isfinite(arrays["inversion_epoch"]), passed(arrays["radii"], arrays["inversion_epoch"])
     shares = agreement.share(arrays["stragglers"], arrays["judged_epoch"])
     beyond = f"{later.sum()} of them passed later (a radius over {PASSED:.0%} smaller)"
-    console.say(f"inversions {inverted.sum()} of {inverted.size}, {beyond}, stragglers {experiments.spread(shares)}")
+    console.say(f"inversions {inverted.sum()} of {inverted.size}, {beyond}, stragglers {mean_text(*mean_stderr(shares))}")

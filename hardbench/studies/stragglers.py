@@ -24,7 +24,7 @@ from hardbench.hard_samples import slices
 from hardbench.hard_samples.cuts import HardEasyOrder, TrainSlice
 from hardbench.hard_samples.detection import detection
 from hardbench.hard_samples.identify import HardSamples, fresh_logits, gallery, identify, search_until_inverted, straggler_counts
-from hardbench.hard_samples.slices import SliceTraining
+from hardbench.hard_samples.slices import SliceLearner
 from hardbench.hard_samples.tables import TESTS, agreement_arrays, class_table, independent, network_table, summary_rows, summary_table
 from hardbench.inversion.pool import prepare_pool
 from hardbench.inversion.search import Inversions, Search, TrainingData, estimate, find_inversions, training_settings
@@ -77,7 +77,7 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedStudy:
         raise ConfigError(f"subset_size: {config.subset_size}; samples of every class, and there is none of {', '.join(empty)}")
     memory.check(estimate(config, split, config.precision), config, device, "sets")
     cells = len(config.train_ratios) * len(config.remaining_train_ratios)
-    memory.check(slices.estimate(split, lambda settings: training_settings(settings, config.precision)), config, device, "repeats", cells)
+    memory.check(slices.estimate(split, config.precision), config, device, "repeats", cells)
     dataset = config.dataset.rpartition("/")[2]
     note = f"Hard samples of {len(split.train)} from {dataset} by {', '.join(config.strategy)}; "
     note += f"{config.sets} x {config.repeats} networks\nHard test samples are in-sample for the score that named them."
@@ -116,7 +116,7 @@ def _stragglers(work: Work) -> Inversions:
         def make() -> dict[str, Any]:
             search = Search(work.data, config, repeats, config.seed, config.precision)
             with console.progress(f"{work.run.id[:8]} search", config.epochs) as show:
-                return search_until_inverted(search, _showing(show, f"networks {repeats[0]} to {repeats[-1]}")).state()
+                return dict(vars(search_until_inverted(search, _showing(show, f"networks {repeats[0]} to {repeats[-1]}"))))
 
         return Inversions(**work.stages.once(f"search_{repeats[0]:03d}", make))
 
@@ -221,18 +221,17 @@ def _trained(work: Work, order: HardEasyOrder, slices: Sequence[TrainSlice], nam
     config, saved, group = work.config, work.saved, f"{name}_{s}"
     data = replace(work.data, train=work.data.train.pick(order.rows.to(work.data.train.labels.device)))
     streams = [seeding.Seeds(config.seed).child("set", s, "repeat", config.first_repeat + r) for r in range(config.repeats)]
-    networks = SliceTraining(data, slices, streams, training_settings(config, config.precision))
-    learner, batches = networks.learner, networks.batches
+    learner = SliceLearner(data, slices, streams, training_settings(config, config.precision))
     if saved is not None and saved.get("group") == group:
         with checkpoints.restoring(work.run.folder / CHECKPOINTS / LAST, saved.get("steps"), config.epochs):
             learner.load(saved)
-            batches.load(saved["batches"])
+            learner.batches.load(saved["batches"])
 
     def save(state: TrainState) -> None:
-        work.stages.save({**learner.state(), "batches": batches.state(), "group": group})
+        work.stages.save({**learner.state(), "batches": learner.batches.state(), "group": group})
 
-    fit(learner, batches, config.epochs, [callbacks.divergence(), show, callbacks.checkpoint(config.checkpoint_every, save)])
-    return {**networks.accuracies(), "lost": len(learner.diverged)}
+    fit(learner, learner.batches, config.epochs, [callbacks.divergence(), show, callbacks.checkpoint(config.checkpoint_every, save)])
+    return {**learner.accuracies(), "lost": len(learner.diverged)}
 
 
 def _store(work: Work, inversions: Inversions, hard: Mapping[str, HardSamples]) -> None:

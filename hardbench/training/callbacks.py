@@ -117,8 +117,7 @@ def curves(records: Records, sink: Sink, state: TrainState) -> None:
             metrics[f"{phase}/{metric}"] = value
         else:
             metrics |= {f"{phase}_{metric}/{layer:02d}": row for layer, row in enumerate(value.T)}
-    lr = state.learner.settings.lr * state.learner.factor(state.step - 1, state.total, state.learner.settings)
-    sink(metrics | {"train/lr": np.array(lr)}, state.step)
+    sink(metrics | {"train/lr": np.array(state.learner.lr_at(state.step - 1))}, state.step)
 
 
 class Best:
@@ -147,7 +146,7 @@ class Best:
 
 def measure(state: TrainState, samples: Samples) -> dict[str, Tensor]:
     """Everything one pass over the samples gives."""
-    return evaluate(state.learner, samples, state.batches.standardise).arrays()
+    return evaluate(state.learner, samples, state.batches.standardise)
 
 
 def evaluation(records: Records, sink: Sink, best: Best, test: Samples, val: Samples | None, state: TrainState) -> None:

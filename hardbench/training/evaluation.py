@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,39 +17,27 @@ from hardbench.training.learners import Learner, cross_entropy
 BATCH = 500  # samples per forward pass: fixed, so that no number depends on memory or R
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Sums over one set of samples: loss per class [R, K], confusion [R, K, K], features per class [R, K, D]."""
+def evaluate(learner: Learner, samples: Samples, standardise: Standardise) -> dict[str, Tensor]:
+    """The arrays that a run records at an evaluation point, from one forward pass over all samples, on the learner's device.
 
-    loss_sums: Tensor
-    confusion: Tensor
-    feature_sums: Tensor
-
-    @property
-    def counts(self) -> Tensor:
-        """Samples per class [K]."""
-        return self.confusion[0].sum(-1)
-
-    def arrays(self) -> dict[str, Tensor]:
-        """The arrays that a run records at an evaluation point: loss and accuracy [R], per class [R, K], confusion, overlaps [R, K, K]."""
-        total = self.counts.sum().double()
-        means = self.feature_sums / self.counts[:, None]
-        return {
-            "loss": self.loss_sums.sum(-1) / total,
-            "accuracy": self.confusion.diagonal(dim1=-2, dim2=-1).sum(-1) / total,
-            "loss_per_class": self.loss_sums / self.counts,
-            "accuracy_per_class": accuracy_per_class(self.confusion.double()),
-            "confusion": self.confusion,
-            "overlap_dynamic": overlap(means),
-            "overlap_dynamic_centred": overlap(means, self.feature_sums.sum(-2) / total),
-        }
-
-
-def evaluate(learner: Learner, samples: Samples, standardise: Standardise) -> Evaluation:
-    """Loss, confusion and class sums of the last hidden representation over all samples, from one forward pass."""
-    parts = (_part(learner, inputs, labels) for inputs, labels in batches(samples, standardise))
+    loss (nats) and accuracy [R], both per class [R, K], confusion (counts) [R, K, K], and the overlaps of the class means in the last
+    hidden layer [R, K, K], uncentred and centred.
+    """
+    parts = (_sums(learner, inputs, labels) for inputs, labels in batches(samples, standardise))
     # added in turn: the rounding of torch.sum over the first axis depends on an element's place, and so on R
-    return Evaluation(*(functools.reduce(torch.add, column) for column in zip(*parts, strict=True)))
+    loss_sums, confusion, feature_sums = (functools.reduce(torch.add, column) for column in zip(*parts, strict=True))
+    counts = confusion[0].sum(-1)  # samples per class
+    total = counts.sum().double()
+    means = feature_sums / counts[:, None]
+    return {
+        "loss": loss_sums.sum(-1) / total,
+        "accuracy": confusion.diagonal(dim1=-2, dim2=-1).sum(-1) / total,
+        "loss_per_class": loss_sums / counts,
+        "accuracy_per_class": accuracy_per_class(confusion.double()),
+        "confusion": confusion,
+        "overlap_dynamic": overlap(means),
+        "overlap_dynamic_centred": overlap(means, feature_sums.sum(-2) / total),
+    }
 
 
 def batches(samples: Samples, standardise: Standardise) -> Iterator[tuple[Tensor, Tensor]]:
@@ -59,7 +46,8 @@ def batches(samples: Samples, standardise: Standardise) -> Iterator[tuple[Tensor
         yield standardise(raw, unit_of(raw)), labels
 
 
-def _part(learner: Learner, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _sums(learner: Learner, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over one batch: loss per class [R, K], confusion [R, K, K], features of the last hidden layer per class [R, K, D]."""
     features, logits = learner.forward(inputs)
     repeats, _, num_classes = logits.shape
     with torch.inference_mode():

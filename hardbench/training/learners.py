@@ -41,10 +41,9 @@ class Learner:
         """Per repeat, True while it still learns [R]."""
         return [r not in self.frozen for r in range(self.networks.repeats)]
 
-    @property
-    def lr(self) -> float:
-        """Learning rate of the coming update."""
-        return self.settings.lr * self.factor(self.steps, self.total_steps, self.settings)
+    def lr_at(self, step: int) -> float:
+        """Learning rate of the update that follows `step` updates."""
+        return self.settings.lr * self.factor(step, self.total_steps, self.settings)
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         """Autocast to bf16 where the settings ask for it."""
@@ -55,7 +54,7 @@ class Learner:
         if not self.networks.training:
             self.networks.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.lr_at(self.steps)
         self.optimizer.zero_grad()
         scalars = self.backward(inputs, labels)
         self.optimizer.step()
@@ -125,8 +124,6 @@ class Learner:
         """Continue from the step at which `state` was taken; TrainingError if it is not of these networks."""
         try:
             self.steps = int(state["steps"])
-            if not 0 <= self.steps <= self.total_steps:
-                raise TrainingError(f"checkpoint: step {self.steps}; from 0 to {self.total_steps}")
             self.frozen, self.stopped = dict(state["frozen"]), dict(state["stopped"])
             self.diverged, self.reached = dict(state["diverged"]), dict(state["reached"])
             self.networks.load_states(state["networks"])  # may not be finite: the next loss shows it

@@ -44,8 +44,8 @@ class TrainState:
 Callback = Callable[[TrainState], None]
 
 
-def fit(learner: Learner, batches: Batches, total: int, callbacks: Sequence[Callback] = ()) -> int:
-    """Train from the learner's step to step `total`, or until every repeat is frozen; returns the step reached.
+def fit(learner: Learner, batches: Batches, total: int, callbacks: Sequence[Callback] = ()) -> None:
+    """Train from the learner's step to step `total`, or until every repeat is frozen.
 
     Callbacks run in order after every step, and at step 0 before the first update. For a learner that continues from a stored state they
     begin with the step after it.
@@ -57,7 +57,6 @@ def fit(learner: Learner, batches: Batches, total: int, callbacks: Sequence[Call
         state.scalars = learner.update(*batches.draw())
         state.step = learner.steps
         _call(callbacks, state)
-    return state.step
 
 
 def _call(callbacks: Sequence[Callback], state: TrainState) -> None:

@@ -51,9 +51,9 @@ class Estimate:
         weights, modules, activations, looped = self.network(settings)
         slots = bool(settings.momentum) if settings.optimizer == "sgd" else 2
         batch = batch_length(settings.batch_size, self.samples)
-        held = batch * (1 if looped else networks)
-        held = held if self.at_once is None else min(held, self.at_once(config, networks))
-        of_batch = FLOAT * (held * activations + batch * prod(self.shape) * (1 if settings.batch_size == "full" else networks))
+        samples = batch * (1 if looped else networks)  # whose activations are held
+        samples = samples if self.at_once is None else min(samples, self.at_once(config, networks))
+        of_batch = FLOAT * (samples * activations + batch * prod(self.shape) * (1 if settings.batch_size == "full" else networks))
         return networks * (weights * FLOAT * (2 + slots + self.copies) + modules * MODULE + NETWORK) + of_batch
 
     def results(self, config: Any, networks: int) -> int:
