@@ -126,9 +126,10 @@ class SliceLearner(FullBatch):
         return {"loss": losses}
 
     def accuracies(self) -> dict[str, Tensor]:
-        """Accuracy [S * size] on the full, hard and easy test samples of every network's slice, and `per_class` [S * size, K] on the full test.
+        """Accuracies [S * size] of every network on the full, hard and easy test samples of its slice, in the order of `places`.
 
-        By the labels trained on, in the order of `places`; nan where a test has no sample, and for networks that diverged.
+        `per_class` [S * size, K] is that of the full test. By the labels trained on; nan where a test has no sample, and for a network that
+        diverged.
         """
         columns, labels, rows = self.columns(self.batches.draw()[0]), self.data.train.labels, []
         for i, train in enumerate(self.slices):

@@ -39,13 +39,6 @@ _FOUR = Scheme(  # F(4, 3): 6 products in place of 12; its factors up to 8 cost 
 _PAIR = Scheme(2, True, ((0, 1, 0), (1, -1, 0), (0, -1, 1)), ((1, 1), (1, 0), (0, 1)), ((1, 0, 1), (1, 1, 0)))  # 3 products in place of 4
 
 
-def scheme(height: int, width: int, dtype: torch.dtype) -> Scheme | None:
-    """The scheme for images of that size; None where torch's own convolution is as fast."""
-    if (height, width) == (2, 2):
-        return _PAIR
-    return _FOUR if height % 4 == width % 4 == 0 and dtype == torch.float32 else None
-
-
 class Map:
     """A linear map without its bias; `weight` has its input channels on axis 1. `room` is the most numbers held per input: input, output
     and intermediate ones.
@@ -137,10 +130,11 @@ class Bilinear(Map):
         """The map of a convolution (with this weight) of such inputs; None if it is of another kind, or would not be faster."""
         height, width = inputs.shape[2:]
         plain = (conv.kernel_size, conv.stride, conv.padding, conv.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
-        how = scheme(height, width, weight.dtype)
-        if not plain or how is None or inputs.device.type != "cpu" or min(weight.shape[:2]) < LEAST:
+        tiled = height % _FOUR.tile == width % _FOUR.tile == 0 and weight.dtype == torch.float32
+        pair = (height, width) == (2, 2)
+        if not plain or not (pair or tiled) or inputs.device.type != "cpu" or min(weight.shape[:2]) < LEAST:
             return None
-        return Bilinear(weight, height, width, how)
+        return Bilinear(weight, height, width, _PAIR if pair else _FOUR)
 
     def prepare(self, inputs: Tensor) -> list[Tensor]:
         """The transformed tiles [points, C, N]."""

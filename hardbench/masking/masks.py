@@ -19,11 +19,10 @@ from hardbench.errors import ConfigError
 from hardbench.masking.convolutions import Bilinear, Dense, Direct, Map, fast_pool
 from hardbench.metrics.classification import confusion_counts
 from hardbench.models.dropout import Dropout
-from hardbench.models.layers import ACTIVATIONS, Chain
+from hardbench.models.layers import POINTWISE, Chain
 
 MEMORY = 1 << 29
 WIDE = 1024  # images in one product beyond which nothing is gained
-_POINTWISE = tuple(type(make()) for make in ACTIVATIONS.values())
 _NOTHING = (Dropout, nn.Dropout, nn.Identity, nn.Flatten)  # in eval mode; Dense flattens
 
 
@@ -86,7 +85,7 @@ def check_sequential(chain: Chain, model: str) -> None:
     for _, module in _leaves(chain):
         product = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros")
         norm = isinstance(module, nn.BatchNorm2d) and isinstance(before, nn.Conv2d)
-        activation = isinstance(module, _POINTWISE) and isinstance(before, nn.Conv2d | nn.Linear | nn.BatchNorm2d)
+        activation = isinstance(module, POINTWISE) and isinstance(before, nn.Conv2d | nn.Linear | nn.BatchNorm2d)
         if not (product or norm or activation or isinstance(module, (nn.MaxPool2d, nn.AvgPool2d, *_NOTHING))):
             raise ConfigError(f"model: {model}; one whose layers run in sequence (vgg11 to vgg19, cnn, simple_cnn, mlp)")
         before = module
@@ -108,7 +107,7 @@ def folded_blocks(chain: Chain, input_shape: Sequence[int], dtype: torch.dtype =
             multiplications = weight.numel() * prod(values.shape[2:])
             shape = tuple(values.shape[1:])
             blocks.append(FoldedBlock(f"features.{place}", path, len(weight), linear, bias, None, [], shape, multiplications))
-        elif isinstance(module, _POINTWISE):
+        elif isinstance(module, POINTWISE):
             blocks[-1].activation = module
         elif isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
             blocks[-1].pooling.append(module)

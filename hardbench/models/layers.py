@@ -16,6 +16,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "leaky_relu": lambda: nn.LeakyReLU(0.1),
     "gelu": nn.GELU,
 }
+POINTWISE = tuple(type(make()) for make in ACTIVATIONS.values())
 
 
 def outputs_of(blocks: Iterable[nn.Module], inputs: Tensor, detached: bool = False) -> list[Tensor]:

@@ -82,7 +82,7 @@ class Networks(nn.Module):
             self.load_member(r, state)
 
     def restore(self, states: Sequence[dict[str, Tensor]]) -> None:
-        """`load_states` of what a finished training has stored: its weights are finite, or it is a TrainingError."""
+        """Like `load_states`, for weights that a finished training has stored; TrainingError if one of them is not finite."""
         self.load_states(states)
         for r, name in ((r, name) for r, state in enumerate(states) for name, tensor in state.items() if not tensor.isfinite().all()):
             raise TrainingError(f"checkpoint: {name} of network {r} is not finite; finite weights")

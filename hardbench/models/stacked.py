@@ -10,7 +10,7 @@ from torch.nn import functional
 from hardbench.errors import ConfigError
 from hardbench.models.anchors import Anchors, StackedAnchors
 from hardbench.models.dropout import Dropout, StackedDropout
-from hardbench.models.layers import ACTIVATIONS, Chain, Residual, UnitScale, outputs_of
+from hardbench.models.layers import POINTWISE, Chain, Residual, UnitScale, outputs_of
 from hardbench.models.networks import Looped, Networks
 from hardbench.products import ALIGNED, product
 
@@ -80,7 +80,7 @@ class Stacked(Networks):
         return flat.expand(self.repeats, -1, -1) if flat.ndim == 2 else flat
 
     def parts(self, active: Sequence[bool]) -> Iterator[tuple[slice, Callable[[Tensor], Tensor]]]:
-        """One part: all networks, the inactive ones too (their products come for nothing)."""
+        """One part: all networks, the inactive ones too (a stack costs no less without them)."""
         yield slice(0, self.repeats), self
 
     def activations(self, inputs: Tensor) -> list[Tensor]:
@@ -111,7 +111,7 @@ class Stacked(Networks):
         return {f"{path}.{name}": view.detach() for path, module in stacked.items() for name, view in module.tensors(r).items()}
 
 
-_SHARED = (*(type(make()) for make in ACTIVATIONS.values()), nn.Identity, UnitScale)  # what is done to [R, B, D] as to [B, D]
+_SHARED = (*POINTWISE, nn.Identity, UnitScale)  # what is done to [R, B, D] as to [B, D]
 _FORMS: dict[type[nn.Module], Callable[..., nn.Module]] = {nn.Linear: StackedLinear, Anchors: StackedAnchors, Dropout: StackedDropout}
 
 

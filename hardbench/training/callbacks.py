@@ -32,7 +32,7 @@ class Records:
         self._rows: dict[str, tuple[str, list[Tensor]]] = {}
 
     def add(self, axis: str, state: TrainState, values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-        """Append one point of every array, each [R, ...]; repeats without numbers at this step become nan. What was appended.
+        """Append one point of every array, each [R, ...]; repeats without numbers at this step become nan. Returns what was appended.
 
         Several calls at one step fill the same point; along `end` an array has one point and no step axis. ValueError for a step that
         is not after the last one, and for an array that has this point or lacks an earlier one: a row never stands without its step.

@@ -95,7 +95,7 @@ class Training:
 
 
 def train_stack(settings: Sequence[Mapping[str, Any]]) -> list[TrainResult]:
-    """Train configurations (as plain settings) in one stack; what each leaves behind."""
+    """Train configurations (given as plain settings) in one stack; returns the result of each."""
     began = time.monotonic()
     training = Training(train_setup(*(TrainingSettings(**values) for values in settings), load=remembered))
     setup = training.setup
@@ -158,6 +158,7 @@ def joined(parts: Sequence[TrainResult]) -> TrainResult:
 
 
 def _at(known: Sequence[Mapping[tuple[str, int], np.ndarray]], nothing: Sequence[np.ndarray], point: tuple[str, int]) -> np.ndarray:
+    """A metric (name, step) of all parts, one after the other; `nothing` (nan) for a part that had ended before the step."""
     return np.concatenate([part.get(point, none) for part, none in zip(known, nothing, strict=True)])
 
 

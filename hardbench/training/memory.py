@@ -121,6 +121,7 @@ def _refusal(estimate: Estimate, config: Any, name: str, need: Callable[[Any], i
 
 
 def _value(config: Any, name: str) -> int:
+    """The size of a setting as a number: of a list its largest value, of eval_steps their count; 0 where it is not a number."""
     value = getattr(config, name, None)
     if isinstance(value, tuple):
         value = len(value) if name == "eval_steps" else max(value)

@@ -46,4 +46,4 @@ def warmup_cosine(step: int, total: int, settings: TrainSettings) -> float:
     rising = int(settings.warmup * total)
     if step < rising:
         return (step + 1) / rising
-    return 0.5 * (1 + cos(pi * (step - rising) / max(1, total - rising)))
+    return cosine(step - rising, max(1, total - rising), settings)

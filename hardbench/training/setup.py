@@ -38,7 +38,7 @@ def data_key(config: TrainingSettings) -> str:
 
 
 def remembered(config: TrainingSettings, seed: int) -> Split:
-    """`prepare`, which is spared where the last call asked for the same."""
+    """The split of `prepare`; it is kept, and given again to a next call that asks for the same data."""
     key = data_key(config)
     if key not in _loaded:
         _loaded.clear()
@@ -81,7 +81,8 @@ class TrainSetup:
 def train_setup(config: TrainingSettings, *others: TrainingSettings, load: Prepare = prepare) -> TrainSetup:
     """Data on the device, networks, learner and batches; raises before a run exists if anything does not fit.
 
-    The others differ from the first in what a network of a stack may have of its own: repeats, seed, corruption_p, noise_ratio.
+    The others differ from the first in what a network of a stack may have of its own: repeats, seed, corruption_p, noise_ratio. `load`
+    gives the split of a configuration: `prepare`, or `remembered` where configurations follow each other in one process.
     """
     members = (config, *others)
     device = machine.take(config)
