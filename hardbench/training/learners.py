@@ -124,6 +124,8 @@ class Learner:
         """Continue from the step at which `state` was taken; TrainingError if it is not of these networks."""
         try:
             self.steps = int(state["steps"])
+            if not 0 <= self.steps <= self.total_steps:
+                raise TrainingError(f"checkpoint: step {self.steps}; from 0 to {self.total_steps}")
             self.frozen, self.stopped = dict(state["frozen"]), dict(state["stopped"])
             self.diverged, self.reached = dict(state["diverged"]), dict(state["reached"])
             self.networks.load_states(state["networks"])  # may not be finite: the next loss shows it
