@@ -11,7 +11,7 @@ from types import ModuleType
 import click
 
 from hardbench import __version__
-from hardbench.config import Config, options
+from hardbench.config import Config
 from hardbench.errors import ConfigError, HardbenchError, Killed, nearest, printable
 from hardbench.options import SettingsCommand
 
@@ -20,13 +20,7 @@ ORDER = ("train", "eval", "simulate", "sweep", "mask-mi", "invert", "stragglers"
 
 
 @functools.cache
-def commands() -> dict[str, tuple[str, str]]:
-    """(module, first docstring line) by command name, read from the files without importing them."""
-    first_lines = {name: path.read_text().partition("\n")[0] for name, path in _files().items()}
-    return {name: (f"hardbench.{path.parent.name}.{path.stem}", first_lines[name].strip('".')) for name, path in _files().items()}
-
-
-def _files() -> dict[str, Path]:
+def commands() -> dict[str, Path]:
     """The files of the commands by their names, in the order of the help."""
     paths = [path for folder in ("studies", "commands") for path in (Path(__file__).parent / folder).glob("[a-z]*.py")]
     files = {path.stem.replace("_", "-"): path for path in paths}
@@ -39,9 +33,9 @@ def settings_of(name: str) -> ModuleType:
 
 
 def _work(name: str, config: Config) -> None:
-    path = commands()[name][0]
-    module = importlib.import_module(path)
-    if path.startswith("hardbench.studies."):
+    folder = commands()[name].parent.name
+    module = importlib.import_module(f"hardbench.{folder}.{commands()[name].stem}")
+    if folder == "studies":
         importlib.import_module("hardbench.lifecycle").launch(module, config)
     else:
         module.run(config)
@@ -59,13 +53,13 @@ class Commands(click.Group):
         name = name.replace("_", "-")
         if name not in commands():
             return None
-        text = ast.get_docstring(ast.parse(_files()[name].read_text()))
+        text = ast.get_docstring(ast.parse(commands()[name].read_text()))
         return SettingsCommand(name, settings_of(name), text or "", functools.partial(_work, name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Names and the first lines of their docstrings, without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in commands().items()])
+            formatter.write_dl([(name, path.read_text().partition("\n")[0].strip('".')) for name, path in commands().items()])
 
 
 def group() -> click.Group:
@@ -73,18 +67,6 @@ def group() -> click.Group:
     text = "Which classes and samples are hard, when that shows, and which layers know: tracked, comparable, resumable runs."
     version = click.version_option(__version__, prog_name="hardbench", message="%(prog)s %(version)s", help="Print the version.")
     return version(Commands(name="hardbench", help=text, no_args_is_help=True))
-
-
-def coming_from() -> str:
-    """README's table of former names, as Markdown."""
-    rows: dict[tuple[str, str], list[str]] = {}
-    for command in commands():
-        for option in options(settings_of(command).Config).values():
-            for old in option.declared.was:
-                rows.setdefault((old, option.name), []).append(command)
-    ordered = sorted(rows.items(), key=lambda row: row[0][0].lower())
-    lines = [f"| `{old}` | `--{new.replace('_', '-')}` | {', '.join(where)} |" for (old, new), where in ordered]
-    return "\n".join(["| original | hardbench | commands |", "|---|---|---|", *lines])
 
 
 def main(args: Sequence[str] | None = None) -> int:

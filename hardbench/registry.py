@@ -23,7 +23,6 @@ class Entry:
 
     name: str
     find: Callable[[], Callable[..., Any]]
-    summary: str  # first line of the callable's docstring
     reads: frozenset[str] = frozenset()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     variants: bool = False  # whether `name:more` means something
@@ -49,7 +48,7 @@ class Registry:
 
         def register(call: F) -> F:
             for name in names:
-                self._entries[name] = Entry(name, lambda: call, _first_line(call.__doc__), frozenset(reads), defaults, variants)
+                self._entries[name] = Entry(name, lambda: call, frozenset(reads), defaults, variants)
             return call
 
         return register
@@ -68,9 +67,8 @@ class Registry:
         """Take what `@REGISTRY.add(...)` says of a function."""
         more = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
         reads, variants = frozenset(more.pop("reads", ())), more.pop("variants", False)
-        summary = _first_line(ast.get_docstring(function))
         for name in map(ast.literal_eval, call.args):
-            entry = Entry(name, lambda: getattr(importlib.import_module(module), function.name), summary, reads, more, variants)
+            entry = Entry(name, lambda: getattr(importlib.import_module(module), function.name), reads, more, variants)
             self._entries.setdefault(name, entry)
 
     def __iter__(self) -> Iterator[str]:
@@ -94,10 +92,6 @@ class Registry:
     def readers(self, setting: str) -> list[str]:
         """Names of the entries that read a setting."""
         return [name for name in self if setting in self._entries[name].reads]
-
-
-def _first_line(text: str | None) -> str:
-    return (text or "").strip().partition("\n")[0]
 
 
 def _files(home: str) -> Iterator[tuple[str, Path]]:

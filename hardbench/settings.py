@@ -19,12 +19,12 @@ MODES = ("conv_weight", "activation_zero", "activation_mean")  # what a masked c
 
 
 def wrong_name(name: str) -> str | None:
-    """The rule for a run's name, if a word breaks it."""
+    """What a run's name must be, as text; None if this one is that."""
     return None if 0 < len(name) <= 250 and name.isprintable() else "one line of 1 to 250 characters"
 
 
 def wrong_tags(tags: Mapping[str, str]) -> str | None:
-    """The rule for tags, if some break it: the store takes none that its addresses cannot hold."""
+    """What tags must be, as text; None if these are that. The store takes no tags that its addresses cannot hold."""
     for key, value in tags.items():
         plain = re.fullmatch(r"[/\w.\- :]{1,250}", key) and posixpath.normpath(key) == key and not key.startswith(("/", ".."))
         if not plain or key == "." or key.startswith("hardbench."):
@@ -61,7 +61,7 @@ class RunSettings(MachineSettings):
 
 @dataclass(frozen=True)
 class PlaceSettings(Config):
-    """Settings of places: folders of data and results."""
+    """The folder of the data files."""
 
     data_dir: str | None = setting(None, "Folder of the data files; default: a user cache folder.", env="HARDBENCH_DATA")
 

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,18 +99,16 @@ class StoredRun:
         """metrics.npz, or what the study has in its place, all files as one."""
         first, *more = FILES.get(self.study, (ARRAYS,))
         arrays = {name: array for file in [first, *filter(self.has, more)] for name, array in self.archive(file).items()}
-        return self._checked(arrays, self.study, first)
+        return self._checked(lambda: arrays, self.study, first)
 
     def archive(self, file: str) -> dict[str, np.ndarray]:
         """The arrays of an .npz artifact; TrackingError for one that is damaged, or is not what runs have under that name."""
-        try:
-            arrays = archives.read(self.file(file))
-        except ValueError as error:
-            raise TrackingError(f"run: {self.id}; {file}: {error}") from None
-        return self._checked(arrays, file, file)
+        return self._checked(lambda: archives.read(self.file(file)), file, file)
 
-    def _checked(self, arrays: dict[str, np.ndarray], kind: str, file: str) -> dict[str, np.ndarray]:
+    def _checked(self, read: Callable[[], dict[str, np.ndarray]], kind: str, file: str) -> dict[str, np.ndarray]:
+        """The arrays that `read` returns, of a kind that artifacts.AXES knows; TrackingError, naming the file, for a ValueError."""
         try:
+            arrays = read()
             artifacts.check(arrays, kind)
         except ValueError as error:
             raise TrackingError(f"run: {self.id}; {file}: {error}") from None

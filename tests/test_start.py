@@ -80,7 +80,7 @@ def test_registries_say_what_their_functions_do():
             read = registry[name]
             call, made = read.call, registry[name]  # the import has run the decorator
             assert (made.name, made.reads, made.defaults, made.variants) == (read.name, read.reads, read.defaults, read.variants)
-            assert made.summary == read.summary and made.call is call
+            assert made.call is call
 
 
 def test_every_data_set_that_is_known_can_be_chosen():

@@ -51,6 +51,11 @@ def test_a_list_of_grids_is_their_union():
     assert found == [("mlp", (8, 4), 0), ("mlp", (8, 4), 1), ("simple_cnn", None, 0), ("simple_cnn", None, 2)]
 
 
+def test_null_in_a_grid_is_the_default():
+    found, swept = cells("depth", "seed", file=parse_yaml("fixed: {lr: null}\ngrid: {depth: null, seed: [0, 1]}", "file"))
+    assert found == [(2, 0), (2, 1)] and swept == ["depth", "seed"]
+
+
 def test_the_command_line_comes_before_the_file():
     text = "fixed: {epochs: 3, depth: 2}\ngrid: {activation: [relu, tanh], seed: [0, 1]}"
     found, swept = cells("activation", "seed", "epochs", "widths", activation="gelu", epochs="1", widths="4", file=parse_yaml(text, "f"))

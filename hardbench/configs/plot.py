@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from hardbench.config import Config as AnyConfig
 from hardbench.declaration import setting
 
-FORMATS = ("png", "svg", "pdf")
-
 
 @dataclass(frozen=True)
 class Config(AnyConfig):
@@ -20,7 +18,7 @@ class Config(AnyConfig):
     layer: int | None = setting(None, "Layer to draw, counted from 0 at the input side.", low=0)
     phase: str | None = setting(None, "Phase to draw.", choices=("train", "val", "test"))
     by: tuple[str, ...] | None = setting(None, "Two settings of a sweep that its grid is drawn over: columns, rows.")
-    format: tuple[str, ...] = setting(("png",), "Formats of the files.", choices=FORMATS)
+    format: tuple[str, ...] = setting(("png",), "Formats of the files.", choices=("png", "svg", "pdf"))
     out: str | None = setting(None, "Folder that gets the figures; default for several runs: figures-RUN-RUN.", stored=False)
     show: bool = setting(False, "Open a window per figure.")
     config: str | None = setting(None, "YAML file whose keys are option names.", stored=False)

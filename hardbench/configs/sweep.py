@@ -126,7 +126,7 @@ def words_of(config: CampaignSettings) -> Words:
         {name: _distinct(values) for name, values in cells.items() if values is not None},
         {option.name: option.declared.each.accept(value) for option, value in fixed},
         [
-            {option.name: _distinct(option.accept(values)) for option, values in _section(config, "grid", section)}
+            {option.name: _distinct(option.accept(values) or (None,)) for option, values in _section(config, "grid", section)}
             for section in (grids if isinstance(grids, list) else [grids])
         ],
     )

@@ -36,17 +36,15 @@ def mean_text(mean: float | Array, stderr: float | Array, digits: int = 4) -> st
     return (f"{mean:.{digits}f}" if np.isfinite(mean) else "-") + (f" +- {stderr:.{digits}f}" if np.isfinite(stderr) else "")
 
 
-def last_points(arrays: Mapping[str, Array], by: str = "accuracy") -> Array:
-    """Index [R] of each repeat's last evaluation point with a number in the array `by`; -1 if it has none. A stopped repeat ends early."""
-    measured = np.isfinite(arrays[by])  # [R, T]
-    return np.where(measured.any(axis=1), measured.shape[1] - 1 - measured[:, ::-1].argmax(axis=1), -1)
-
-
 def final(arrays: Mapping[str, Array], name: str, by: str = "accuracy") -> Array:
-    """A stored [R, T, ...] at each repeat's last point with a number in the array `by` [R, ...]; nan for a repeat without one."""
-    last = last_points(arrays, by)
+    """A stored [R, T, ...] at each repeat's last evaluation point with a number in the array `by` [R, T]; [R, ...].
+
+    A stopped repeat ends early; nan for a repeat without a number.
+    """
+    measured = np.isfinite(arrays[by])
+    last = measured.shape[1] - 1 - measured[:, ::-1].argmax(axis=1)
     values = np.array(arrays[name][np.arange(len(last)), last], dtype=float)
-    values[last < 0] = np.nan
+    values[~measured.any(axis=1)] = np.nan
     return values
 
 

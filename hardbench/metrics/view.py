@@ -8,7 +8,7 @@ Networks are measured one by one on copies of their own, so that a network's num
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -48,10 +48,6 @@ class LayerView:
     anchors: Tensor | None = None  # [R, K, D]
     tau: float = math.nan  # temperature of softmax(G / tau)
     seeds: Seeds = field(default_factory=lambda: Seeds(0))  # stream of the permutations, the same for all networks and layers
-
-    def with_labels(self, labels: Tensor, fit_labels: Tensor) -> "LayerView":
-        """The same layer under other labels, as for a shuffled-label band; what does not depend on labels is not computed again."""
-        return replace(self, labels=labels, fit_labels=fit_labels)
 
 
 def remembered(function: Callable[[S], T]) -> Callable[[S], T]:

@@ -82,7 +82,7 @@ class LayerMetrics:
             generator = self.seeds.child("null", m).generator()
             both = (views[0].labels, views[0].fit_labels)
             labels, fit_labels = (old[torch.randperm(len(old), generator=generator).to(old.device)] for old in both)
-            permuted = [view.with_labels(labels, fit_labels) for view in views]
+            permuted = [replace(view, labels=labels, fit_labels=fit_labels) for view in views]
             for name, band in bands.items():
                 band.append(_over_layers(permuted, name))
         return {name: torch.stack(band) for name, band in bands.items() if band}
