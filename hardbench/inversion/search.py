@@ -248,11 +248,13 @@ class Search:
         judged = judging_epochs(recorder.inversion_epoch, end, self.settings)
         predicted = torch.full((len(self.repeats), len(self.data.train)), -1)
         labels = self.data.train.labels.cpu()
-        for c in range(self.data.num_classes):
-            weights = [_weights_at(judged[r, c], recorder.inversion_epoch[r], recorder.weights[r], final[r]) for r in range(len(final))]
+        decided = np.nan_to_num(judged, nan=-1)
+        for epochs in np.unique(decided, axis=1).T:  # one pass for all classes that the same weights decide
+            weights = [_weights_at(epochs[r], recorder.inversion_epoch[r], recorder.weights[r], final[r]) for r in range(len(final))]
             learner.networks.load_states(weights)
-            decided = (labels == c) & torch.from_numpy(np.isfinite(judged[:, c]))[:, None]
-            predicted = torch.where(decided, predictions(learner.forward_all(inputs).logits).cpu(), predicted)
+            classes = torch.from_numpy((decided == epochs[:, None]).all(0))
+            samples = classes[labels] & torch.from_numpy(epochs >= 0)[:, None]
+            predicted = torch.where(samples, predictions(learner.forward_all(inputs).logits).cpu(), predicted)
         learner.networks.load_states(final)
         stragglers = (predicted != labels) & (predicted >= 0)
         if learner.weights is not None:
