@@ -82,7 +82,7 @@ def probe(settings: Mapping[str, Any]) -> dict[str, float]:
     while time.monotonic() - started < PROBE_SECONDS and until < setup.total:
         until += 1
         fit(setup.learner, setup.batches, until)
-    step = (time.monotonic() - started) / max(1, until - 1) if until > 1 else started - ready
+    step = (time.monotonic() - started) / (until - 1) if until > 1 else started - ready
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"set_up": ready - began, "training": step * setup.total, "memory": peak}
 
