@@ -82,7 +82,7 @@ def check_diverged(run: Run, config: TrainingSettings, result: TrainResult) -> N
 
 def place(config: Any) -> dict[str, Any]:
     """Where to compute and to read data now, in place of what a stored training has."""
-    return {"device": config.device, "threads": config.threads, "data_dir": config.data_dir, "config": None}
+    return {"device": config.device, "threads": config.threads, "data_dir": config.data_dir}
 
 
 def restore(stored: StoredRun, trained: TrainingSettings, split: Split, checkpoint: str) -> tuple[Learner, Standardise]:

@@ -188,5 +188,4 @@ class Campaign:
 
     def _failed_before(self, index: int) -> str:
         cell = self.plan.cells[index]
-        runs = self.plan.runs.get(cell.key, [])
-        return f"{cell.label}: failed before ({runs[0].tags.get('error', 'without an error') if runs else 'its run is gone'})"
+        return f"{cell.label}: failed before ({self.plan.runs[cell.key][0].tags.get('error', 'without an error')})"
