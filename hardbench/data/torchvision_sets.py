@@ -111,23 +111,22 @@ def _check_text(path: Path) -> None:
 def _read_with_torchvision(image_set: ImageSet, root: Path, pixels: bool) -> Split:
     from torchvision import datasets
 
-    parts = []
+    read = []
     try:
         for file in image_set.files:
             files.regular(root / file)
             if file.endswith(".bz2"):
                 _check_text(root / file)
-        for train in (True, False):
-            images = getattr(datasets, image_set.home)(root, train=train)
-            inputs = torch.from_numpy(images.data)
-            inputs = inputs.unsqueeze(1) if inputs.ndim == 3 else inputs.permute(0, 3, 1, 2).contiguous()
-            parts.append(Samples.of(inputs, torch.tensor(images.targets)))
+        for of_training in (True, False):
+            images = getattr(datasets, image_set.home)(root, train=of_training)
+            read.append((torch.from_numpy(images.data), torch.tensor(images.targets)))
     except MemoryError:
         raise DataError(f"{', '.join(image_set.files)} in {root}: does not fit into memory; more of it, or a smaller set") from None
     except Exception as error:  # whatever a damaged file makes torchvision raise (it checks the sums of files it unpickles)
         said = " ".join(str(error).split())
         raise DataError(f"{', '.join(image_set.files)} in {root}: damaged ({said}); delete them to download them again") from None
-    return Split(parts[0], parts[1], image_set.names or tuple(images.classes))
+    train, test = (Samples.of(x.unsqueeze(1) if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous(), labels) for x, labels in read)
+    return Split(train, test, image_set.names or tuple(images.classes))
 
 
 def _idx(home: str, train: int, test: int, stems: Sequence[str] = ("train", "t10k"), labels: str = "idx1-ubyte", **more: Any) -> ImageSet:
