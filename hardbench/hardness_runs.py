@@ -1,25 +1,14 @@
 """The run that `--hardness` names: `last` pinned to its id, and the hard samples that it hands on."""
 
-from dataclasses import replace
-from typing import Any, TypeVar
-
 from hardbench import tracking
 from hardbench.errors import ConfigError
 from hardbench.hard_samples import sample_hardness
 from hardbench.hard_samples.sample_hardness import Hardness
 from hardbench.stored import StoredRun
 
-Pinned = TypeVar("Pinned", bound=Any)
-
-
-def pinned(config: Pinned) -> Pinned:
-    """Settings whose `hardness` names its run by the id, which goes on to mean the same run: `last` is another one tomorrow."""
-    word = getattr(config, "hardness", None)
-    return config if word is None else replace(config, hardness=pinned_hardness(word))
-
 
 def pinned_hardness(word: str) -> str:
-    """RUN or RUN:STRATEGY with the run by its id."""
+    """RUN or RUN:STRATEGY with the run by its id, which goes on to mean the same run: `last` is another one tomorrow."""
     run, strategy = sample_hardness.run_and_strategy(word)
     return ":".join(filter(None, (hardness_source(run).id, strategy)))
 

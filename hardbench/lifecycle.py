@@ -28,10 +28,9 @@ class Prepared:
     title: str = ""  # the run's name
     note: str = ""  # two lines on it for its reader
     device: torch.device = torch.device("cpu")
-    dataset: str = ""
+    dataset: str = ""  # its name, where it is not that of the settings
     digest: str = ""  # of the data; without one the tags of the run stay as they are
-    sources: tuple[StoredRun, ...] = ()  # runs that it reads
-    tags: Mapping[str, str] = field(default_factory=dict)  # further ones of its run
+    tags: Mapping[str, str] = field(default_factory=dict)  # of its run, besides those of the settings
     lists_files: bool = False  # print a table of all files at the end
     other_data: ClassVar[type[HardbenchError]] = TrainingError  # raised where a run would go on with other data
 
@@ -43,12 +42,11 @@ class Prepared:
         """The run to compute in: a new one of the study, or the stored one to go on with."""
         if stored is not None:
             return tracking.reopen(stored)
-        source = {"hardbench.source_run": ",".join(run.id for run in self.sources)} if self.sources else {}
-        return tracking.start(study, self.config, self.title, self.note, tags={**(self.config.tag or {}), **source, **self.tags})
+        return tracking.start(study, self.config, self.title, self.note, tags={**(self.config.tag or {}), **self.tags})
 
     def describe(self, run: tracking.Run) -> None:
         """Tag the run with device, precision and threads, and note the data set; at its start, and again when it goes on."""
-        run.data(self.dataset, self.digest)
+        run.data(self.dataset or self.config.dataset, self.digest)
         for key, value in (("device", self.device), ("precision", self.config.precision), ("threads", torch.get_num_threads())):
             run.tag(f"hardbench.{key}", str(value))
 
@@ -153,7 +151,7 @@ class Study(Protocol):
         """Print what was measured."""
 
 
-def launch(study: Study, config: Any, stored: StoredRun | None = None, draw: bool = True) -> StoredRun | None:
+def launch(study: Study, config: Any, stored: StoredRun | None = None) -> StoredRun | None:
     """Do a study in a run of its own, or go on with a stored one that is not finished; the run, None where settings ask for a preview.
 
     The settings of a stored run are its own but for where it is computed. The run is FINISHED when all steps are done, and not before:
@@ -161,12 +159,13 @@ def launch(study: Study, config: Any, stored: StoredRun | None = None, draw: boo
     TrainingError whose study has measured all it could is raised after all of them; after any other error nothing is removed. The copy in
     `out` comes after the end: one that finds no room undoes no run.
     """
+    out = None if hasattr(config, "dry_run") else out_folder(config.out)  # a plan that is only shown, or is none, makes no folder
     prepared = study.prepare(config, stored)
     if prepared.preview():
         return None
+    out = out or out_folder(config.out)
     if stored is not None and stored.tags.get("hardbench.data_digest", prepared.digest) != prepared.digest:
         raise prepared.other_data(f"run: {stored.id}; the data set is not the one it was started on")
-    out = out_folder(config.out)
     measured: TrainingError | None = None
     with prepared.opening(study.STUDY, stored) as run:
         if prepared.digest:
@@ -178,7 +177,7 @@ def launch(study: Study, config: Any, stored: StoredRun | None = None, draw: boo
             if not error.measured:
                 raise
             measured = error
-        if draw and study.FIGURES != ():
+        if study.FIGURES != ():
             publish(run, [so_far(run)], study.FIGURES)
         study.report(so_far(run))
         stages.end(getattr(config, "keep_checkpoints", False))
@@ -201,12 +200,10 @@ def so_far(run: tracking.Run) -> StoredRun:
     return StoredRun(run.client, run.client.get_run(run.id))
 
 
-def publish(run: tracking.Run, runs: Sequence[StoredRun], kinds: Sequence[str] | None) -> list[str]:
-    """Draw the kinds of figures that apply to some runs (None: all there are) into an open run; the names of the files."""
-    names = figures.draw(runs, run.folder / "figures", kinds, strict=False)
-    for name in names:
+def publish(run: tracking.Run, runs: Sequence[StoredRun], kinds: Sequence[str] | None) -> None:
+    """Draw the kinds of figures that apply to some runs (None: all there are) into an open run."""
+    for name in figures.draw(runs, run.folder / "figures", kinds, strict=False):
         run.publish(f"figures/{name}")
-    return names
 
 
 def out_folder(out: str | None) -> Path | None:

@@ -21,6 +21,7 @@ from hardbench.errors import ConfigError, TrackingError, brief
 from hardbench.yaml_text import LARGEST, parse_yaml
 
 STUDY = "hardbench.study"
+SOURCE_RUN = "hardbench.source_run"  # tag: ids of the runs that a run is about
 SIMULATION = "hardbench.simulate"  # tag of a training that is a simulation, with what else it does, for a resumed one
 
 Settings = TypeVar("Settings", bound=Config)

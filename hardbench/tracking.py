@@ -15,13 +15,13 @@ from hardbench import signals, store, taking
 from hardbench.config import Config
 from hardbench.errors import TrackingError
 from hardbench.store import KIND, PARENT, SWEEP, StoreAway, place, uri
-from hardbench.stored import StoredRun
+from hardbench.stored import SOURCE_RUN, StoredRun
 from hardbench.taking import check_idle, connect, find, parent_of, runs
 from hardbench.written import VERSIONS, Run
 
 __all__ = ["KIND", "PARENT", "SWEEP", "Run", "check_idle", "connect", "find", "parent_of", "place", "runs", "uri"]
-RESUMED = ("train", "sweep", "mask-mi", "invert", "stragglers")
-"""The studies whose runs `hardbench resume` goes on with."""
+STUDIES = ("train", "sweep", "mask-mi", "invert", "stragglers")
+"""The studies that have runs of their own, to go on with and to draw."""
 BEAT = 15.0  # seconds between two signs of life in the store
 FULL = (ENOSPC, EDQUOT, EROFS, EIO, EACCES)  # what is wrong with the disk, not with the program
 
@@ -38,7 +38,7 @@ def _joined(client: Any, other: str | None = None) -> MlflowRun | None:
     except TrackingError:
         raise TrackingError(f"MLFLOW_RUN_ID: {word}; the id of a run in {place()}, or nothing") from None
     if other is not None:
-        client.set_tag(word, "hardbench.source_run", other)
+        client.set_tag(word, SOURCE_RUN, other)
     return joined
 
 
@@ -130,7 +130,7 @@ def _delivered(run: Run, study: str = "") -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception):
             signals.leave()
-            if study in RESUMED and os.environ.get("MLFLOW_RUN_ID") is None:
+            if study and os.environ.get("MLFLOW_RUN_ID") is None:
                 error.add_note(f"hardbench resume {run.id[:8]} goes on")
         with suppress(TrackingError, OSError):  # the error that came first is told
             run.close()

@@ -1,7 +1,6 @@
 """The results of a training in its run: arrays, the table of class hardness, checkpoints, final metrics; and its networks from there."""
 
 import itertools
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -44,14 +43,14 @@ def store_result(run: Run, config: TrainingSettings, result: TrainResult) -> Non
     arrays = result.arrays
     run.write_arrays(ARRAYS, arrays)
     run.write_text(CLASS_HARDNESS, hardness_table(arrays).to_csv(index=False))
-    metrics = {f"final/{name}": last_measured(arrays, key) for name, key in FINAL.items()}
+    metrics = {f"final/{name}": final(arrays, key, by=key) for name, key in FINAL.items()}
     size = batch_length(config.batch_size, result.train_samples)
     for name in ("loss", "accuracy"):
         points = arrays["log_steps"], arrays[f"train_{name}"]
         metrics[f"final/train_{name}_last_epoch"] = mean_at_end(*points, -(-result.train_samples // size))
     for phase, group in itertools.product(("train", "val", "test"), (HARD, EASY)):
-        if f"accuracy_{phase}_{group}" in arrays:
-            metrics[f"final/{phase}_accuracy_{group}"] = last_measured(arrays, f"accuracy_{phase}_{group}")
+        if (name := f"accuracy_{phase}_{group}") in arrays:
+            metrics[f"final/{phase}_accuracy_{group}"] = final(arrays, name, by=name)
     metrics["final/overlap_hardness_spearman"] = overlap_hardness_spearman(arrays)
     if not result.validated:
         del metrics["final/val_loss"], metrics["final/val_accuracy"]
@@ -81,14 +80,9 @@ def check_diverged(run: Run, config: TrainingSettings, result: TrainResult) -> N
         raise TrainingError(f"loss: not finite at {where}; what was measured until then is kept{ended} (run {run.id})", measured=True)
 
 
-def last_measured(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """The last number of every repeat [R] in an array [R, T]; nan where there is none."""
-    return final(arrays, name, by=name)
-
-
 def place(config: Any) -> dict[str, Any]:
     """Where to compute and to read data now, in place of what a stored training has."""
-    return {"device": config.device, "threads": config.threads, "data_dir": config.data_dir, "config": None}
+    return {"device": config.device, "threads": config.threads, "data_dir": config.data_dir}
 
 
 def restore(stored: StoredRun, trained: TrainingSettings, split: Split, checkpoint: str) -> tuple[Learner, Standardise]:

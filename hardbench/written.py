@@ -43,7 +43,7 @@ class Run:
         self.client = client
         self.id: str = run.info.run_id
         self.experiment: str = run.info.experiment_id
-        self._there = run.data.params
+        self._params = run.data.params
         self._again = again  # a run that has ended, and gets further results
         keys = () if again else run.data.metrics  # a repeated evaluation is a new point
         self._logged = {key: {m.step for m in client.get_metric_history(self.id, key)} for key in keys}
@@ -69,7 +69,7 @@ class Run:
         """Name, tags, params (with those of `further` settings) and config.yaml."""
         tags = {**extra, "mlflow.runName": title, "mlflow.note.content": note, **store.signs(study), **VERSIONS}
         params = {name: shown(value) for name, value in (config.params() | {name: getattr(config, name) for name in further}).items()}
-        fresh = [Param(name, value) for name, value in params.items() if name not in self._there]
+        fresh = [Param(name, value) for name, value in params.items() if name not in self._params]
         self.client.log_batch(self.id, params=fresh, tags=[RunTag(key, value) for key, value in tags.items()])
         self.write_text(SETTINGS, config.to_yaml())
 

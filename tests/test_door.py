@@ -52,6 +52,8 @@ ERRORS = {
     "train --mean 1,2": "mean: [1.0, 2.0]; ",
     "train --device cuda": "device: cuda; no GPU here",
     "train --out /dev/null/x": "out: /dev/null/x; a folder that can be written",
+    "eval --out /dev/null/x": "out: /dev/null/x; a folder that can be written",  # before there is any work
+    "invert --epochs 2 --out /dev/null/x": "out: /dev/null/x; a folder that can be written",
 }
 
 

@@ -26,7 +26,9 @@ KINDS = {"mi_per_layer", "delta_mi", "mi_vs_kept", "class_information", "top_cha
 def train_one(**settings):
     """A trained run without figures, which are not looked at here."""
     config = train.Config(**{"threads": 1, "layer_metrics": ("none",), "eval_points": 1, "epochs": 1} | settings)
-    return launch(train, config, draw=False)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(train, "FIGURES", ())
+        return launch(train, config)
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ class Interrupted:
 def _interrupt(folder, name, number):
     images_in_classes(folder / "images.npz")
     config = _config(folder, name)
-    whole = launch(train, config, draw=False)
+    whole = launch(train, config)
     (folder / "config.yaml").write_text(config.to_yaml())
     other = folder / "other"
     other.mkdir()

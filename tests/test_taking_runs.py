@@ -286,7 +286,7 @@ def test_held_signals_come_later_and_once():
 
 
 def test_the_command_named_is_one_there_is():
-    assert all(hasattr(importlib.import_module(f"hardbench.studies.{name.replace('-', '_')}"), "compute") for name in tracking.RESUMED)
+    assert all(hasattr(importlib.import_module(f"hardbench.studies.{name.replace('-', '_')}"), "compute") for name in tracking.STUDIES)
 
 
 def _refuse():

@@ -105,7 +105,8 @@ def test_the_target_is_noted_and_missing_it_warns(monkeypatch, tmp_path, capsys)
     """Easy digits reach .5 in the first epochs, and go on; nothing reaches 1 in one."""
     new_project(monkeypatch, tmp_path)
     more = {"threads": 1, "layer_metrics": ("none",), "eval_points": 1, "repeats": 2}
-    launch(train, train.Config(**more, target_accuracy=0.5, epochs=3), draw=False)
+    monkeypatch.setattr(train, "FIGURES", ())
+    launch(train, train.Config(**more, target_accuracy=0.5, epochs=3))
     found, told = last(), capsys.readouterr().err
     assert found.metrics["train/target_reached"] == 1
     assert 1 <= found.metrics["train/target_epoch"] <= 3 and "target" not in told
@@ -114,5 +115,5 @@ def test_the_target_is_noted_and_missing_it_warns(monkeypatch, tmp_path, capsys)
     found, told = last(), capsys.readouterr().err
     assert found.metrics["train/target_reached"] == 0 and "train/target_epoch" not in found.metrics
     assert "warning: target_accuracy: 1 of the training set was not reached by repeat 0, 1" in told
-    launch(train, train.Config(**more, epochs=1), draw=False)
+    launch(train, train.Config(**more, epochs=1))
     assert not any("target" in name for name in last().metrics)  # a recipe without a target is not judged by one

@@ -151,7 +151,8 @@ def trained(model: str, quick: bool) -> Tracked:
         stack.enter_context(mock.patch.object(tracking, "find", WATCH.function(tracking.find)))
         stack.enter_context(mock.patch.object(checkpoints, "save", WATCH.function(checkpoints.save)))
         stack.enter_context(mock.patch.object(core, "fit", fit))
-        run = launch(train, config, draw=False)
+        stack.enter_context(mock.patch.object(train, "FIGURES", ()))
+        run = launch(train, config)
         assert run is not None
     found = stored(run.id)
     found.training = fitting.read() - inside

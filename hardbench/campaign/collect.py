@@ -44,9 +44,9 @@ class Campaign:
 
     def known(self, todo: Sequence[int]) -> None:
         """Take the finished cells of this campaign into the table: of this plan, and of earlier ones of the same parent."""
-        here = {cell.key: index for index, cell in enumerate(self.plan.cells)}
+        places = {cell.key: index for index, cell in enumerate(self.plan.cells)}
         for key, runs in self.plan.runs.items():
-            index = here.get(key)
+            index = places.get(key)
             mine = [run for run in runs if run.tags.get(tracking.PARENT) == self.parent.id or self.parent.id in run.tags.get(ALSO, "")]
             done = next((run for run in (runs if index is not None else mine) if run.status == "FINISHED"), None)
             if done is None or index in todo:
@@ -188,5 +188,4 @@ class Campaign:
 
     def _failed_before(self, index: int) -> str:
         cell = self.plan.cells[index]
-        runs = self.plan.runs.get(cell.key, [])
-        return f"{cell.label}: failed before ({runs[0].tags.get('error', 'without an error') if runs else 'its run is gone'})"
+        return f"{cell.label}: failed before ({self.plan.runs[cell.key][0].tags.get('error', 'without an error')})"

@@ -35,6 +35,10 @@ class Plan:
         wanted = {"to do", "running"} | ({"failed"} if retry_failed or rerun else set()) | ({"done"} if rerun else set())
         return [index for index, state in self.states.items() if state in wanted]
 
+    def counts(self) -> dict[str, int]:
+        """The number of cells by state: done, running, failed, to do."""
+        return {state: list(self.states.values()).count(state) for state in ("done", "running", "failed", "to do")}
+
 
 def make(study: str, version: int, configs: Sequence[Config], swept: Sequence[str]) -> Plan:
     """The plan for these configurations; `version` is raised when the study's numbers change. DataError if samples cannot be read."""
@@ -82,7 +86,7 @@ def probe(settings: Mapping[str, Any]) -> dict[str, float]:
     while time.monotonic() - started < PROBE_SECONDS and until < setup.total:
         until += 1
         fit(setup.learner, setup.batches, until)
-    step = (time.monotonic() - started) / max(1, until - 1) if until > 1 else started - ready
+    step = (time.monotonic() - started) / (until - 1) if until > 1 else started - ready
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"set_up": ready - began, "training": step * setup.total, "memory": peak}
 

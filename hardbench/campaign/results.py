@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +111,3 @@ def write(path: Path, rows: Sequence[Sequence[Any]]) -> None:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     write_text(path, text.getvalue())
-
-
-def counts(states: Mapping[int, str]) -> dict[str, int]:
-    """The number of cells by state: done, running, failed, to do."""
-    return {state: sum(1 for other in states.values() if other == state) for state in ("done", "running", "failed", "to do")}

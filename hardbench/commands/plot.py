@@ -15,13 +15,11 @@ from hardbench.figures.runs import FigureOptions
 from hardbench.lifecycle import out_folder
 from hardbench.stored import StoredRun
 
-STUDIES = ("train", "sweep", "mask-mi", "invert", "stragglers")  # those with a file of figures
-
 
 def run(config: Config) -> None:
     """Draw the kinds asked for and list the files."""
     target = out_folder(config.out)
-    runs = [tracking.find(word, STUDIES, finished=True if word == "last" else None) for word in config.runs]
+    runs = [tracking.find(word, tracking.STUDIES, finished=True if word == "last" else None) for word in config.runs]
     runs = list({run.id: run for run in runs}.values())
     if len({run.study for run in runs}) > 1:
         raise ConfigError(f"runs: of {', '.join(run.study for run in runs)}; runs of one study")

@@ -14,7 +14,7 @@ from hardbench.stored import SIMULATION
 
 def run(config: Config) -> None:
     """Resume an unfinished run; TrackingError if it is finished, or if its process is alive."""
-    stored = tracking.find(config.run, tracking.RESUMED, finished=False)
+    stored = tracking.find(config.run, tracking.STUDIES, finished=False)
     tracking.check_idle(stored)
     changed: dict[str, object] = {"data_dir": config.data_dir, "out": config.out}
     changed |= {"device": config.device} if config.device != "auto" else {}

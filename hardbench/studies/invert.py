@@ -62,9 +62,7 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedSearch:
     note += f"{config.epochs} full-batch epochs, detector {config.detector}, snapshot {config.snapshot}"
     title = config.name or f"{config.task} {dataset} s{config.seed}"
     data = TrainingData(split.train.to(device), standardise.to(device), split.num_classes)
-    return PreparedSearch(
-        config=config, title=title, note=note, device=device, dataset=config.dataset, digest=split.digest, split=split, data=data
-    )
+    return PreparedSearch(config=config, title=title, note=note, device=device, digest=split.digest, split=split, data=data)
 
 
 def compute(prepared: PreparedSearch, run: tracking.Run, stages: Stages) -> None:

@@ -9,7 +9,7 @@ Simonyan & Zisserman 2015 (arXiv:1409.1556); estimate for few samples: Grassberg
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from hardbench.data.samples import Samples, load
 from hardbench.data.samples import prepare as split_of
 from hardbench.data.transforms import Standardise
 from hardbench.errors import ConfigError, DataError, TrackingError
-from hardbench.hardness_runs import pinned, read_hardness
+from hardbench.hardness_runs import pinned_hardness, read_hardness
 from hardbench.lifecycle import Prepared, Stages, so_far
 from hardbench.masking import masks as masking
 from hardbench.masking.information import ESTIMATORS, PARTS, by_hardness, class_information, entropy, mask_arrays, per_repeat
@@ -34,7 +34,7 @@ from hardbench.metrics.hardness import mean_stderr
 from hardbench.models.layers import Chain
 from hardbench.registry import MODELS
 from hardbench.seeding import Seeds
-from hardbench.stored import StoredRun
+from hardbench.stored import SOURCE_RUN, StoredRun
 from hardbench.trained import place, restore
 from hardbench.training import checkpoints
 
@@ -87,7 +87,7 @@ class TrainedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedMasking(Prepared):
-    """The trained runs that are measured; `sources` are the same as stored."""
+    """The trained runs that are measured."""
 
     trained: tuple[TrainedRun, ...]
     other_data = TrackingError
@@ -96,9 +96,10 @@ class PreparedMasking(Prepared):
 def prepare(config: Config, stored: StoredRun | None = None) -> PreparedMasking:
     """The trained runs that the settings name, or that the stored run was measuring: networks, test images, layers and masks."""
     if stored is not None:
-        sources = [tracking.find(word, ["train"]) for word in stored.tags["hardbench.source_run"].split(",")]
+        sources = [tracking.find(word, ["train"]) for word in stored.tags[SOURCE_RUN].split(",")]
     else:
-        config = pinned(config)
+        if config.hardness is not None:
+            config = replace(config, hardness=pinned_hardness(config.hardness))
         sources = named_sources(config)
     trained = tuple(trained_run(config, source) for source in sources)
     models, images = ", ".join(run.model for run in trained), len(trained[0].test)
@@ -106,10 +107,8 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedMasking:
     note += f"information of {images} test images by {config.estimator}, runs {', '.join(source.id[:8] for source in sources)}"
     title = config.name or f"{models} {config.mask_mode}"
     device, dataset = trained[0].test.labels.device, str(sources[0].config["dataset"])
-    digest = ",".join(dict.fromkeys(run.digest for run in trained))
-    return PreparedMasking(
-        config=config, title=title, note=note, device=device, dataset=dataset, digest=digest, sources=tuple(sources), trained=trained
-    )
+    digest, tags = ",".join(dict.fromkeys(run.digest for run in trained)), {SOURCE_RUN: ",".join(source.id for source in sources)}
+    return PreparedMasking(config=config, title=title, note=note, device=device, dataset=dataset, digest=digest, tags=tags, trained=trained)
 
 
 def compute(prepared: PreparedMasking, run: tracking.Run, stages: Stages) -> None:

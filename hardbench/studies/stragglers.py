@@ -83,9 +83,7 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedStudy:
     note += f"{config.sets} x {config.repeats} networks\nHard test samples are in-sample for the score that named them."
     title = config.name or f"{'+'.join(config.strategy)} {dataset} s{config.seed}"
     data = TrainingData(split.train.to(device), standardise.to(device), split.num_classes)
-    return PreparedStudy(
-        config=config, title=title, note=note, device=device, dataset=config.dataset, digest=split.digest, split=split, data=data
-    )
+    return PreparedStudy(config=config, title=title, note=note, device=device, digest=split.digest, split=split, data=data)
 
 
 def compute(prepared: PreparedStudy, run: tracking.Run, stages: Stages) -> None:

@@ -21,7 +21,6 @@ from hardbench.campaign.collect import Campaign
 from hardbench.campaign.executors import Executor, Local, Ray
 from hardbench.campaign.jobs import Job
 from hardbench.campaign.plan import Plan
-from hardbench.campaign.results import counts
 from hardbench.config import Config as AnyConfig
 from hardbench.config import options
 from hardbench.configs.sweep import CampaignSettings, points_of, words_of
@@ -106,7 +105,7 @@ def compute(prepared: PreparedCampaign, run: tracking.Run, stages: Stages) -> No
         _run_jobs(campaign, prepared.executor, work)
     finally:
         campaign.close()
-    states = counts(planned.states)
+    states = planned.counts()
     run.tag("hardbench.cells", ", ".join(f"{count} {state}" for state, count in states.items() if count))
     console.say(f"cells: {', '.join(f'{count} {state}' for state, count in states.items())}")
     if failed := campaign.failed():
@@ -191,7 +190,7 @@ def _lines(work: Sequence[Job]) -> str:
 def _show(config: CampaignSettings, planned: Plan, work: Sequence[Job]) -> None:
     """The plan as a table: cells by state, networks, time and memory."""
     workers = min(_workers(config), max(1, len(work)))
-    rows: list[tuple[str, object]] = [*counts(planned.states).items(), ("networks to train", sum(job.networks for job in work))]
+    rows: list[tuple[str, object]] = [*planned.counts().items(), ("networks to train", sum(job.networks for job in work))]
     rows += [("jobs", len(work)), ("workers", workers)]
     seconds, memory = _estimate(planned, work)
     if seconds:

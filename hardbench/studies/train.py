@@ -7,7 +7,7 @@ Greedy layers (gmlp) learn by the losses of Shoham & Permuter 2020 (arXiv:2007.0
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,11 +17,11 @@ from hardbench.configs.train import Config
 from hardbench.data.samples import load
 from hardbench.hard_samples import recorder, sample_hardness
 from hardbench.hard_samples.recorder import LogitRecorder
-from hardbench.hardness_runs import pinned, read_hardness
+from hardbench.hardness_runs import pinned_hardness, read_hardness
 from hardbench.lifecycle import Prepared, Stages
-from hardbench.metrics.hardness import hardness_table, mean_stderr, mean_text
-from hardbench.stored import StoredRun
-from hardbench.trained import check_diverged, last_measured, store_result
+from hardbench.metrics.hardness import final, hardness_table, mean_stderr, mean_text
+from hardbench.stored import SOURCE_RUN, StoredRun
+from hardbench.trained import check_diverged, store_result
 from hardbench.training import callbacks, checkpoints
 from hardbench.training.core import Training
 from hardbench.training.loop import TrainState, at, evaluation_steps
@@ -41,19 +41,18 @@ class PreparedTraining(Prepared):
 
 def prepare(config: Config, stored: StoredRun | None = None) -> PreparedTraining:
     """Data, networks and learner, with the groups that a hardness splits the samples into."""
-    config = pinned(config)
+    if config.hardness is not None:
+        config = replace(config, hardness=pinned_hardness(config.hardness))
     setup, tags = train_setup(config), {}
     if config.hardness is not None:
-        tags["hardbench.source_run"] = sample_hardness.run_and_strategy(config.hardness)[0]
+        tags[SOURCE_RUN] = sample_hardness.run_and_strategy(config.hardness)[0]
         setup.groups = read_hardness(config.hardness).groups(setup.split, len(load(config, config.seed).train))
     dataset, classes, samples = config.dataset.rpartition("/")[2], setup.split.num_classes, len(setup.split.train)
     note = f"{config.repeats} {config.model} on {dataset} ({classes} classes, {samples} training samples)\n"
     note += f"{config.epochs} epochs, {config.optimizer} {config.lr:g}"
     title = config.name or f"{config.model} {dataset} s{config.seed}"
     device, digest = setup.learner.device, setup.split.digest
-    return PreparedTraining(
-        config=config, title=title, note=note, device=device, dataset=config.dataset, digest=digest, tags=tags, setup=setup
-    )
+    return PreparedTraining(config=config, title=title, note=note, device=device, digest=digest, tags=tags, setup=setup)
 
 
 def compute(prepared: PreparedTraining, run: tracking.Run, stages: Stages) -> None:
@@ -100,7 +99,7 @@ def _logit_recorder(run: tracking.Run, setup: TrainSetup, points: int) -> LogitR
 def report(stored: StoredRun) -> None:
     """Print the class table and the accuracy."""
     console.table("Class hardness (test set)", *class_rows(stored.arrays))
-    console.say(f"test accuracy {mean_text(*mean_stderr(last_measured(stored.arrays, 'accuracy')))}")
+    console.say(f"test accuracy {mean_text(*mean_stderr(final(stored.arrays, 'accuracy')))}")
     if "last" in stored.tags.get("hardbench.best", ""):
         console.say("best.pt is last.pt: there is no validation split (val_size 0)")
 
