@@ -14,7 +14,7 @@ from hardbench import console
 from hardbench.config import Config as AnyConfig
 from hardbench.declaration import setting
 from hardbench.errors import ConfigError, HardbenchError
-from hardbench.options import command
+from hardbench.options import SettingsCommand
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def _write(path: Path, text: str = "") -> None:
 def main() -> int:
     """The exit code."""
     try:
-        command("benchmarks", sys.modules[__name__], __doc__ or "", run).main(prog_name="python -m benchmarks", standalone_mode=False)
+        command = SettingsCommand("benchmarks", sys.modules[__name__], __doc__ or "", run)
+        command.main(prog_name="python -m benchmarks", standalone_mode=False)
     except (HardbenchError, click.UsageError) as error:
         click.echo(f"benchmarks: {error}", err=True)
         return error.exit_code

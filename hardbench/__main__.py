@@ -12,7 +12,7 @@ def entry() -> None:
         try:
             signals.catch()
             streams.guard()
-            openmp.wait_briefly()
+            openmp.set_policy()
             from hardbench.cli import main
 
             code = main()

@@ -28,11 +28,11 @@ def read(path: Path, needed: Iterable[str] = (), more: Iterable[str] | None = No
     except Exception as error:  # whatever a file that is none, or is damaged, does to its reader
         raise ValueError(f"no .npz archive ({error}); np.savez writes one") from None
     with archive:
-        there = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        missing = [name for name in needed if name not in there]
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        missing = [name for name in needed if name not in members]
         if missing:
             raise ValueError(f"no {', '.join(missing)} in it; it takes {', '.join(needed)}")
-        wanted = there if more is None else {name: there[name] for name in (*needed, *more) if name in there}
+        wanted = members if more is None else {name: members[name] for name in (*needed, *more) if name in members}
         asked, free = sum(info.file_size for info in wanted.values()), int(SHARE * free_memory())
         if asked > free:
             raise ValueError(f"it promises {asked / 1e9:.1f} GB of arrays; at most {free / 1e9:.1f} GB, half of the memory that is free")
@@ -57,5 +57,5 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array:
             return array
     except Exception as error:  # whatever damage, encryption or an unknown compression does to the readers of zip and NumPy
         said = str(error) if isinstance(error, ValueError | OSError | RuntimeError) else f"{type(error).__name__}: {error}"
-        told = "holds Python objects (a pickle); plain arrays" if "(a pickle)" in said else f"cannot be read ({' '.join(said.split())})"
-        raise ValueError(f"{name} {told}") from None
+        problem = "holds Python objects (a pickle); plain arrays" if "(a pickle)" in said else f"cannot be read ({' '.join(said.split())})"
+        raise ValueError(f"{name} {problem}") from None

@@ -5,6 +5,7 @@ Axes are checked when arrays come from the store.
 
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,13 @@ def settings_of(arrays: Mapping[str, Array]) -> dict[str, Array]:
     return {key.removeprefix("setting_"): values for key, values in arrays.items() if key.startswith("setting_")}
 
 
+def json_numbers(values: Array) -> Any:
+    """The values as a list for JSON, which has no nan: None for those that are not finite."""
+    numbers = np.asarray(values, dtype=object)
+    numbers[~np.isfinite(values)] = None
+    return numbers.tolist()
+
+
 # By kind of archive: names (the first pattern that fits counts) with their axes. Axes of one letter are of one length in all arrays of a
 # model, small letters in all arrays of one layer (`_00` at the end); `+` stands for any further axes, `!` for an array that must be there.
 AXES: dict[str, dict[str, str]] = {
@@ -133,9 +141,10 @@ def axes_of(kind: str, name: str) -> str:
 
 def check(arrays: Mapping[str, Array], kind: str) -> None:
     """ValueError, naming the array, where one that a kind of archive must have is missing, or is of another type or shape."""
-    _require(arrays, [name for name, axes in AXES.get(kind, {}).items() if axes.endswith("!") and "*" not in name])
-    if kind == "mask-mi":
-        _require(arrays, _masking_keys(arrays))
+    needed = [name for name, axes in AXES.get(kind, {}).items() if axes.endswith("!") and "*" not in name]
+    for name in chain(needed, _masking_keys(arrays) if kind == "mask-mi" else ()):
+        if name not in arrays:
+            raise ValueError(f"no array {name} in it")
     lengths: dict[tuple[str, str], int] = {}
     for name, array in arrays.items():
         model, _, key = name.rpartition("/")
@@ -173,9 +182,3 @@ def _masking_keys(arrays: Mapping[str, Array]) -> Iterator[str]:
 
 def _fits(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _require(arrays: Mapping[str, Array], names: Iterable[str]) -> None:
-    for name in names:
-        if name not in arrays:
-            raise ValueError(f"no array {name} in it")

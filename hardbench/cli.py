@@ -1,6 +1,7 @@
 """The door: commands are the files of studies/ and commands/; here alone errors become exit codes."""
 
 import ast
+import functools
 import importlib
 import sys
 from collections.abc import Sequence
@@ -10,28 +11,26 @@ from types import ModuleType
 import click
 
 from hardbench import __version__
-from hardbench.config import Config, former_names
+from hardbench.config import Config, options
 from hardbench.errors import ConfigError, HardbenchError, Killed, nearest, printable
-from hardbench.options import Commands, command
+from hardbench.options import SettingsCommand
 
 INTERRUPTED = 130
 ORDER = ("train", "eval", "simulate", "sweep", "mask-mi", "invert", "stragglers", "plot", "compare", "resume", "data", "ui")
 
 
+@functools.cache
 def commands() -> dict[str, tuple[str, str]]:
     """(module, first docstring line) by command name, read from the files without importing them."""
-    found = {}
-    for path in _files().values():
-        with path.open() as file:
-            summary = file.readline().strip().strip('"').rstrip(".")
-        found[path.stem.replace("_", "-")] = (f"hardbench.{path.parent.name}.{path.stem}", summary)
-    return dict(sorted(found.items(), key=lambda item: (ORDER.index(item[0]) if item[0] in ORDER else 3.5, item[0])))
+    first_lines = {name: path.read_text().partition("\n")[0] for name, path in _files().items()}
+    return {name: (f"hardbench.{path.parent.name}.{path.stem}", first_lines[name].strip('".')) for name, path in _files().items()}
 
 
 def _files() -> dict[str, Path]:
-    """The files of the commands by module name."""
-    found = [path for folder in ("studies", "commands") for path in (Path(__file__).parent / folder).glob("[a-z]*.py")]
-    return {path.stem: path for path in found}
+    """The files of the commands by their names, in the order of the help."""
+    paths = [path for folder in ("studies", "commands") for path in (Path(__file__).parent / folder).glob("[a-z]*.py")]
+    files = {path.stem.replace("_", "-"): path for path in paths}
+    return {name: files[name] for name in sorted(files, key=lambda name: (ORDER.index(name) if name in ORDER else 3.5, name))}
 
 
 def settings_of(name: str) -> ModuleType:
@@ -39,37 +38,53 @@ def settings_of(name: str) -> ModuleType:
     return importlib.import_module(f"hardbench.configs.{name.replace('-', '_')}")
 
 
-def _load(name: str) -> click.Command:
-    def work(config: Config) -> None:
-        module = importlib.import_module(commands()[name][0])
-        if hasattr(module, "run"):
-            module.run(config)
-        else:
-            importlib.import_module("hardbench.lifecycle").launch(module, config)
-
-    text = ast.get_docstring(ast.parse(_files()[name.replace("-", "_")].read_text()))
-    return command(name, settings_of(name), text or "", work)
+def _work(name: str, config: Config) -> None:
+    path = commands()[name][0]
+    module = importlib.import_module(path)
+    if path.startswith("hardbench.studies."):
+        importlib.import_module("hardbench.lifecycle").launch(module, config)
+    else:
+        module.run(config)
 
 
-def group() -> Commands:
+class Commands(click.Group):
+    """A group whose commands are files: nothing of a command is imported before it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the help."""
+        return list(commands())
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command; `_` and `-` are the same."""
+        name = name.replace("_", "-")
+        if name not in commands():
+            return None
+        text = ast.get_docstring(ast.parse(_files()[name].read_text()))
+        return SettingsCommand(name, settings_of(name), text or "", functools.partial(_work, name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Names and the first lines of their docstrings, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in commands().items()])
+
+
+def group() -> click.Group:
     """The root command."""
-    summaries = {name: summary for name, (_, summary) in commands().items()}
     text = "Which classes and samples are hard, when that shows, and which layers know: tracked, comparable, resumable runs."
-    version = click.Option(["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version.")
-    return Commands(_load, summaries, name="hardbench", help=text, no_args_is_help=True, params=[version])
-
-
-def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        click.echo(f"hardbench {__version__}")
-        ctx.exit()
+    version = click.version_option(__version__, prog_name="hardbench", message="%(prog)s %(version)s", help="Print the version.")
+    return version(Commands(name="hardbench", help=text, no_args_is_help=True))
 
 
 def coming_from() -> str:
     """README's table of former names, as Markdown."""
-    classes = [(name, settings_of(name).Config) for name in commands()]
-    rows = [f"| `{old}` | `--{new.replace('_', '-')}` | {where} |" for old, new, where in former_names(classes)]
-    return "\n".join(["| original | hardbench | commands |", "|---|---|---|", *rows])
+    rows: dict[tuple[str, str], list[str]] = {}
+    for command in commands():
+        for option in options(settings_of(command).Config).values():
+            for old in option.declared.was:
+                rows.setdefault((old, option.name), []).append(command)
+    ordered = sorted(rows.items(), key=lambda row: row[0][0].lower())
+    lines = [f"| `{old}` | `--{new.replace('_', '-')}` | {', '.join(where)} |" for (old, new), where in ordered]
+    return "\n".join(["| original | hardbench | commands |", "|---|---|---|", *lines])
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -88,16 +103,9 @@ def main(args: Sequence[str] | None = None) -> int:
         line = f"command: {unknown}; {nearest(unknown, commands())}" if unknown and unknown not in commands() else error.format_message()
         click.echo(f"hardbench: {printable(line)}", err=True)
         return ConfigError.exit_code
-    except (KeyboardInterrupt, click.Abort) as error:
-        click.echo(_last_words("interrupted", error), err=True)
-        return INTERRUPTED
-    except Killed as error:
-        click.echo(_last_words("terminated", error), err=True)
-        return 128 + error.number
+    except (KeyboardInterrupt, click.Abort, Killed) as error:
+        how, code = ("terminated", 128 + error.number) if isinstance(error, Killed) else ("interrupted", INTERRUPTED)
+        notes = [note for raised in (error, error.__cause__) for note in getattr(raised, "__notes__", ())]  # Click wraps Ctrl-C
+        click.echo("; ".join([f"hardbench: {how}", *notes]), err=True)  # a note is the command that goes on with the run
+        return code
     return 0
-
-
-def _last_words(how: str, error: BaseException) -> str:
-    """The reason why the command ended, and the command that goes on with its run, where there is one."""
-    notes = [note for one in (error, error.__cause__) for note in getattr(one, "__notes__", ())]  # Click wraps Ctrl-C
-    return "; ".join([f"hardbench: {how}", *notes])

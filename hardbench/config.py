@@ -1,9 +1,10 @@
 """Declare, check, read and write settings: one declaration is the option, the help, the YAML key, the check and the param."""
 
 import dataclasses
+import functools
 import os
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -22,21 +23,15 @@ ASIDE = ("device", "threads", "data_dir", "memory", "checkpoint_every", "keep_ch
 
 def options(cls: type["Config"]) -> dict[str, Option]:
     """The settings of a Config class by name, in the order of declaration."""
-    known = vars(cls).get("_options")
-    if known is None:
-        known = _declared(cls)
-        cls._options = known  # type: ignore[attr-defined]
-    found: dict[str, Option] = known
-    return found
+    return _declared(cls)  # type: ignore[arg-type]  # mypy takes a class of frozen instances for one that has no hash
 
 
+@functools.cache
 def _declared(cls: type["Config"]) -> dict[str, Option]:
     hints = typing.get_type_hints(cls)
     group = {name: klass.__name__ for klass in cls.__mro__ for name in vars(klass).get("__annotations__", {})}
-    found = {}
-    for field in dataclasses.fields(cls):
-        found[field.name] = Option(field.name, hints[field.name], field.metadata["setting"], group[field.name])
-    return found
+    fields = {field.name: field.metadata["setting"] for field in dataclasses.fields(cls)}
+    return {name: Option(name, hints[name], declared, group[name]) for name, declared in fields.items()}
 
 
 def named(cls: type["Config"], word: str, value: Any = None) -> Option:
@@ -63,15 +58,12 @@ class Config:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        values = {}
-        for name, option in options(type(self)).items():
-            value = getattr(self, name)
-            values[name] = None if value is None else option.accept(value)
+        values = {name: option.accept(getattr(self, name)) for name, option in options(type(self)).items()}
         self._resolve(values)
         for name, value in values.items():
             object.__setattr__(self, name, value)
         for klass in reversed(type(self).__mro__):
-            if klass is not Config and "check" in vars(klass):
+            if "check" in vars(klass):
                 vars(klass)["check"](self)
 
     def _resolve(self, values: dict[str, Any]) -> None:
@@ -79,11 +71,10 @@ class Config:
         given = {name for name, value in values.items() if value is not None}
         skip: set[str] = set()
         for name, option in known.items():
-            if values[name] is not None and option.declared.instead_of:
-                skip.update(option.declared.instead_of)
-                for other in option.declared.instead_of:
-                    if values[other] is not None:
-                        raise option.fail(values[name], f"either {name} or {other}, not both")
+            for other in option.declared.instead_of if values[name] is not None else ():
+                if values[other] is not None:
+                    raise option.fail(values[name], f"either {name} or {other}, not both")
+                skip.add(other)
         for name, option in known.items():
             if isinstance(option.declared.choices, Registry) and option.kind is not tuple:
                 if values[name] is None:
@@ -98,11 +89,9 @@ class Config:
         """Apply the defaults of a choice, clear what it does not read, refuse what was given and is not read."""
         entry = registry[values[chooser]]
         known = options(type(self))
-        undeclared = sorted(entry.reads - known.keys())
-        if undeclared and any(option.declared.read_by == chooser for option in known.values()):  # a class that holds all that is read
-            raise ConfigError(
-                f'{chooser}: {entry.name} reads {", ".join(undeclared)}; declared in settings.py, setting(..., read_by="{chooser}")'
-            )
+        lacking = ", ".join(sorted(entry.reads - known.keys()))
+        if lacking and any(option.declared.read_by == chooser for option in known.values()):  # a class that holds all that is read
+            raise ConfigError(f'{chooser}: {entry.name} reads {lacking}; declared in settings.py, setting(..., read_by="{chooser}")')
         _, colon, rest = values[chooser].partition(":")
         values[chooser] = entry.name + colon + rest
         for name, default in entry.defaults.items():
@@ -121,8 +110,7 @@ class Config:
 
     def as_dict(self) -> dict[str, Any]:
         """Settings that are kept, as plain YAML values; what is not read is None."""
-        kept = {name: getattr(self, name) for name, option in options(type(self)).items() if option.declared.stored}
-        return {name: plain(value) for name, value in kept.items()}
+        return {name: plain(getattr(self, name)) for name, option in options(type(self)).items() if option.declared.stored}
 
     def to_yaml(self) -> str:
         """The resolved settings as YAML that is itself a valid `--config`."""
@@ -143,16 +131,16 @@ class Config:
         departing = {}
         for name, option in known.items():
             declared, value = option.declared, getattr(self, name)
-            replaced = value is None and any(getattr(self, other) is not None for other in _rivals(type(self), name))
+            replaced = value is None and any(getattr(self, other) is not None for other in rivals(type(self), name))
             kept = declared.stored and name not in ASIDE and not (declared.each or declared.raw or replaced)
             if kept and value != (by_default if name in chosen else by_choice)[name]:
                 departing[name] = value
-        return self.headline() | {name: value for name, value in departing.items() if name not in self.headline()}
+        return self.headline() | departing
 
     def _defaults(self, chosen: Iterable[str]) -> dict[str, Any]:
         """The value of every setting if only these were given."""
-        fields = {field.name: field.default for field in dataclasses.fields(self)}
-        values = {name: None if fields[name] is None else option.accept(fields[name]) for name, option in options(type(self)).items()}
+        known = options(type(self))
+        values = {field.name: known[field.name].accept(field.default) for field in dataclasses.fields(self)}
         values |= {name: getattr(self, name) for name in chosen}
         self._resolve(values)
         return values
@@ -163,24 +151,21 @@ class Config:
         given: dict[str, Any] = {}
         for source in sources:
             fresh = {named(cls, word, value).name: value for word, value in source.items()}
-            beaten = {name for name in fresh if _rivals(cls, name) & given.keys()}  # widths on the command line, depth in the file
+            beaten = {name for name in fresh if rivals(cls, name) & given.keys()}  # widths on the command line, depth in the file
             given |= {name: value for name, value in fresh.items() if value is not None and name not in given.keys() | beaten}
         return cls(**given)
 
 
-def _rivals(cls: type[Config], name: str) -> set[str]:
+def rivals(cls: type[Config], name: str) -> set[str]:
     """The settings that stand instead of one, or that it stands instead of."""
     return set(options(cls)[name].declared.instead_of) | {other for other, o in options(cls).items() if name in o.declared.instead_of}
 
 
 def environment(cls: type[Config]) -> dict[str, str]:
     """Settings given as HARDBENCH_<NAME> (or the further variable a setting declares)."""
-    found: dict[str, str] = {}
-    for name, option in options(cls).items():
-        for variable in (f"HARDBENCH_{name.upper()}", option.declared.env):
-            if variable and os.environ.get(variable):
-                found.setdefault(name, os.environ[variable])
-    return found
+    variables = {name: (f"HARDBENCH_{name.upper()}", option.declared.env or "") for name, option in options(cls).items()}
+    values = {name: os.environ.get(usual) or os.environ.get(further) for name, (usual, further) in variables.items()}
+    return {name: value for name, value in values.items() if value}
 
 
 def presets() -> dict[str, Path]:
@@ -197,14 +182,3 @@ def read_file(word: str) -> dict[str, Any]:
         return parse_yaml(files.regular(path, 4 * LARGEST).read_text("utf-8"), word)
     except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"config: {word}; a text file that can be read ({error})") from None
-
-
-def former_names(classes: Iterable[tuple[str, type[Config]]]) -> Iterator[tuple[str, str, str]]:
-    """(former name, setting, commands) for every `was=` declared, sorted."""
-    rows: dict[tuple[str, str], list[str]] = {}
-    for command, cls in classes:
-        for name, option in options(cls).items():
-            for old in option.declared.was:
-                rows.setdefault((old, name), []).append(command)
-    for (old, name), commands in sorted(rows.items(), key=lambda item: item[0][0].lower()):
-        yield old, name, ", ".join(commands)

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ class Setting:
     low: float | None = None  # smallest value allowed
     above: float | None = None  # every value allowed is larger
     high: float | None = None  # largest value allowed
-    choices: Iterable[str] | None = None  # a Registry, or words
+    choices: Registry | Collection[str] | None = None  # a Registry, or words
     words: tuple[str, ...] = ()  # words a number may be replaced by
     also: tuple[str, ...] = ()  # further names that are accepted
     was: tuple[str, ...] = ()  # former names of the original scripts, refused
@@ -63,37 +63,38 @@ class Option:
     @property
     def kind(self) -> Any:
         """The type without None: bool, int, float, str, tuple or dict."""
-        parts = [part for part in typing.get_args(self.hint) if part is not types.NoneType]
-        union = isinstance(self.hint, types.UnionType)
-        kind = next((part for part in parts if part is not str), str) if union else self.hint
+        kind = next((part for part in self._parts if part not in (str, types.NoneType)), str)
         return typing.get_origin(kind) or kind
 
     @property
     def items(self) -> tuple[Any, ...]:
         """Types of the members of a list or map."""
-        parts = typing.get_args(self.hint) if isinstance(self.hint, types.UnionType) else (self.hint,)
-        inner = next((part for part in parts if typing.get_origin(part) in (tuple, dict)), None)
+        inner = next((part for part in self._parts if typing.get_origin(part) in (tuple, dict)), None)
         return tuple(item for item in typing.get_args(inner) if item is not Ellipsis)
+
+    @property
+    def _parts(self) -> tuple[Any, ...]:
+        return typing.get_args(self.hint) if isinstance(self.hint, types.UnionType) else (self.hint,)
 
     def fail(self, value: Any, allowed: str) -> ConfigError:
         """The error line of this setting."""
         return ConfigError(f"{self.name}: {brief(value)}; {allowed}")
 
     def accept(self, value: Any) -> Any:
-        """The value as the declared type, checked. Text and native YAML values go through the same parser."""
-        found = self._parsed(value)
-        allowed = self.declared.wrong(found) if self.declared.wrong else None
+        """The value as the declared type, checked; None stays None. Text and native YAML values go through the same parser."""
+        if value is None or self.declared.raw:
+            return value
+        parsed = self._parsed(value)
+        allowed = self.declared.wrong(parsed) if self.declared.wrong else None
         if allowed is not None:
             raise self.fail(value, allowed)
-        return found
+        return parsed
 
     def _parsed(self, value: Any) -> Any:
-        if self.declared.raw:
-            return value
         if self.declared.each is not None:
             words = self._several(value)
             self._check_length(words)
-            return tuple(None if part is None else self.declared.each.accept(part) for part in words)
+            return tuple(self.declared.each.accept(part) for part in words)
         if self.kind is dict:
             return self._map(value)
         if isinstance(value, dict):
@@ -153,22 +154,17 @@ class Option:
             return text.lower() in TRUE
         if kind in (int, float):
             return self._number(kind, value, text)
-        choices = self.declared.choices
-        if isinstance(choices, Registry) and self.kind is tuple:
-            return choices[text.replace("-", "_")].name
-        if choices is None or isinstance(choices, Registry):
-            return text
-        names = list(choices)
-        word = text.replace("-", "_")
-        if word not in names:
-            raise self.fail(value, nearest(text, names))
-        return word
+        choices, word = self.declared.choices, text.replace("-", "_")
+        if isinstance(choices, Registry):
+            return choices[word].name if self.kind is tuple else text
+        if choices is not None and word not in choices:
+            raise self.fail(value, nearest(text, choices))
+        return text if choices is None else word
 
     def _number(self, kind: Any, value: Any, text: str) -> int | float:
         declared, whole = self.declared, kind is int
-        number: int | float
         try:
-            number = int(text) if whole and text.removeprefix("-").isdecimal() else float(text)
+            number: int | float = int(text) if whole and text.removeprefix("-").isdecimal() else float(text)
         except ValueError:
             number = math.nan
         if isinstance(value, bool) or (isinstance(number, float) and (not math.isfinite(number) or (whole and number != int(number)))):
@@ -178,13 +174,12 @@ class Option:
             raise self.fail(value, f"at most {MOST}")
         if declared.high == 1 and not whole and not 0 <= number <= 1:
             raise self.fail(value, "a share from 0 to 1 (0.95, not 95 %)")
-        for bound, wrong, text in (
-            (declared.low, lambda b: number < b, "at least"),
-            (declared.above, lambda b: number <= b, "above"),
-            (declared.high, lambda b: number > b, "at most"),
-        ):
-            if bound is not None and wrong(bound):
-                raise self.fail(value, f"{text} {bound}")
+        if declared.low is not None and number < declared.low:
+            raise self.fail(value, f"at least {declared.low}")
+        if declared.above is not None and number <= declared.above:
+            raise self.fail(value, f"above {declared.above}")
+        if declared.high is not None and number > declared.high:
+            raise self.fail(value, f"at most {declared.high}")
         return int(number) if whole else number
 
 

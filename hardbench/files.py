@@ -1,14 +1,15 @@
 """Files that are there whole or not at all, whatever happens while they are written, and a look at foreign ones before they are opened."""
 
-import fcntl
 import os
 import shutil
 import stat
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from hardbench import locks
 from hardbench.errors import TrackingError
 
 
@@ -17,13 +18,12 @@ def whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which becomes `path` when the block ends: written aside, synced, renamed into place; removed if the block fails.
 
     Folders on the way are made. A kill at any moment leaves the former file or the new one, never a part (perhaps `.NAME.part` beside it,
-    which the next writer takes). Several writers of one file wait for each other. TrackingError where the disk is full or the folder is
-    closed.
+    which the next writer takes). Several writers of one file wait for each other; where nothing can be locked, each has a part of its own.
+    TrackingError where the disk is full or the folder is closed.
     """
-    aside = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(aside) as file:
+        with _aside(path) as (aside, file):
             try:
                 yield file
                 file.flush()
@@ -42,22 +42,21 @@ def whole(path: Path) -> Iterator[BinaryIO]:
         os.close(folder)
 
 
-def _locked(path: Path) -> BinaryIO:
-    """An empty file to write to, locked until it is closed."""
-    while True:
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")  # not truncated: another one may be at it
+@contextmanager
+def _aside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """The path of an empty file beside `path`, and the file, which nobody else writes to within the block."""
+    aside = path.with_name(f".{path.name}.part")
+    with ExitStack() as stack:
         try:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                file.truncate(0)
-                return file
-        except FileNotFoundError:  # the writer before has renamed it
-            pass
-        except BaseException:
-            file.close()
-            raise
-        file.close()
+            handle = stack.enter_context(locks.awaited(aside))
+            file = stack.enter_context(os.fdopen(handle, "r+b", closefd=False))
+            file.truncate(0)  # not before it is locked
+        except OSError:  # a file system without locks, or somebody else's part
+            with suppress(OSError):
+                aside.unlink()
+            aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+            file = stack.enter_context(aside.open("x+b"))
+        yield aside, file
 
 
 def write_text(path: Path, text: str) -> None:
@@ -74,28 +73,26 @@ def copy(source: Path, target: Path) -> None:
 
 def expanded(word: str) -> Path:
     """A path with `~` replaced; as it stands where no home folder is known (so does a shell)."""
-    try:
+    with suppress(RuntimeError):
         return Path(word).expanduser()
-    except RuntimeError:
-        return Path(word)
+    return Path(word)
 
 
 def is_there(path: Path) -> bool:
     """True if there is anything at a path; a path that no system could have is not there."""
-    try:
+    with suppress(OSError, ValueError):
         return path.exists()
-    except (OSError, ValueError):
-        return False
+    return False
 
 
 def regular(path: Path, most: int | None = None) -> Path:
     """The path; OSError unless it is a regular file (no folder, pipe or device, which may never end) of at most `most` bytes."""
     try:
-        found = path.stat()
+        status = path.stat()
     except ValueError as error:  # a zero byte in the name
         raise OSError(str(error)) from None
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError("a folder, not a file" if stat.S_ISDIR(found.st_mode) else "a pipe or device, not a file")
-    if most is not None and found.st_size > most:
-        raise OSError(f"{found.st_size} bytes, at most {most}")
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("a folder, not a file" if stat.S_ISDIR(status.st_mode) else "a pipe or device, not a file")
+    if most is not None and status.st_size > most:
+        raise OSError(f"{status.st_size} bytes, at most {most}")
     return path

@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 from hardbench import console, figures, files, machine, tracking
 from hardbench.artifacts import BEST, CHECKPOINTS, LAST
-from hardbench.errors import ConfigError, TrackingError, TrainingError
+from hardbench.errors import ConfigError, HardbenchError, TrackingError, TrainingError
 from hardbench.stored import StoredRun
 from hardbench.training import checkpoints
 
+State = dict[str, Any]  # of a computation, as a checkpoint keeps it
 SPARE = "part-"  # begins the names of parts that are removed when the run ends
 
 
@@ -24,24 +25,30 @@ class Prepared:
     """Everything that a bad setting could spoil, built before a run exists; a study subclasses it with what it computes with."""
 
     config: Any  # the study's Config
-    title: str  # the run's name
-    note: str  # two lines on it for its reader
-    device: torch.device
-    dataset: str
-    digest: str  # of the data
+    title: str = ""  # the run's name
+    note: str = ""  # two lines on it for its reader
+    device: torch.device = torch.device("cpu")
+    dataset: str = ""
+    digest: str = ""  # of the data; without one the tags of the run stay as they are
     sources: tuple[StoredRun, ...] = ()  # runs that it reads
     tags: Mapping[str, str] = field(default_factory=dict)  # further ones of its run
+    lists_files: bool = False  # print a table of all files at the end
+    other_data: ClassVar[type[HardbenchError]] = TrainingError  # raised where a run would go on with other data
+
+    def preview(self) -> bool:
+        """Show what would be done, where the settings ask for that alone; True if they do."""
+        return False
 
     def opening(self, study: str, stored: StoredRun | None) -> AbstractContextManager[tracking.Run]:
         """The run to compute in: a new one of the study, or the stored one to go on with."""
         if stored is not None:
             return tracking.reopen(stored)
-        source = {"hardbench.source_run": ",".join(one.id for one in self.sources)} if self.sources else {}
+        source = {"hardbench.source_run": ",".join(run.id for run in self.sources)} if self.sources else {}
         return tracking.start(study, self.config, self.title, self.note, tags={**(self.config.tag or {}), **source, **self.tags})
 
     def describe(self, run: tracking.Run) -> None:
         """Tag the run with device, precision and threads, and note the data set; at its start, and again when it goes on."""
-        run.data(self.dataset.rpartition("/")[2], self.digest, self.dataset)
+        run.data(self.dataset, self.digest)
         for key, value in (("device", self.device), ("precision", self.config.precision), ("threads", torch.get_num_threads())):
             run.tag(f"hardbench.{key}", str(value))
 
@@ -70,9 +77,7 @@ class Stages:
             self._run.fetch(CHECKPOINTS)
         self._used = True
 
-    def newest(
-        self, wanted: Mapping[str, Any] = checkpoints.TRAINING, otherwise: Callable[[], dict[str, Any] | None] = lambda: None
-    ) -> dict[str, Any] | None:
+    def newest(self, wanted: Mapping[str, Any], otherwise: Callable[[], State | None] = lambda: None) -> State | None:
         """The newest state that can be read, with what is wanted in it, else what `otherwise` has; None at a first start.
 
         A warning if it is not the last that was saved, or if nothing was.
@@ -86,7 +91,7 @@ class Stages:
             console.warn(note or f"run {self._run.id} had no checkpoint yet: it starts again from step 0")
         return state
 
-    def save(self, state: dict[str, Any], *others: tuple[str, dict[str, Any]]) -> None:
+    def save(self, state: State, *others: tuple[str, State]) -> None:
         """Keep the state under way as last.pt, after other checkpoints by file name."""
         self._fetch()
         self._run.close()  # what a checkpoint counts as measured must be in the store
@@ -95,7 +100,7 @@ class Stages:
         for name in (LAST, *(name for name, _ in others)):
             self._run.publish(f"{CHECKPOINTS}/{name}")
 
-    def once(self, name: str, make: Callable[[], dict[str, Any]], spare: bool = False) -> dict[str, Any]:
+    def once(self, name: str, make: Callable[[], State], spare: bool = False) -> State:
         """A named part: as it is stored, or made now and stored, so that a run that goes on does not compute it again.
 
         It stays with the checkpoints that are kept, unless it is `spare`. A part has no key `networks`, which every checkpoint has.
@@ -148,30 +153,24 @@ class Study(Protocol):
         """Print what was measured."""
 
 
-def launch(study: Study, config: Any, draw: bool = True) -> StoredRun:
-    """Do a study in a run of its own, and draw its figures; the stored run."""
-    prepared = study.prepare(config)
-    return _live(study, prepared, None, out_folder(config.out), draw)
+def launch(study: Study, config: Any, stored: StoredRun | None = None, draw: bool = True) -> StoredRun | None:
+    """Do a study in a run of its own, or go on with a stored one that is not finished; the run, None where settings ask for a preview.
 
-
-def resume(study: Study, stored: StoredRun, config: Any) -> StoredRun:
-    """Go on with a stored run that is not finished, under settings that are its own but for where it is computed; the stored run."""
-    prepared = study.prepare(config, stored)
-    if stored.tags.get("hardbench.data_digest", prepared.digest) != prepared.digest:
-        raise TrainingError(f"run: {stored.id}; the data set is not the one it was started on")
-    return _live(study, prepared, stored, out_folder(config.out), True)
-
-
-def _live(study: Study, prepared: Prepared, stored: StoredRun | None, out: Path | None, draw: bool) -> StoredRun:
-    """A study's steps within a run, which is FINISHED when all of them are done, and not before; the stored run.
-
-    What a kill leaves undone a resumed run does: every step may be done again. What only resuming needs is removed last. A TrainingError
-    whose study has measured all it could is raised after all of them; after any other error nothing is removed. The copy in `out` comes
-    after the end: one that finds no room undoes no run.
+    The settings of a stored run are its own but for where it is computed. The run is FINISHED when all steps are done, and not before:
+    what a kill leaves undone a resumed run does, and every step may be done again. What only resuming needs is removed last. A
+    TrainingError whose study has measured all it could is raised after all of them; after any other error nothing is removed. The copy in
+    `out` comes after the end: one that finds no room undoes no run.
     """
+    prepared = study.prepare(config, stored)
+    if prepared.preview():
+        return None
+    if stored is not None and stored.tags.get("hardbench.data_digest", prepared.digest) != prepared.digest:
+        raise prepared.other_data(f"run: {stored.id}; the data set is not the one it was started on")
+    out = out_folder(config.out)
     measured: TrainingError | None = None
     with prepared.opening(study.STUDY, stored) as run:
-        prepared.describe(run)
+        if prepared.digest:
+            prepared.describe(run)
         stages = Stages(run, stored is not None)
         try:
             study.compute(prepared, run, stages)
@@ -179,18 +178,20 @@ def _live(study: Study, prepared: Prepared, stored: StoredRun | None, out: Path 
             if not error.measured:
                 raise
             measured = error
-        if draw and (study.FIGURES is None or study.FIGURES):
+        if draw and study.FIGURES != ():
             publish(run, [so_far(run)], study.FIGURES)
         study.report(so_far(run))
-        stages.end(getattr(prepared.config, "keep_checkpoints", False))
+        stages.end(getattr(config, "keep_checkpoints", False))
         if measured is not None and not measured.finished:
             finish(run, out, prepared.copied(run))
             raise measured
     finish(run, out, prepared.copied(run))
-    if getattr(prepared.config, "show", False):
-        figures.show(run.folder / "figures", sorted(path.name for path in (run.folder / "figures").glob("*.png")))
     if measured is not None:
         raise measured
+    if prepared.lists_files:
+        _list_files(out or so_far(run).file(""))
+    if getattr(config, "show", False):
+        figures.show(run.folder / "figures", sorted(path.name for path in (run.folder / "figures").glob("*.png")))
     return so_far(run)
 
 
@@ -221,22 +222,31 @@ def out_folder(out: str | None) -> Path | None:
     return Path(out)
 
 
-def finish(run: tracking.Run, out: Path | None, copied: Sequence[str] = (".",)) -> None:
+def finish(run: tracking.Run, out: Path | None, copied: Sequence[str]) -> None:
     """The closing lines of every command that writes to a run: its id, where its files are, where the UI shows it.
 
     `copied` (files or folders of the run) go to `out`, unless that is where they are.
     """
-    if out is not None and "." in copied:
-        run.gather()
+    if out is not None:
+        if "." in copied:
+            run.fetch()
+        if out.resolve() != run.folder.resolve():
+            _copy(run.folder, out, copied)
+    for line in (f"run {run.id}", f"files {out or run.folder}", machine.described(), f"hardbench ui shows it at {run.link}"):
+        console.say(line)
+
+
+def _copy(folder: Path, out: Path, names: Sequence[str]) -> None:
     try:
-        for name in copied if out is not None and out.resolve() != run.folder.resolve() else ():
-            source, copy = run.folder / name, Path(str(out)) / name
+        for name in names:
+            source, copy = folder / name, out / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(source, copy, dirs_exist_ok=True) if source.is_dir() else shutil.copy(source, copy)
     except OSError as error:  # of a whole folder: a list of (from, to, why)
         reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
-        raise TrackingError(f"out: {out}; a folder that takes a copy of {run.folder} ({reason})") from None
-    console.say(f"run {run.id}")
-    console.say(f"files {out or run.folder}")
-    console.say(machine.described())
-    console.say(f"hardbench ui shows it at {run.link}")
+        raise TrackingError(f"out: {out}; a folder that takes a copy of {folder} ({reason})") from None
+
+
+def _list_files(folder: Path) -> None:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    console.table("Files", ["path", "KiB"], [[path.relative_to(folder), f"{path.stat().st_size / 1024:.0f}"] for path in paths])

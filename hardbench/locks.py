@@ -3,8 +3,8 @@
 import fcntl
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from hardbench.errors import TrackingError
@@ -12,38 +12,42 @@ from hardbench.errors import TrackingError
 WAIT = 60.0  # seconds that a lock on a store is waited for: making a store takes ten
 
 
-def take(path: Path) -> int | None:
-    """A handle that holds the lock until it is closed; None if another one does. Folders on the way are made, no link is followed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = _open(path, os.O_RDWR | os.O_CREAT)
-    try:
+@contextmanager
+def awaited(path: Path, refuse: Callable[[], object] = lambda: None, pause: float = 0.02) -> Iterator[int]:
+    """Within the block this process has the lock, by the handle that comes. Folders on the way are made, no link is followed.
+
+    While another one has it, `refuse` is called before every pause (seconds), and may end the waiting.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            handle = _open(path, os.O_RDWR | os.O_CREAT)
+            stack.callback(os.close, handle)
+            if _locked(handle, path):
+                yield handle
+                return
+        refuse()
+        time.sleep(pause)
+
+
+def _locked(handle: int, path: Path) -> bool:
+    with suppress(BlockingIOError, FileNotFoundError):  # held, or removed by who held it
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(handle), path.stat()):
-            return handle
-    except (BlockingIOError, FileNotFoundError):  # held, or removed by who held it
-        pass
-    except BaseException:
-        os.close(handle)
-        raise
-    os.close(handle)
-    return None
+        return os.path.samestat(os.fstat(handle), path.stat())
+    return False
 
 
 def free(path: Path) -> bool | None:
     """True if nobody holds the lock; None if there is none, or none that can be asked."""
-    try:
+    with ExitStack() as stack, suppress(OSError, TrackingError):
         handle = _open(path, os.O_RDWR)
-    except (OSError, TrackingError):
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return None
-    finally:
-        os.close(handle)
-    return True
+        stack.callback(os.close, handle)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+    return None
 
 
 def _open(path: Path, how: int) -> int:
@@ -57,26 +61,28 @@ def _open(path: Path, how: int) -> int:
         return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
 
 
-_depth: dict[Path, int] = {}
+_held: set[Path] = set()  # locks that a `waited` of this process has
 
 
 @contextmanager
 def waited(path: Path) -> Iterator[None]:
     """Within the block this process has the lock, also if it had it before; TrackingError if it is not to be had within a minute."""
-    handle: int | None = None
-    if not _depth.get(path):
-        until = time.monotonic() + WAIT
+    if path in _held:
+        yield
+        return
+    until = time.monotonic() + WAIT
+
+    def refuse() -> None:
+        if time.monotonic() > until:
+            raise TrackingError(f"lock: {path}; another command has held it for {WAIT:.0f} s")
+
+    with ExitStack() as stack:
         try:
-            while (handle := take(path)) is None:
-                if time.monotonic() > until:
-                    raise TrackingError(f"lock: {path}; another command has held it for {WAIT:.0f} s")
-                time.sleep(0.02)
+            stack.enter_context(awaited(path, refuse))
         except OSError as error:
             raise TrackingError(f"lock: {path}; a file that can be made and locked ({error.strerror})") from None
-    _depth[path] = _depth.get(path, 0) + 1
-    try:
-        yield
-    finally:
-        _depth[path] -= 1
-        if handle is not None:
-            os.close(handle)
+        _held.add(path)
+        try:
+            yield
+        finally:
+            _held.remove(path)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 BRIEFLY = {"GOMP_SPINCOUNT": "20000"}
@@ -19,7 +20,7 @@ def variables() -> dict[str, str]:
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(PREFIXES) and name not in OTHERS}
 
 
-def wait_briefly() -> None:
+def set_policy() -> None:
     """Set the policy here and for every child; it counts where OpenMP's library has not been loaded. Nothing where the user has set any."""
     if not variables():
         os.environ.update(ASLEEP if machine_is_full() else BRIEFLY)
@@ -36,7 +37,6 @@ def machine_is_full(looks: int = 5) -> bool:
 
 def runnable() -> int:
     """The number of threads of the machine that run or want to, with this one; 0 where Linux cannot be asked."""
-    try:
+    with suppress(OSError):
         return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
-    except OSError:
-        return 0
+    return 0

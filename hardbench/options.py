@@ -20,52 +20,44 @@ def _default(option: Option) -> str:
     return str(declared.default).lower() if isinstance(declared.default, bool) else str(declared.default)
 
 
-def _help(option: Option) -> str:
+def _help(option: Option, known: Mapping[str, Option]) -> str:
+    """The help of one of the `known` settings of a command."""
     option = option.declared.each or option
     declared = option.declared
-    known = ", ".join(declared.choices) if declared.choices is not None else ""
-    bounds = [
-        f"{sign} {bound}" for sign, bound in ((">=", declared.low), (">", declared.above), ("<=", declared.high)) if bound is not None
-    ]
+    choices = ", ".join(declared.choices) if declared.choices is not None else ""
+    signs = ((">=", declared.low), (">", declared.above), ("<=", declared.high))
+    bounds = [f"{sign} {bound}" for sign, bound in signs if bound is not None]
     default = _default(option)
-    notes = [known, " and ".join(bounds), f"default {default}" if default != "None" else ""]
+    notes = [choices, " and ".join(bounds), f"default {default}" if default != "None" else ""]
     if declared.read_by:
-        readers = next(o.declared.choices for o in options_of_group(option) if o.name == declared.read_by)
-        if isinstance(readers, Registry):
-            notes.append(f"read by {', '.join(readers.readers(option.name))}")
+        chooser = known[declared.read_by].declared
+        registry = chooser.each.declared.choices if chooser.each else chooser.choices
+        assert isinstance(registry, Registry)
+        notes.append(f"read by {', '.join(registry.readers(option.name))}")
     inside = "; ".join(note for note in notes if note)
     return f"{declared.help} [{inside}]" if inside else declared.help
-
-
-def options_of_group(option: Option) -> list[Option]:
-    """All settings of the class that declares an option's chooser."""
-    from hardbench import settings
-
-    classes = (settings.DataSettings, settings.ModelSettings, settings.TrainSettings, settings.InversionSettings)
-    return [found for cls in classes for found in options(cls).values()]
 
 
 _METAVAR = {bool: "[true|false]", int: "N", float: "X", str: "WORD", tuple: "A,B,...", dict: "K:V,..."}
 
 
-def command(name: str, settings: Any, text: str, work: Callable[[Any], None]) -> click.Command:
-    """The click command of a module of settings: its `Config` gives the options, the text is the help, and `work` takes an instance."""
-    return _Command(name, settings, work, help=text, short_help=text.partition("\n")[0])
-
-
 def _positional(cls: type[Config], positions: Sequence[Option], words: Sequence[str], given: dict[str, str | None]) -> dict[str, Any]:
     """Words without an option name, in the order of the settings that may stand so; a list takes the rest."""
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     rest = list(words)
     for option in positions:
         if rest and given.get(option.name) is None:
-            found[option.name] = list(rest) if option.kind is tuple else rest[0]
+            by_name[option.name] = list(rest) if option.kind is tuple else rest[0]
             rest = [] if option.kind is tuple else rest[1:]
     if rest:
         lists = [o for o in options(cls).values() if o.kind is tuple and given.get(o.name) is not None]
         example = f"{given[lists[0].name]},{rest[0]}" if lists else "0.1,0.2"
         raise ConfigError(f"{lists[0].name if lists else 'arguments'}: stray {rest[0]!r}; lists take commas: {example}")
-    return found
+    return by_name
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _names_one(word: str, known: Mapping[str, Option]) -> bool:
@@ -73,11 +65,14 @@ def _names_one(word: str, known: Mapping[str, Option]) -> bool:
     return word.startswith("--") and word[2:].partition("=")[0].replace("-", "_") in {*known, "help"}
 
 
-class _Command(click.Command):
-    """A command whose words are brought into one form before click reads them, and whose help is grouped by kind of setting."""
+class SettingsCommand(click.Command):
+    """The command of a module of settings: its `Config` gives the options, the text is the help, and `work` takes an instance.
 
-    def __init__(self, name: str, settings: Any, work: Callable[[Any], None], **more: Any):
-        super().__init__(name, callback=self._call, **more)
+    Its words are brought into one form before click reads them, and its help is grouped by kind of setting.
+    """
+
+    def __init__(self, name: str, settings: Any, text: str, work: Callable[[Any], None]):
+        super().__init__(name, callback=self._call, help=text)
         self.settings, self.work = settings, work
         self._take(settings.Config)
 
@@ -86,13 +81,8 @@ class _Command(click.Command):
         self.cls = cls
         self.positions = [option for option in options(cls).values() if option.declared.position]
         usage = " ".join(option.name.upper() + ("..." if option.kind is tuple else "") for option in self.positions)
-        self.params = [
-            *(
-                click.Option([f"--{option.name.replace('_', '-')}", option.name], metavar=_METAVAR[option.kind], type=str, help=None)
-                for option in options(cls).values()
-            ),
-            click.Argument(["words"], nargs=-1, required=False, metavar=f"[{usage}]" if usage else ""),
-        ]
+        self.params = [click.Option([_flag(name), name], metavar=_METAVAR[option.kind], type=str) for name, option in options(cls).items()]
+        self.params += [click.Argument(["words"], nargs=-1, required=False, metavar=f"[{usage}]" if usage else "")]
 
     def _call(self, words: tuple[str, ...], **given: str | None) -> None:
         cls = self.cls
@@ -118,7 +108,7 @@ class _Command(click.Command):
                 continue
             head, sign, value = word.partition("=")
             name = named(self.cls, head).name
-            ready.append(f"--{name.replace('_', '-')}{sign}{value}")
+            ready.append(f"{_flag(name)}{sign}{value}")
             if sign:
                 continue
             following = args[position + 1] if position + 1 < len(args) else None
@@ -139,30 +129,8 @@ class _Command(click.Command):
         groups: dict[str, list[tuple[str, str]]] = {}
         for option in options(self.cls).values():
             title = option.group.removesuffix("Settings").replace("Config", "Command")
-            line = f"--{option.name.replace('_', '-')} {_METAVAR[option.kind]}"
-            groups.setdefault(title, []).append((line, _help(option)))
+            line = f"{_flag(option.name)} {_METAVAR[option.kind]}"
+            groups.setdefault(title, []).append((line, _help(option, options(self.cls))))
         for title, rows in groups.items():
             with formatter.section(title):
                 formatter.write_dl(rows, col_max=34)
-
-
-class Commands(click.Group):
-    """A group whose commands are files: nothing of a command is imported before it is asked for."""
-
-    def __init__(self, load: Callable[[str], click.Command], summaries: dict[str, str], **more: Any):
-        super().__init__(**more)
-        self._load, self._summaries = load, summaries
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of the files."""
-        return list(self._summaries)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """The command; `_` and `-` are the same."""
-        name = name.replace("_", "-")
-        return self._load(name) if name in self._summaries else None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Names and the first lines of their docstrings, without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(self._summaries.items()))

@@ -15,20 +15,8 @@ ALIGNED = 16  # floats in 64 bytes
 GRAIN = 1 << 15  # elements from which torch shares one sum among threads
 
 
-class _Apart(Function):
-    """A stack [R, ...] as R tensors [1, ...] of their own, laid out as they were."""
-
-    @staticmethod
-    def forward(ctx: Any, stack: Tensor) -> tuple[Tensor, ...]:
-        return tuple(stack[r : r + 1].clone() for r in range(len(stack)))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return torch.cat(grads)
-
-
 class _Together(Function):
-    """R tensors [1, ...] as a stack [R, ...]."""
+    """R tensors [1, ...] as a stack [R, ...]; each gets a gradient of its own, not a part of the stack's."""
 
     @staticmethod
     def forward(ctx: Any, *members: Tensor) -> Tensor:
@@ -48,10 +36,15 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     shared = torch.get_num_threads() > 1 and any(size % ALIGNED for size in (rows, inner, columns))
     if repeats == 1 or not (apart or shared):
         return torch.bmm(a, b) if bias is None else torch.baddbmm(bias, a, b)
-    left, right = _Apart.apply(a), _Apart.apply(b)
+    left, right = _members(a), _members(b)
     if bias is None:
         return _Together.apply(*map(torch.bmm, left, right))
-    return _Together.apply(*map(torch.baddbmm, _Apart.apply(bias), left, right))
+    return _Together.apply(*map(torch.baddbmm, _members(bias), left, right))
+
+
+def _members(stack: Tensor) -> list[Tensor]:
+    """A stack [R, ...] as R tensors [1, ...] of their own, laid out as they were."""
+    return [member.clone() for member in stack.split(1)]
 
 
 def row_means(values: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ def free_memory() -> int:
 def _machine() -> int:
     try:
         with Path("/proc/meminfo").open() as file:
-            found = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in file}
-        return found["MemAvailable"] + found.get("SwapFree", 0)
+            fields = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in file}
+        return fields["MemAvailable"] + fields.get("SwapFree", 0)
     except (OSError, KeyError):  # not on Linux
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
@@ -22,8 +22,8 @@ def _machine() -> int:
 def _groups() -> Iterator[int]:
     """Bytes that are left to the control groups this process is in, of either version; a lot where there are none."""
     yield 1 << 62
-    own = Path("/proc/self/cgroup")
-    for line in own.read_text().splitlines() if own.is_file() else []:
+    groups = Path("/proc/self/cgroup")
+    for line in groups.read_text().splitlines() if groups.is_file() else []:
         _, kind, path = line.split(":", 2)
         top = Path("/sys/fs/cgroup") / kind
         names = {"": ("memory.max", "memory.current"), "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes")}.get(kind)

@@ -59,21 +59,19 @@ class Registry:
             self._loaded = True
             for module, path in _files(self._home):
                 functions = [node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.FunctionDef)]
-                for function, call in ((one, call) for one in functions for call in one.decorator_list):
-                    if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(".add"):
+                for function, call in ((node, decorator) for node in functions for decorator in node.decorator_list):
+                    if isinstance(call, ast.Call) and globals().get(ast.unparse(call.func).removesuffix(".add")) is self:
                         self._declare(module, function, call)
         return self._entries
 
     def _declare(self, module: str, function: ast.FunctionDef, call: ast.Call) -> None:
-        """Take what `@REGISTRY.add(...)` says of a function, if this is the registry."""
-        if globals().get(ast.unparse(call.func).removesuffix(".add")) is not self:
-            return
+        """Take what `@REGISTRY.add(...)` says of a function."""
         more = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
         reads, variants = frozenset(more.pop("reads", ())), more.pop("variants", False)
         summary = _first_line(ast.get_docstring(function))
         for name in map(ast.literal_eval, call.args):
-            found = Entry(name, lambda: getattr(importlib.import_module(module), function.name), summary, reads, more, variants)
-            self._entries.setdefault(name, found)
+            entry = Entry(name, lambda: getattr(importlib.import_module(module), function.name), summary, reads, more, variants)
+            self._entries.setdefault(name, entry)
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._load()))

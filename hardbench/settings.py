@@ -10,6 +10,8 @@ from hardbench.declaration import setting
 from hardbench.errors import ConfigError, brief
 from hardbench.registry import DATASETS, DETECTORS, MODELS, OPTIMIZERS, SCHEDULERS, TASKS
 
+ACTIVATIONS = ("relu", "tanh", "sigmoid", "leaky_relu", "gelu")
+INITS = ("default", "kaiming_normal", "kaiming_uniform")
 STRAGGLERS = "stragglers"  # the score that is counted at the inversions
 LEVELS = ("dataset", "class")  # over which hard samples are counted
 ESTIMATES = ("plugin", "grassberger")  # of mutual information
@@ -143,12 +145,8 @@ class ModelSettings(Config):
     widths: tuple[int, ...] | None = setting(
         None, "Units layer by layer, 256,128.", low=1, read_by="model", instead_of=("depth", "width"), headline=True
     )
-    activation: str = setting(
-        "relu", "Nonlinearity.", choices=("relu", "tanh", "sigmoid", "leaky_relu", "gelu"), read_by="model", headline=True
-    )
-    init: str = setting(
-        "default", "Initial weights; default is PyTorch's.", choices=("default", "kaiming_normal", "kaiming_uniform"), read_by="model"
-    )
+    activation: str = setting("relu", "Nonlinearity.", choices=ACTIVATIONS, read_by="model", headline=True)
+    init: str = setting("default", "Initial weights; default is PyTorch's.", choices=INITS, read_by="model")
     pooling: str = setting("max", "Pooling after each convolution.", choices=("max", "avg"), read_by="model")
     small_input: bool | str = setting(
         "auto", "Stem for small images (3x3, stride 1, no pooling); auto: up to 64 pixels.", words=("auto",), read_by="model"
@@ -237,8 +235,8 @@ class InversionSettings(PoolSettings):
     depth: int | None = setting(2, "Hidden layers.", low=1, high=10_000, was=("layers",), varies=True)
     width: int | None = setting(20, "Units per hidden layer.", low=1, varies=True)
     widths: tuple[int, ...] | None = setting(None, "Units layer by layer, 20,20.", low=1, instead_of=("depth", "width"), headline=True)
-    activation: str = setting("tanh", "Nonlinearity.", choices=("relu", "tanh", "sigmoid", "leaky_relu", "gelu"))
-    init: str = setting("default", "Initial weights; default is PyTorch's.", choices=("default", "kaiming_normal", "kaiming_uniform"))
+    activation: str = setting("tanh", "Nonlinearity.", choices=ACTIVATIONS)
+    init: str = setting("default", "Initial weights; default is PyTorch's.", choices=INITS)
     epochs: int = setting(500, "Passes over the samples, one full-batch step each.", low=1, high=10**9, headline=True)
     lr: float = setting(0.1, "Learning rate of plain gradient descent.", above=0, was=("learning_rate",), headline=True)
     latent_layer: int = setting(0, "Hidden layer whose radii are measured, counted from 0 at the input side.", low=0)
@@ -268,7 +266,6 @@ class InversionSettings(PoolSettings):
 
     def check(self) -> None:
         """Rules that join two settings."""
-        if self.latent_layer >= len(self.layers):
-            raise ConfigError(
-                f"latent_layer: {self.latent_layer}; at most {len(self.layers) - 1}, the last of {len(self.layers)} hidden layers"
-            )
+        count = len(self.layers)
+        if self.latent_layer >= count:
+            raise ConfigError(f"latent_layer: {self.latent_layer}; at most {count - 1}, the last of {count} hidden layers")

@@ -51,10 +51,8 @@ def catch() -> dict[int, Any]:
     What is ignored stays ignored (nohup).
     """
     global _unraisable
-    there = {number: signal.getsignal(number) for number in ENDING}
-    before: dict[int, Any] = {number: handler for number, handler in there.items() if handler not in (signal.SIG_IGN, None, _end)}
-    for number in before:
-        signal.signal(number, _end)
+    caught = [number for number in ENDING if signal.getsignal(number) not in (signal.SIG_IGN, None, _end)]
+    before = {int(number): signal.signal(number, _end) for number in caught}
     if before and sys.unraisablehook is not _dropped:
         _unraisable, sys.unraisablehook = sys.unraisablehook, _dropped
     return before

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, chdir, closing, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -51,21 +52,19 @@ class Client:
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._client, name)
-        return _told(attribute) if callable(attribute) else attribute
+        return partial(_patient, attribute) if callable(attribute) else attribute
 
 
-def _told(call: Callable[..., Any]) -> Callable[..., Any]:
-    def told(*words: Any, **more: Any) -> Any:
-        until = time.monotonic() + BUSY
-        while True:
-            try:
-                return call(*words, **more)
-            except (MlflowException, OSError) as error:
-                if "database is locked" not in str(error) or time.monotonic() > until:
-                    raise _error(error) from None
-                time.sleep(0.05)
-
-    return told
+def _patient(call: Callable[..., Any], *words: Any, **more: Any) -> Any:
+    """What a call to MLflow gives, asked again while the database is locked."""
+    until = time.monotonic() + BUSY
+    while True:
+        try:
+            return call(*words, **more)
+        except (MlflowException, OSError) as error:
+            if "database is locked" not in str(error) or time.monotonic() > until:
+                raise _error(error) from None
+            time.sleep(0.05)
 
 
 def _error(error: MlflowException | OSError) -> TrackingError:
@@ -104,7 +103,7 @@ def _database() -> Path | None:
     return Path(name) if name and name != ":memory:" else None
 
 
-def own(*names: str) -> Path:
+def user_folder(*names: str) -> Path:
     """A place of this user on this machine, for what belongs into no project."""
     with suppress(RuntimeError):  # no home
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").joinpath("hardbench", *names)
@@ -113,12 +112,12 @@ def own(*names: str) -> Path:
 
 def locked() -> AbstractContextManager[None]:
     """A block in which no other process makes the store, takes a run or judges whether one is worked on."""
-    path = _database()
-    if path is None:
-        return locks.waited(own("stores", hashlib.sha256(uri().encode()).hexdigest()[:32]))
-    path = Path(os.path.abspath(path))  # noqa: PTH100 (links in it stay)
-    there = path.exists() and not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}.lock").exists()
-    return nullcontext() if there else locks.waited(path.with_name(f"{path.name}.lock"))
+    database = _database()
+    if database is None:
+        return locks.waited(user_folder("stores", hashlib.sha256(uri().encode()).hexdigest()[:32]))
+    lock = Path(os.path.abspath(f"{database}.lock"))  # noqa: PTH100 (links in it stay)
+    only_read = database.exists() and not os.access(lock.parent, os.W_OK) and not lock.exists()
+    return nullcontext() if only_read else locks.waited(lock)
 
 
 def opened() -> Any:
@@ -176,18 +175,17 @@ def _make(path: Path) -> None:
 def experiment(client: Any, name: str) -> str:
     """The id of an experiment, made if need be."""
     existing = client.get_experiment_by_name(name)
-    if existing is not None:
-        return str(existing.experiment_id)
-    home, where = Path.cwd(), None
-    if _database() is not None and unquote(str(home)) != str(home):  # MLflow decodes paths, but not those it is given as addresses
-        where = f"{home.as_uri()}/mlruns/{name.replace('/', '-')}"
-    try:
-        return str(client.create_experiment(name, where))
-    except TrackingError:  # another process was first
-        existing = client.get_experiment_by_name(name)
-        if existing is None:
-            raise
-        return str(existing.experiment_id)
+    if existing is None:
+        home, where = Path.cwd(), None
+        if _database() is not None and unquote(str(home)) != str(home):  # MLflow decodes paths, but not those it is given as addresses
+            where = f"{home.as_uri()}/mlruns/{name.replace('/', '-')}"
+        try:
+            return str(client.create_experiment(name, where))
+        except TrackingError:  # another process was first
+            existing = client.get_experiment_by_name(name)
+            if existing is None:
+                raise
+    return str(existing.experiment_id)
 
 
 def create(client: Any, place: str, study: str, tags: dict[str, str], title: str) -> MlflowRun:
@@ -213,10 +211,9 @@ def number(text: str | None, otherwise: int) -> int:
 
 def user() -> str:
     """The name of the user, or the number of one without a name."""
-    try:
+    with suppress(KeyError, OSError, ImportError):
         return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a number without a name
-        return str(os.getuid())
+    return str(os.getuid())
 
 
 def search(client: Any, words: str = "", experiments: Sequence[str] = ()) -> Iterator[MlflowRun]:

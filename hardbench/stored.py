@@ -6,7 +6,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,47 +58,17 @@ def _same(param: str, value: Any) -> bool:
         return False
 
 
-@dataclass(frozen=True)
 class StoredRun:
     """A run as the store has it: what figures, comparisons and other studies read."""
 
-    client: Any  # MlflowClient
-    run: Any  # mlflow.entities.Run
-
-    @property
-    def id(self) -> str:
-        """Run id."""
-        return str(self.run.info.run_id)
-
-    @property
-    def name(self) -> str:
-        """Run name."""
-        return str(self.run.info.run_name)
-
-    @property
-    def status(self) -> str:
-        """RUNNING, FINISHED, FAILED or KILLED."""
-        return str(self.run.info.status)
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """Tags."""
-        return dict(self.run.data.tags)
-
-    @property
-    def study(self) -> str:
-        """The study that made the run."""
-        return self.tags.get(STUDY, "")
-
-    @property
-    def params(self) -> dict[str, str]:
-        """Headline settings as text."""
-        return dict(self.run.data.params)
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Last value of every metric."""
-        return dict(self.run.data.metrics)
+    def __init__(self, client: Any, run: Any):
+        self.client, self.run = client, run  # MlflowClient, mlflow.entities.Run
+        self.id, self.name = str(run.info.run_id), str(run.info.run_name)
+        self.status = str(run.info.status)  # RUNNING, FINISHED, FAILED or KILLED
+        self.tags: dict[str, str] = dict(run.data.tags)
+        self.study = self.tags.get(STUDY, "")  # the one that made the run
+        self.params: dict[str, str] = dict(run.data.params)  # headline settings as text
+        self.metrics: dict[str, float] = dict(run.data.metrics)  # the last value of every metric
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -111,10 +80,10 @@ class StoredRun:
         if not settings:
             raise TrackingError(f"run: {self.id}; its {SETTINGS} is empty")
         unlike = self.study == "sweep" or "mlflow.project.entryPoint" in self.tags  # params of several values, or as `mlflow run` took them
-        for name, there in {} if unlike else self.params.items():
-            if name in settings and not _same(there, settings[name]):
-                told = f"its {SETTINGS} has {name} {brief(settings[name])}, its params {brief(there)}"
-                raise TrackingError(f"run: {self.id}; {told}: it is another run's")
+        for name, param in {} if unlike else self.params.items():
+            if name in settings and not _same(param, settings[name]):
+                difference = f"its {SETTINGS} has {name} {brief(settings[name])}, its params {brief(param)}"
+                raise TrackingError(f"run: {self.id}; {difference}: it is another run's")
         return settings
 
     def settings(self, cls: type[Settings], *changed: Mapping[str, Any]) -> Settings:
@@ -158,17 +127,14 @@ class StoredRun:
         """Local path of an artifact; TrackingError if the run has none of that name."""
         local = local_path(self.run.info.artifact_uri)
         try:
-            path = local / name if local else self._download(name)
-            there = path.exists()
+            path = local / name if local else Path(self.client.download_artifacts(self.id, name, tempfile.mkdtemp(dir=scratch())))
+            exists = path.exists()
         except Exception as error:  # whatever a remote store raises for an artifact it does not have
             if isinstance(error, PermissionError):
                 raise TrackingError(f"run: {self.id}; its artifact {name or 'folder'} cannot be read ({error.strerror})") from None
-            there = False
-        if not there:
+            exists = False
+        if not exists:
             raise TrackingError(f"run: {self.id}; it has no artifact {name}")
         if not os.access(path, os.R_OK):
             raise TrackingError(f"run: {self.id}; its artifact {name or 'folder'} cannot be read (Permission denied)")
         return path
-
-    def _download(self, name: str) -> Path:
-        return Path(self.client.download_artifacts(self.id, name, tempfile.mkdtemp(dir=scratch())))

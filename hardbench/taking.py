@@ -1,10 +1,9 @@
 """Runs in the store: opening it, finding them, and telling which of them somebody works on."""
 
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,13 @@ from hardbench.stored import STUDY, StoredRun, local_path
 STALE = 120  # seconds without a sign after which a run is dead whose lock cannot be asked
 YOUNG = 600  # seconds within which a run without tags may be one that is being made
 
-_mine: dict[str, int] = {}  # handles of the locks that this process holds, by run
+_mine: set[str] = set()  # ids of the runs whose locks this process holds
 
 
 def home_of(run: MlflowRun) -> Path:
     """The folder of a run on this machine: its lock, what could not be delivered, and its artifacts where the store has these here."""
     local = local_path(run.info.artifact_uri)
-    return store.own("runs", run.info.run_id) if local is None else local.parent
+    return store.user_folder("runs", run.info.run_id) if local is None else local.parent
 
 
 def lock_of(run: MlflowRun) -> Path:
@@ -48,24 +47,25 @@ def taken(run: MlflowRun, wait: Callable[[], object] | None = None) -> Iterator[
     if mine(run_id):
         yield
         return
-    try:
-        while (handle := locks.take(lock_of(run))) is None:
-            if wait is None:
-                raise TrackingError(busy(run))
-            wait()
-            time.sleep(0.1)
-    except OSError as error:
-        raise TrackingError(f"run: {run_id}; its folder {home_of(run)} cannot be written ({error.strerror})") from None
-    _mine[run_id] = handle
-    try:
-        yield
-    finally:
-        if local_path(run.info.artifact_uri) is None:
-            with suppress(OSError):  # beside what could not be delivered the lock stays, and says that nobody works on the run
-                if [path.name for path in home_of(run).iterdir()] == [lock_of(run).name]:
-                    lock_of(run).unlink()
-                    home_of(run).rmdir()
-        os.close(_mine.pop(run_id))
+
+    def refuse() -> None:
+        raise TrackingError(busy(run))
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locks.awaited(lock_of(run), wait or refuse, 0.1))
+        except OSError as error:
+            raise TrackingError(f"run: {run_id}; its folder {home_of(run)} cannot be written ({error.strerror})") from None
+        _mine.add(run_id)
+        try:
+            yield
+        finally:
+            if local_path(run.info.artifact_uri) is None:
+                with suppress(OSError):  # beside what could not be delivered the lock stays, and says that nobody works on the run
+                    if [path.name for path in home_of(run).iterdir()] == [lock_of(run).name]:
+                        lock_of(run).unlink()
+                        home_of(run).rmdir()
+            _mine.remove(run_id)
 
 
 def held(run: MlflowRun) -> bool:

@@ -19,23 +19,35 @@ from hardbench.stored import StoredRun
 from hardbench.taking import check_idle, connect, find, parent_of, runs
 from hardbench.written import VERSIONS, Run
 
-__all__ = ["KIND", "PARENT", "SWEEP", "Run", "check_idle", "connect", "find", "parent_of", "place", "runs", "terminable", "uri"]
-terminable = signals.ending
+__all__ = ["KIND", "PARENT", "SWEEP", "Run", "check_idle", "connect", "find", "parent_of", "place", "runs", "uri"]
 RESUMED = ("train", "sweep", "mask-mi", "invert", "stragglers")
 """The studies whose runs `hardbench resume` goes on with."""
 BEAT = 15.0  # seconds between two signs of life in the store
 FULL = (ENOSPC, EDQUOT, EROFS, EIO, EACCES)  # what is wrong with the disk, not with the program
 
 
-def _joined(client: Any) -> MlflowRun | None:
-    """The run that `mlflow run` or a sweep has opened for this command."""
+def _joined(client: Any, other: str | None = None) -> MlflowRun | None:
+    """The run that `mlflow run` or a sweep has opened for this command, tagged with the `other` run that it works on instead."""
     word = os.environ.get("MLFLOW_RUN_ID")
+    if not word or word == other:
+        return None
     try:
-        return client.get_run(word) if word else None
+        joined: MlflowRun = client.get_run(word)
     except StoreAway:
         raise
     except TrackingError:
         raise TrackingError(f"MLFLOW_RUN_ID: {word}; the id of a run in {place()}, or nothing") from None
+    if other is not None:
+        client.set_tag(word, "hardbench.source_run", other)
+    return joined
+
+
+def _untaken(client: Any, stored: StoredRun) -> MlflowRun:
+    """A stored run as it is now; TrackingError if another process works on it."""
+    current: MlflowRun = client.get_run(stored.id)
+    if current.info.status == "RUNNING" and not taking.mine(stored.id):
+        raise TrackingError(taking.busy(current))
+    return current
 
 
 @contextmanager
@@ -46,59 +58,52 @@ def start(
 
     FINISHED, FAILED with the tag `error` after an exception, KILLED after Ctrl-C or a signal. It is filed under the study `home`, if given.
     """
-    with ExitStack() as stack:
-        stack.enter_context(signals.ending())
+    with signals.ending(), ExitStack() as stack:
         with store.locked():
             client = connect()
             stored = _joined(client)
             cell = stored is not None and stored.data.tags.get(KIND) == "cell"  # a sweep has opened it
-            own = {**(tags or {}), **({} if cell else {KIND: kind})}
+            tags = {**(tags or {}), **({} if cell else {KIND: kind})}
             where = None if stored else store.experiment(client, f"hardbench/{home or study}")
             with signals.held():  # until it has all that going on with it takes
-                fresh = stored or store.create(client, str(where), study, own, title)
-                _enter(stack, client, fresh, new=stored is None)
-                if stored is not None:
-                    _go_on(client, stored, study)
-                run = Run(client, fresh)
-                run.describe(config, study, str(fresh.info.run_name) if cell else title, note, own)  # a cell has its name
-                stack.enter_context(_delivered(run, study))
+                fresh = stored or store.create(client, str(where), study, tags, title)
+                run = _enter(stack, client, fresh, study, new=stored is None)
+                run.describe(config, study, str(fresh.info.run_name) if cell else title, note, tags)  # a cell has its name
         yield run
 
 
 @contextmanager
 def reopen(stored: StoredRun) -> Iterator[Run]:
     """An unfinished run, to go on in; TrackingError if another process has taken it, or has finished it meanwhile."""
-    with ExitStack() as stack:
-        stack.enter_context(signals.ending())
+    with signals.ending(), ExitStack() as stack:
         with store.locked():
             client = connect()
-            current = client.get_run(stored.id)
-            if current.info.status == "RUNNING" and not taking.mine(stored.id):
-                raise TrackingError(taking.busy(current))
+            current = _untaken(client, stored)
             if current.info.status == "FINISHED" != stored.status:
                 raise TrackingError(f"run: {stored.id}; an unfinished run, and this one is FINISHED")
             with signals.held():
-                _enter(stack, client, current)
-                _go_on(client, current, stored.study)
-                run = Run(client, client.get_run(stored.id))
-                stack.enter_context(_delivered(run, stored.study))
+                run = _enter(stack, client, current, stored.study)
         yield run
 
 
-def _go_on(client: Any, run: MlflowRun, study: str) -> None:
-    """A run that was there is at work again: whose it is, its state, and nothing of how it ended before."""
-    client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in (store.signs(study) | VERSIONS).items()])
-    client.update_run(run.info.run_id, status="RUNNING")
-    if "error" in run.data.tags:
-        client.delete_tag(run.info.run_id, "error")
+def _enter(stack: ExitStack, client: Any, run: MlflowRun, study: str, new: bool = False) -> Run:
+    """A run to write, taken until the stack ends, with an end (a new one also if it cannot be taken) and signs of life until then.
 
-
-def _enter(stack: ExitStack, client: Any, run: MlflowRun, new: bool = False) -> None:
-    """Take a run, and promise it an end (a new one also if it cannot be taken) and signs of life until then."""
-    with _failing(client, run.info.run_id) if new else nullcontext():
+    One that is not new is at work again: the store gets whose it is, its state, and nothing of how it ended before.
+    """
+    run_id = run.info.run_id
+    with _failing(client, run_id) if new else nullcontext():
         stack.enter_context(taking.taken(run))
-    stack.enter_context(_closing(client, run.info.run_id))
-    stack.enter_context(_beating(client, run.info.run_id))
+    stack.enter_context(_closing(client, run_id))
+    stack.enter_context(_beating(client, run_id))
+    if not new:
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in (store.signs(study) | VERSIONS).items()])
+        client.update_run(run_id, status="RUNNING")
+        if "error" in run.data.tags:
+            client.delete_tag(run_id, "error")
+    opened = Run(client, run if new else client.get_run(run_id))
+    stack.enter_context(_delivered(opened, study))
+    return opened
 
 
 @contextmanager
@@ -108,18 +113,10 @@ def extend(stored: StoredRun) -> Iterator[Run]:
     Under `mlflow run` the run that it opened is tagged with it; a cell of a sweep gets the metrics, too.
     """
     client = connect()
-
-    def check() -> MlflowRun:
-        current: MlflowRun = client.get_run(stored.id)
-        if current.info.status == "RUNNING" and not taking.mine(stored.id):
-            raise TrackingError(taking.busy(current))
-        return current
-
-    with taking.taken(check(), check):
-        run = Run(client, check(), again=True)
-        joined = _joined(client)
-        if joined is not None and joined.info.run_id != stored.id:
-            client.set_tag(joined.info.run_id, "hardbench.source_run", stored.id)
+    with taking.taken(_untaken(client, stored), lambda: _untaken(client, stored)):
+        run = Run(client, _untaken(client, stored), again=True)
+        joined = _joined(client, stored.id)
+        if joined is not None:
             run.copy = Run(client, joined) if joined.data.tags.get(KIND) == "cell" else None
         with _delivered(run), _delivered(run.copy or run):
             yield run
@@ -147,17 +144,16 @@ def _failing(client: Any, run_id: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        told = error
+        raised = error
         if isinstance(error, OSError) and error.errno in FULL:
-            told = TrackingError(
-                f"run: {run_id}; its files cannot be written ({error.strerror}{': ' * bool(error.filename)}{error.filename or ''})"
-            )
+            file = f": {error.filename}" if error.filename else ""
+            raised = TrackingError(f"run: {run_id}; its files cannot be written ({error.strerror}{file})")
         # where the store takes nothing any more, the next command finds out that nobody works on the run
         with signals.held(), suppress(TrackingError):
-            client.set_tag(run_id, "error", f"{type(told).__name__}: {told}"[:500])
+            client.set_tag(run_id, "error", f"{type(raised).__name__}: {raised}"[:500])
             client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
-        if told is not error:
-            raise told from None
+        if raised is not error:
+            raise raised from None
         raise
 
 
@@ -192,19 +188,16 @@ def sweep(study: str, key: str, config: Config, title: str, note: str, tags: Map
 
     TrackingError if another process is at work on it. Cells that a killed one has left open are ended.
     """
-    with ExitStack() as stack:
-        stack.enter_context(signals.ending())
+    with signals.ending(), ExitStack() as stack:
         with store.locked():
-            there = parent_of(study, key)
-            if there is None:
+            parent = parent_of(study, key)
+            if parent is None:
                 run = stack.enter_context(start("sweep", config, title, note, "sweep", {**tags, SWEEP: key}, home=study))
             else:
-                run = stack.enter_context(reopen(there))
-                joined = _joined(run.client)
-                if joined is not None and joined.info.run_id != there.id:
-                    run.client.set_tag(joined.info.run_id, "hardbench.source_run", there.id)
+                run = stack.enter_context(reopen(parent))
+                _joined(run.client, parent.id)
                 run.describe(config, "sweep", title, note, tags)
-                for cell in list(store.search(run.client, f"attributes.status = 'RUNNING' and tags.`{PARENT}` = '{there.id}'")):
+                for cell in list(store.search(run.client, f"attributes.status = 'RUNNING' and tags.`{PARENT}` = '{parent.id}'")):
                     if not taking.held(cell):
                         run.client.set_terminated(cell.info.run_id, "KILLED")
         yield run
@@ -212,8 +205,7 @@ def sweep(study: str, key: str, config: Config, title: str, note: str, tags: Map
 
 def open_cell(parent: Run, study: str, config: Config, title: str, note: str, tags: Mapping[str, str], swept: Sequence[str]) -> Run:
     """A new run for a cell, beside its parent."""
-    own = {KIND: "cell", PARENT: parent.id, **tags}
-    run = Run(parent.client, store.create(parent.client, parent.experiment, study, own, title))
+    run = Run(parent.client, store.create(parent.client, parent.experiment, study, {KIND: "cell", PARENT: parent.id, **tags}, title))
     run.describe(config, study, title, note, tags, swept)
     return run
 
@@ -225,15 +217,9 @@ def closing_cell(run: Run) -> Iterator[Run]:
         yield run
 
 
-def end_cell(parent: Run, run_id: str, error: str | None, killed: bool = False) -> None:
-    """End a cell that its study has left open; FAILED (or KILLED) with the tag `error` if there is one."""
+def end_cell(parent: Run, run_id: str, status: str = "FINISHED", error: str | None = None) -> None:
+    """End a cell that its study has left open, with the tag `error` if there is one; then also a cell that has ended."""
     if error is not None:
         parent.client.set_tag(run_id, "error", error[:500])
     if error is not None or parent.client.get_run(run_id).info.status == "RUNNING":
-        parent.client.set_terminated(run_id, "KILLED" if killed else "FAILED" if error is not None else "FINISHED")
-
-
-def discard(parent: Run, run_ids: Sequence[str]) -> None:
-    """Move runs that a newer one has replaced to the store's trash."""
-    for run_id in run_ids:
-        parent.client.delete_run(run_id)
+        parent.client.set_terminated(run_id, status)

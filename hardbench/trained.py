@@ -2,22 +2,24 @@
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from hardbench import console, machine, seeding
 from hardbench.artifacts import ARRAYS, CHECKPOINTS, CLASS_HARDNESS
+from hardbench.data.batches import batch_length
 from hardbench.data.samples import Split
-from hardbench.data.transforms import Standardise, unit_of
+from hardbench.data.transforms import Standardise
 from hardbench.errors import TrainingError
 from hardbench.hard_samples.sample_hardness import EASY, HARD
-from hardbench.metrics.hardness import hardness_table, mean_at_end, overlap_hardness_spearman
+from hardbench.metrics.hardness import final, hardness_table, mean_at_end, overlap_hardness_spearman
 from hardbench.registry import MODELS
 from hardbench.settings import TrainingSettings
 from hardbench.stored import StoredRun
 from hardbench.training import checkpoints
 from hardbench.training.core import TrainResult
-from hardbench.training.greedy import learner
+from hardbench.training.greedy import make_learner
 from hardbench.training.learners import Learner
 from hardbench.training.setup import has_target
 from hardbench.written import Run
@@ -27,7 +29,7 @@ FINAL = {"test_loss": "loss", "test_accuracy": "accuracy", "val_loss": "val_loss
 
 def store_cell(run: Run, config: TrainingSettings, result: TrainResult) -> None:
     """Everything a run keeps of a training that a sweep's worker made; TrainingError at the end if a repeat diverged."""
-    run.data(config.dataset.rpartition("/")[2], result.digest, config.dataset)
+    run.data(config.dataset, result.digest)
     for row, step in result.journal:
         run.log(row, step)
     for name, state in result.checkpoints.items():
@@ -42,22 +44,22 @@ def store_result(run: Run, config: TrainingSettings, result: TrainResult) -> Non
     arrays = result.arrays
     run.write_arrays(ARRAYS, arrays)
     run.write_text(CLASS_HARDNESS, hardness_table(arrays).to_csv(index=False))
-    final = {f"final/{name}": last_measured(arrays, key) for name, key in FINAL.items()}
-    size = result.train_samples if config.batch_size == "full" else int(config.batch_size)
+    metrics = {f"final/{name}": last_measured(arrays, key) for name, key in FINAL.items()}
+    size = batch_length(config.batch_size, result.train_samples)
     for name in ("loss", "accuracy"):
         points = arrays["log_steps"], arrays[f"train_{name}"]
-        final[f"final/train_{name}_last_epoch"] = mean_at_end(*points, -(-result.train_samples // size))
+        metrics[f"final/train_{name}_last_epoch"] = mean_at_end(*points, -(-result.train_samples // size))
     for phase, group in itertools.product(("train", "val", "test"), (HARD, EASY)):
         if f"accuracy_{phase}_{group}" in arrays:
-            final[f"final/{phase}_accuracy_{group}"] = last_measured(arrays, f"accuracy_{phase}_{group}")
-    final["final/overlap_hardness_spearman"] = overlap_hardness_spearman(arrays)
+            metrics[f"final/{phase}_accuracy_{group}"] = last_measured(arrays, f"accuracy_{phase}_{group}")
+    metrics["final/overlap_hardness_spearman"] = overlap_hardness_spearman(arrays)
     if not result.validated:
-        del final["final/val_loss"], final["final/val_accuracy"]
+        del metrics["final/val_loss"], metrics["final/val_accuracy"]
     if result.bayes_accuracy is not None:
-        final["bayes_accuracy"] = np.array([result.bayes_accuracy])
+        metrics["bayes_accuracy"] = np.array([result.bayes_accuracy])
     if has_target(config):
-        final |= _target(config, result)
-    run.log(final, result.step)
+        metrics |= _target(config, result)
+    run.log(metrics, result.step)
     run.tag("hardbench.best", "validation accuracy" if result.validated else "last (val_size 0)")
 
 
@@ -80,13 +82,13 @@ def check_diverged(run: Run, config: TrainingSettings, result: TrainResult) -> N
 
 
 def last_measured(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """The last measured value of every repeat [R]; nan where there is none."""
-    values = arrays[name]
-    if not values.shape[1]:
-        return np.full(len(values), np.nan)
-    measured = np.isfinite(values)
-    position = values.shape[1] - 1 - measured[:, ::-1].argmax(1)
-    return np.where(measured.any(1), values[np.arange(len(values)), position], np.nan)
+    """The last number of every repeat [R] in an array [R, T]; nan where there is none."""
+    return final(arrays, name, by=name)
+
+
+def place(config: Any) -> dict[str, Any]:
+    """Where to compute and to read data now, in place of what a stored training has."""
+    return {"device": config.device, "threads": config.threads, "data_dir": config.data_dir, "config": None}
 
 
 def restore(stored: StoredRun, trained: TrainingSettings, split: Split, checkpoint: str) -> tuple[Learner, Standardise]:
@@ -98,7 +100,7 @@ def restore(stored: StoredRun, trained: TrainingSettings, split: Split, checkpoi
     networks = MODELS[trained.model].call(split.test.shape, split.num_classes, trained, streams).to(device)
     with checkpoints.restoring(path, 0, 0):
         standardise = Standardise(**state["standardise"])
-        if standardise(split.test.inputs[:1], unit_of(split.test.inputs)).shape[1:] != split.test.shape:
+        if standardise(split.test.inputs[:1]).shape[1:] != split.test.shape:
             raise ValueError("constants of inputs of another shape")
         networks.restore(state["networks"])
-    return learner(networks, trained, 1), standardise
+    return make_learner(networks, trained, 1), standardise

@@ -53,7 +53,6 @@ class Run:
         self._unpublished: list[str] = []
         self._flushed = time.monotonic()
         self._asked_again = 0.0  # when a store that was away is asked next
-        self._model = bool(run.outputs and run.outputs.model_outputs)
         self.copy: Run | None = None  # a run that gets the same metrics
         self.published: list[str] = []  # artifacts that this process has written
         local = local_path(run.info.artifact_uri)
@@ -74,10 +73,11 @@ class Run:
         self.client.log_batch(self.id, params=fresh, tags=[RunTag(key, value) for key, value in tags.items()])
         self.write_text(SETTINGS, config.to_yaml())
 
-    def data(self, name: str, digest: str, source: str) -> None:
+    def data(self, dataset: str, digest: str) -> None:
         """Note the data set and its digest."""
-        dataset = Dataset(name=name.partition(":")[0], digest=digest, source_type="hardbench", source=source)
-        self.client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        name = dataset.rpartition("/")[2].partition(":")[0]
+        noted = Dataset(name=name, digest=digest, source_type="hardbench", source=dataset)
+        self.client.log_inputs(self.id, [DatasetInput(noted, [InputTag("mlflow.data.context", "training")])])
         self.tag("hardbench.data_digest", digest)
 
     def tag(self, key: str, value: str) -> None:
@@ -139,8 +139,8 @@ class Run:
             except StoreAway as error:
                 self._keep()
                 if pause is None:
-                    told = f"hardbench {'plot' if self._again else 'resume'} {self.id} delivers what waits in {self._aside}"
-                    raise TrackingError(f"run: {self.id}; {told} ({error})") from None
+                    command = f"hardbench {'plot' if self._again else 'resume'} {self.id}"
+                    raise TrackingError(f"run: {self.id}; {command} delivers what waits in {self._aside} ({error})") from None
             time.sleep(pause)
 
     def _send(self) -> None:
@@ -183,46 +183,39 @@ class Run:
                 self._unpublished.append(name)
         self.close()
 
-    def write_text(self, name: str, text: str) -> Path:
+    def write_text(self, name: str, text: str) -> None:
         """A text artifact."""
         files.write_text(self.folder / name, text)
-        return self.publish(name)
+        self.publish(name)
 
-    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray], compressed: bool = True) -> Path:
+    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray], compressed: bool = True) -> None:
         """An .npz artifact, or .npy for a single array named ''; renamed into place when whole."""
         with files.whole(self.folder / name) as file:
             if "" in arrays:
                 np.save(file, arrays[""], allow_pickle=False)
             else:
                 (np.savez_compressed if compressed else np.savez)(file, **dict(arrays))  # type: ignore[arg-type]
-        return self.publish(name)
+        self.publish(name)
 
-    def publish(self, name: str) -> Path:
-        """Make an artifact of a file in `folder` (nothing to do where the store keeps files in folders); its path."""
-        path = self.folder / name
+    def publish(self, name: str) -> None:
+        """Make an artifact of a file in `folder` (nothing to do where the store keeps files in folders)."""
         self.published.append(name)
         if self._remote and not self._try(lambda: self._upload(name)):
-            self._unpublished = [*(one for one in self._unpublished if one != name), name]
+            self._unpublished = [*(waiting for waiting in self._unpublished if waiting != name), name]
             self._keep()
-        return path
 
     def _upload(self, name: str) -> None:
         folder = str(Path(name).parent)
         if (self.folder / name).exists():
             self.client.log_artifact(self.id, str(self.folder / name), None if folder == "." else folder)
 
-    def fetch(self, name: str) -> Path:
-        """A folder of artifacts in `folder`, with what the store has of it (a run that goes on may have left it there)."""
-        path = self.folder / name
-        if self._remote and any(item.path == name for item in self.client.list_artifacts(self.id)):
-            self.client.download_artifacts(self.id, name, str(self.folder))
-        path.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def gather(self) -> None:
-        """All artifacts into `folder`, also those that an earlier process has sent to the store."""
+    def fetch(self, name: str = "") -> Path:
+        """A folder of artifacts (or all) in `folder`, with what an earlier process has sent of it to a store elsewhere."""
         for item in self.client.list_artifacts(self.id) if self._remote else ():
-            self.client.download_artifacts(self.id, item.path, str(self.folder))
+            if name in ("", item.path):
+                self.client.download_artifacts(self.id, item.path, str(self.folder))
+        (self.folder / name).mkdir(parents=True, exist_ok=True)
+        return self.folder / name
 
     def remove(self, *names: str) -> None:
         """Delete files of the run, named as in `folder` (what is not there is passed over), and folders that this leaves empty.
@@ -251,7 +244,8 @@ class Run:
         """The network as an MLflow model; once, however often the run goes on."""
         import mlflow.pytorch
 
-        if self._model:
+        outputs = self.client.get_run(self.id).outputs
+        if outputs and outputs.model_outputs:
             return
         models = self.client.search_logged_models([self.experiment], f"source_run_id = '{self.id}'")
         model = models[0] if models else self.client.create_logged_model(self.experiment, name="model", source_run_id=self.id)
@@ -261,7 +255,6 @@ class Run:
             self.client.log_model_artifacts(model.model_id, f"{folder}/model")
         self.client.finalize_logged_model(model.model_id, "READY")
         self.client.log_outputs(self.id, [LoggedModelOutput(model.model_id, 0)])
-        self._model = True
 
     @property
     def link(self) -> str:

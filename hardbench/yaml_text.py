@@ -1,5 +1,6 @@
 """YAML from outside: weighed before anything is built of it, then read as plain data."""
 
+from collections import Counter
 from typing import Any
 
 from hardbench.errors import ConfigError
@@ -16,11 +17,9 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             if isinstance(node, yaml.MappingNode):
-                seen: set[str] = set()
-                for key in (str(self.construct_object(key, deep=True)).replace("-", "_") for key, _ in node.value):
-                    if key in seen:
-                        raise ConfigError(f"{key}: twice in {source}; each key once")
-                    seen.add(key)
+                keys = Counter(str(self.construct_object(key, deep=True)).replace("-", "_") for key, _ in node.value)
+                for key in (key for key, count in keys.items() if count > 1):
+                    raise ConfigError(f"{key}: twice in {source}; each key once")
             return super().construct_mapping(node, deep)
 
         def construct_number(self, node: Any) -> Any:

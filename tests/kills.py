@@ -74,6 +74,7 @@ CASES = {
     "train --keep-checkpoints false": Case(f"train {TRAIN} --keep-checkpoints false --checkpoint-every 0"),
     "train on a server": Case(f"train {TRAIN} --checkpoint-every 0", before=(), remote=True),
     "simulate": Case(f"simulate {TRAIN}", known=(("opened", "test_results.json"),)),
+    "simulate --keep-checkpoints false": Case(f"simulate {TRAIN} --keep-checkpoints false"),
     "eval": Case("eval last --threads 1 --corruption-p 0,0.2", before=(f"train {TRAIN}",), resumes=False),
     "plot": Case("plot last", before=(f"train {TRAIN}",), resumes=False),
     "sweep train": Case(f"sweep train {NETWORK} --corruption-p 0,0.3 --epochs 1 --repeats 2 --workers 1", resumes=False),

@@ -1,4 +1,4 @@
-"""Trainings for tests: small images of odd size in three classes, and a course of training with what it recorded, without a store."""
+"""Trainings for tests: small images of odd size in three classes, and a training with what it recorded, without a store."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,30 +29,26 @@ def images_in_classes(path: Path) -> str:
     return f"npz:{path}"
 
 
-def course(**settings: object) -> TrainSetup:
-    """A course on one CPU thread, ready to start; layer metrics only if asked for."""
+def training_setup(**settings: object) -> TrainSetup:
+    """A training on one CPU thread, ready to start; layer metrics only if asked for."""
     return train.prepare(train.Config(**{"threads": 1, "device": "cpu", "layer_metrics": ("none",)} | settings)).setup
 
 
 @dataclass
 class Trained:
-    """A course that has run: its arrays and the weights of every network."""
+    """A training that has run: its arrays and the weights of every network."""
 
-    course: TrainSetup
+    setup: TrainSetup
     arrays: dict[str, np.ndarray]
     best: callbacks.Best
 
     @property
     def weights(self) -> list[dict[str, Tensor]]:
-        return self.course.learner.state()["networks"]
+        return self.setup.learner.state()["networks"]
 
     @property
     def stopped(self) -> dict[int, int]:
-        return self.course.learner.stopped
-
-
-def eye_of(ready: TrainSetup) -> callbacks.Evaluator:
-    return callbacks.Evaluator(ready.split.test, ready.split.val, ready.standardise, ready.split.num_classes)
+        return self.setup.learner.stopped
 
 
 def run(ready: TrainSetup, state: Mapping[str, object] | None = None, until: int | None = None) -> tuple[Trained, dict[str, object]]:
@@ -63,7 +59,7 @@ def run(ready: TrainSetup, state: Mapping[str, object] | None = None, until: int
         ready.batches.load(state["batches"])
         records.load(state["records"])
         best.load(state["best"])
-    watching = measuring_callbacks(ready, records, best, lambda values, step: None)
+    measuring = measuring_callbacks(ready, records, best, lambda values, step: None)
     taken: dict[str, object] = {}
 
     def take(state: object) -> None:
@@ -71,7 +67,7 @@ def run(ready: TrainSetup, state: Mapping[str, object] | None = None, until: int
             parts = {"learner": ready.learner, "batches": ready.batches, "records": records, "best": best}
             taken.update(copied({name: part.state() for name, part in parts.items()}))
 
-    fit(ready.learner, ready.batches, ready.total, [*watching, take])
+    fit(ready.learner, ready.batches, ready.total, [*measuring, take])
     return Trained(ready, records.arrays(), best), taken
 
 
@@ -85,7 +81,7 @@ def copied(state: object) -> object:
 
 
 def trained(**settings: object) -> Trained:
-    return run(course(**settings))[0]
+    return run(training_setup(**settings))[0]
 
 
 def equal_weights(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:

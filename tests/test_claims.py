@@ -158,7 +158,7 @@ def test_outliers_do_not_hide_each_other():
 
 
 def test_the_last_point_of_a_line_stays_in_view():
-    _, axes = style.sheet()
+    _, axes = style.sheet(1, 1)
     falls, rises = np.array([0.9, 0.91, 0.92, np.nan, -3]), np.array([-9, 0.9, 0.91, 0.92, np.inf])
     for _ in range(3):
         axes[0, 0].plot(np.arange(5), rises)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from setups import copied, course, different_arrays, equal_weights, run, trained
+from setups import copied, different_arrays, equal_weights, run, trained, training_setup
 
 from hardbench.errors import HardbenchError
 from hardbench.registry import MODELS, OPTIMIZERS, SCHEDULERS
@@ -18,7 +18,7 @@ def _fitting(model):
     refused = []
     for shape in SHAPES:
         try:
-            course(**TINY, model=model, gaussian_shape=shape)
+            training_setup(**TINY, model=model, gaussian_shape=shape)
         except HardbenchError as error:
             refused.append(str(error))
         else:
@@ -29,7 +29,7 @@ def _fitting(model):
 @pytest.mark.parametrize("model", list(MODELS))
 def test_every_model_trains_evaluates_and_keeps_the_promise(model):
     settings = _fitting(model)
-    ready = course(**settings, repeats=2)
+    ready = training_setup(**settings, repeats=2)
     initial = copied(ready.learner.networks.states())
     found = run(ready)[0]
     assert found.arrays["steps"].tolist() == [0, 1, 2]
@@ -73,7 +73,7 @@ def test_every_schedule_is_a_factor(name):
 def test_init_is_what_it_says():
     """kaiming: variance 2 / fan_in, biases 0, the head too; one law bounded at sqrt(3) standard deviations, the other not."""
     for init in ("kaiming_normal", "kaiming_uniform"):
-        member = course(dataset="digits", model="mlp", widths=(400, 300), init=init).learner.networks.member(0)
+        member = training_setup(dataset="digits", model="mlp", widths=(400, 300), init=init).learner.networks.member(0)
         for name, value in member.state_dict().items():
             if name.endswith("bias"):
                 assert not value.any()
@@ -81,7 +81,7 @@ def test_init_is_what_it_says():
                 std = (2 / value.shape[1]) ** 0.5
                 assert value.std().item() == pytest.approx(std, rel=0.05)
                 assert (value.abs().max().item() <= 3**0.5 * std * 1.0001) == (init == "kaiming_uniform")
-    plain = course(dataset="digits", model="mlp", widths=(400, 300)).learner.networks.member(0).state_dict()
+    plain = training_setup(dataset="digits", model="mlp", widths=(400, 300)).learner.networks.member(0).state_dict()
     for name, value in plain.items():
         fan_in = plain[name.removesuffix("bias") + "weight" if name.endswith("bias") else name].shape[1]
         assert 0 < value.abs().max() <= fan_in**-0.5

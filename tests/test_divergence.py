@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from projects import last, new_project
-from setups import course, different_arrays, run, trained
+from setups import different_arrays, run, trained, training_setup
 from test_layer_metrics import CALLS, noise, view_of
 
 from hardbench.cli import main
@@ -51,7 +51,7 @@ def test_the_others_are_measured(model):
     """Repeats that diverge leave the layer metrics of the rest as they are alone."""
     settings = {"model": model, "width": 8, "epochs": 1, "subset_size": 300, "layer_metrics": ("all",), "repeats": 3}
     sane = trained(**settings)
-    ready = course(**settings)
+    ready = training_setup(**settings)
     networks = ready.learner.networks
     networks.load_member(1, {name: value * (1 if name == "head.vectors" else 1e19) for name, value in networks.member_state(1).items()})
     wild, _ = run(ready)

@@ -9,7 +9,7 @@ import torch
 from words import REGISTRIES, given, no_surroundings
 
 from hardbench.cli import commands, main
-from hardbench.config import former_names, options
+from hardbench.config import options
 from hardbench.errors import ConfigError, DataError, HardbenchError, Killed, TrackingError, TrainingError, nearest
 from hardbench.studies import train
 
@@ -124,7 +124,7 @@ FORMER = {  # the former names of train's settings
 
 
 def test_former_names_are_refused_with_the_new_one(tmp_path):
-    declared = {old: new for old, new, _ in former_names([("train", train.Config)])}
+    declared = {old: option.name for option in options(train.Config).values() for old in option.declared.was}
     assert FORMER.items() <= declared.items()
     for old, new in declared.items():
         (tmp_path / "c.yaml").write_text(f"{old}: 1")

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from setups import course, eye_of, images_in_classes, run, trained
+from setups import images_in_classes, run, trained, training_setup
 
 from hardbench.data.samples import Samples
+from hardbench.training.callbacks import measure
 from hardbench.training.evaluation import evaluate
 from hardbench.training.loop import fit
 from hardbench.training.setup import static_overlaps
@@ -53,9 +54,9 @@ MODELS = [
 @pytest.mark.parametrize("settings", MODELS, ids=lambda settings: settings["model"])
 def test_evaluation_is_the_definition(settings):
     """On 1437 digits, which are several passes."""
-    ready = trained(dataset="digits", epochs=1, lr=0.01, repeats=2, normalize="pixel", **settings).course
+    ready = trained(dataset="digits", epochs=1, lr=0.01, repeats=2, normalize="pixel", **settings).setup
     train = ready.split.train
-    found = evaluate(ready.learner, train, ready.standardise, 10).arrays()
+    found = evaluate(ready.learner, train, ready.standardise).arrays()
     pixels = train.inputs.double()
     spread = pixels.std(0, correction=0)
     inputs = (pixels - pixels.mean(0)) / torch.where(spread > 0, spread, 1)
@@ -80,7 +81,7 @@ def test_overlaps_are_cosines(images):
 
 
 def test_static_overlap_is_of_the_standardised_training_set(images):
-    ready = course(**images, model="mlp", width=4, shift=0.5, subset_size=50)
+    ready = training_setup(**images, model="mlp", width=4, shift=0.5, subset_size=50)
     pixels = ready.split.train.inputs.double().numpy().reshape(50, -1) / 255
     labels = ready.split.train.labels.numpy()
     inputs = (pixels - pixels.mean()) / pixels.std() + 0.5
@@ -93,15 +94,15 @@ def test_static_overlap_is_of_the_standardised_training_set(images):
 
 
 def test_a_large_shift_drives_static_overlap_to_one(images):
-    ready = course(**images, model="mlp", width=4, shift=1000.0)
+    ready = training_setup(**images, model="mlp", width=4, shift=1000.0)
     assert (static_overlaps(ready.split, ready.standardise)["overlap_static"] > 0.9999).all()
 
 
 def test_the_order_of_the_samples_does_not_matter(images):
-    ready = trained(**images, model="mlp", width=12, repeats=2).course
+    ready = trained(**images, model="mlp", width=12, repeats=2).setup
     train = ready.split.train
     one, two = (
-        evaluate(ready.learner, train.pick(order), ready.standardise, 3).arrays()
+        evaluate(ready.learner, train.pick(order), ready.standardise).arrays()
         for order in (torch.arange(len(train)), torch.randperm(len(train), generator=torch.Generator().manual_seed(0)))
     )
     for name in one:
@@ -110,10 +111,10 @@ def test_the_order_of_the_samples_does_not_matter(images):
 
 
 def test_a_class_without_samples_is_nan_and_the_rest_is_not(images):
-    ready = trained(**images, model="mlp", width=12).course
+    ready = trained(**images, model="mlp", width=12).setup
     test = ready.split.test
-    there = evaluate(ready.learner, test.pick((test.labels != 1).nonzero().flatten()), ready.standardise, 3).arrays()
-    whole = evaluate(ready.learner, test, ready.standardise, 3).arrays()
+    there = evaluate(ready.learner, test.pick((test.labels != 1).nonzero().flatten()), ready.standardise).arrays()
+    whole = evaluate(ready.learner, test, ready.standardise).arrays()
     for name in ("loss_per_class", "accuracy_per_class"):
         assert there[name][0].isnan().tolist() == [False, True, False]
         torch.testing.assert_close(there[name][0, [0, 2]], whole[name][0, [0, 2]])
@@ -122,7 +123,7 @@ def test_a_class_without_samples_is_nan_and_the_rest_is_not(images):
 
 
 def test_evaluation_leaves_no_trace(images):
-    """Nor does it draw a number: training goes on the same however often one looks."""
+    """Nor does it draw a number: training goes on the same however often one measured."""
     settings = images | {"model": "cnn", "width": 4, "repeats": 2, "augment": True, "corruption_p": 0.2}
     rare, often = trained(**settings, eval_steps=(0,)), trained(**settings, eval_steps=tuple(range(14)), log_every=1)
     assert len(often.arrays["steps"]) == 15
@@ -133,16 +134,16 @@ def test_evaluation_leaves_no_trace(images):
 def test_batch_norm_is_evaluated_in_eval_mode(images):
     """A sample's loss does not depend on the samples beside it."""
     small = images | {"epochs": 1, "subset_size": 20, "batch_size": 10}
-    ready = trained(**small, model="resnet18").course
+    ready = trained(**small, model="resnet18").setup
     test = ready.split.test
-    alone = [evaluate(ready.learner, test.pick(torch.tensor([i])), ready.standardise, 3).arrays()["loss"][0].item() for i in range(4)]
-    several = evaluate(ready.learner, test.pick(torch.arange(4)), ready.standardise, 3).arrays()["loss"][0].item()
+    alone = [evaluate(ready.learner, test.pick(torch.tensor([i])), ready.standardise).arrays()["loss"][0].item() for i in range(4)]
+    several = evaluate(ready.learner, test.pick(torch.arange(4)), ready.standardise).arrays()["loss"][0].item()
     assert np.mean(alone) == pytest.approx(several, rel=1e-3)
 
 
 def test_the_training_curve_is_of_the_batch_before_its_update(images):
     """Its first point is the loss of the first batch at the initial weights."""
-    ready = course(**images, model="mlp", width=12, repeats=2, log_every=1)
+    ready = training_setup(**images, model="mlp", width=12, repeats=2, log_every=1)
     inputs, labels = ready.batches.draw()
     logits = ready.learner.predict(inputs)
     expected = [torch.nn.functional.cross_entropy(logits[r], labels[r]).item() for r in range(2)]
@@ -153,29 +154,28 @@ def test_the_training_curve_is_of_the_batch_before_its_update(images):
 
 
 def test_best_is_the_first_of_the_best_on_validation(images):
-    """Looked for at every evaluation point and at the end of every epoch."""
-    ready = course(**images | {"epochs": 6}, model="mlp", width=12, val_size=0.4, eval_steps=(0, 2), repeats=2, lr=1e-2)
-    looks = {}
-    evaluator = eye_of(ready)
+    """Searched for at every evaluation point and at the end of every epoch."""
+    ready = training_setup(**images | {"epochs": 6}, model="mlp", width=12, val_size=0.4, eval_steps=(0, 2), repeats=2, lr=1e-2)
+    measured = {}
 
-    def look(state):
+    def measure_all(state):
         if state.step in (0, 2, state.total) or state.epoch_ends:
-            looks[state.step] = evaluator.measure(state, evaluator.val)["accuracy"].tolist(), state.learner.networks.states()
+            measured[state.step] = measure(state, ready.split.val)["accuracy"].tolist(), state.learner.networks.states()
 
-    fit(ready.learner, ready.batches, ready.total, [look])
-    best = run(course(**images | {"epochs": 6}, model="mlp", width=12, val_size=0.4, eval_steps=(0, 2), repeats=2, lr=1e-2))[0].best
+    fit(ready.learner, ready.batches, ready.total, [measure_all])
+    best = run(training_setup(**images | {"epochs": 6}, model="mlp", width=12, val_size=0.4, eval_steps=(0, 2), repeats=2, lr=1e-2))[0].best
     for r in range(2):
-        highest = max(accuracy[r] for accuracy, _ in looks.values())
-        step = min(step for step, (accuracy, _) in looks.items() if accuracy[r] == highest)
+        highest = max(accuracy[r] for accuracy, _ in measured.values())
+        step = min(step for step, (accuracy, _) in measured.items() if accuracy[r] == highest)
         assert (best.step[r], best.accuracy[r]) == (step, pytest.approx(highest))
-        assert all(torch.equal(best.networks[r][name], value) for name, value in looks[step][1][r].items())
+        assert all(torch.equal(best.networks[r][name], value) for name, value in measured[step][1][r].items())
 
 
 def test_float_inputs_need_no_unit():
     """uint8 pixels and the same numbers over 255 are the same samples."""
-    ready = course(dataset="digits", model="mlp", width=8)
+    ready = training_setup(dataset="digits", model="mlp", width=8)
     floats = ready.split.test
     pixels = Samples.of((floats.inputs * 16 * 15).to(torch.uint8), floats.labels)
     scaled = Samples.of(pixels.inputs.float() / 255, floats.labels)
-    one, two = (evaluate(ready.learner, samples, ready.standardise, 10).arrays()["loss"] for samples in (pixels, scaled))
+    one, two = (evaluate(ready.learner, samples, ready.standardise).arrays()["loss"] for samples in (pixels, scaled))
     torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)

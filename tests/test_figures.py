@@ -173,7 +173,7 @@ def test_what_was_not_measured_is_said(kind, array):
 
 
 def test_band_is_one_standard_error_and_absent_for_one_repeat():
-    _, axes = style.sheet()
+    _, axes = style.sheet(1, 1)
     values = np.array([[1.0, 2.0, np.nan], [3.0, 2.0, 5.0]])
     line = style.band(axes[0, 0], np.arange(3), values, "name")
     np.testing.assert_allclose(line.get_ydata(), [2, 2, 5])

@@ -27,16 +27,16 @@ def blobs(count=COUNT, features=FEATURES, classes=CLASSES):
 def ready(repeats=2, weights=None, precision="fp32", epochs=6):
     settings = training_settings(InversionSettings(dataset="digits", epochs=epochs, widths=(7, 5)), precision)
     streams = [seeding.Seeds(0).child("repeat", r) for r in range(repeats)]
-    student = FullBatch(build((FEATURES,), CLASSES, settings, streams), settings, epochs, weights)
-    return student, Batches(blobs(), Standardise(torch.zeros(1), torch.ones(1)), "full", streams, [0.0] * repeats)
+    learner = FullBatch(build((FEATURES,), CLASSES, settings, streams), settings, epochs, weights)
+    return learner, Batches(blobs(), Standardise(torch.zeros(1), torch.ones(1)), "full", streams, [0.0] * repeats)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_step_is_that_of_the_plain_network_on_its_own_samples(weighted):
     weights = (torch.rand(2, COUNT, generator=torch.Generator().manual_seed(1)) < 0.6).float() if weighted else None
-    student, batches = ready(weights=weights)
-    members = [student.networks.member(r) for r in range(2)]
-    scalars = student.update(*batches.draw())
+    learner, batches = ready(weights=weights)
+    members = [learner.networks.member(r) for r in range(2)]
+    scalars = learner.update(*batches.draw())
     for r, member in enumerate(members):
         keep = slice(None) if weights is None else weights[r].bool()
         inputs, labels = batches.train.inputs[keep], batches.train.labels[keep]
@@ -45,24 +45,24 @@ def test_a_step_is_that_of_the_plain_network_on_its_own_samples(weighted):
         loss.backward()
         torch.testing.assert_close(scalars["loss"][r], loss.detach())
         torch.testing.assert_close(scalars["accuracy"][r], (logits.argmax(1) == labels).float().mean())
-        after = student.networks.member_state(r)
+        after = learner.networks.member_state(r)
         for name, parameter in member.named_parameters():
             torch.testing.assert_close(after[name], parameter.detach() - 0.1 * parameter.grad, rtol=1e-5, atol=1e-6)
 
 
 def test_what_a_step_saw_are_the_weights_before_it():
-    student, batches = ready()
-    student.update(*batches.draw())
-    before = [student.networks.member(r) for r in range(2)]
-    student.update(*batches.draw())
+    learner, batches = ready()
+    learner.update(*batches.draw())
+    before = [learner.networks.member(r) for r in range(2)]
+    learner.update(*batches.draw())
     for r, member in enumerate(before):
         layers = member.activations(batches.train.inputs)
-        for found, expected in zip(student.last_pass.activations, layers, strict=True):
+        for found, expected in zip(learner.last_pass.activations, layers, strict=True):
             torch.testing.assert_close(found[r].t(), expected)
-        torch.testing.assert_close(student.last_pass.logits[r].t(), member(batches.train.inputs))
-    now = student.forward_all(batches.draw()[0])
-    torch.testing.assert_close(now.logits[0].t(), student.networks.member(0)(batches.train.inputs))
-    assert not torch.allclose(now.logits, student.last_pass.logits)
+        torch.testing.assert_close(learner.last_pass.logits[r].t(), member(batches.train.inputs))
+    now = learner.forward_all(batches.draw()[0])
+    torch.testing.assert_close(now.logits[0].t(), learner.networks.member(0)(batches.train.inputs))
+    assert not torch.allclose(now.logits, learner.last_pass.logits)
 
 
 def test_looking_before_the_first_update_leaves_training_as_it_is():
@@ -70,8 +70,8 @@ def test_looking_before_the_first_update_leaves_training_as_it_is():
     (looked, batches), (other, _) = ready(), ready()
     inputs, labels = batches.draw()
     looked.forward_all(inputs)
-    for student in (looked, other):
-        student.update(inputs, labels)
+    for learner in (looked, other):
+        learner.update(inputs, labels)
     for name, value in looked.networks.state_dict().items():
         assert torch.equal(value, other.networks.state_dict()[name])
 

@@ -154,11 +154,11 @@ def parsed(*line):
         if isinstance(config, sweep.CampaignSettings):
             sweep.cells_of(config)
 
-    def without_work(command, name, settings, work, **more):
-        made(command, name, settings, stub, **more)
+    def without_work(command, name, settings, text, work):
+        made(command, name, settings, text, stub)
 
-    made = command_line._Command.__init__
-    with redirect_stdout(shown), redirect_stderr(told), patch.object(command_line._Command, "__init__", without_work):
+    made = command_line.SettingsCommand.__init__
+    with redirect_stdout(shown), redirect_stderr(told), patch.object(command_line.SettingsCommand, "__init__", without_work):
         code = main(list(line))
     if code:
         assert code in CODES, line
@@ -355,11 +355,11 @@ def test_checkpoints_of_a_run(data):
         if name == "best":
             evaluation.restore(run, config, prepare(config, config.seed), name)
             return
-        course = train.prepare(config).setup
+        setup = train.prepare(config).setup
         found = checkpoints.load(path, checkpoints.TRAINING)
-        with checkpoints.restoring(path, found["steps"], course.total):
-            course.learner.load(found)
-            course.batches.load(found["batches"])
+        with checkpoints.restoring(path, found["steps"], setup.total):
+            setup.learner.load(found)
+            setup.batches.load(found["batches"])
 
     try:
         read_or_refused(act)

@@ -55,7 +55,8 @@ LINES = (
     ("declaration",),
     ("registry", "seeding", "products"),
     ("archives", "artifacts"),
-    ("files", "locks", "openmp", "ram", "signals", "streams", "yaml_text"),
+    ("files",),
+    ("locks", "openmp", "ram", "signals", "streams", "yaml_text"),
     ("errors",),
 )
 LEVEL = {unit: line for line, units in enumerate(LINES) for unit in units}

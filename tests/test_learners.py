@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from setups import copied, course, equal_weights, images_in_classes, trained
+from setups import copied, equal_weights, images_in_classes, trained, training_setup
 from torch import nn
 from torch.nn import functional
 
@@ -52,7 +52,7 @@ DISTANCES = {  # of q = q_i from after = q_{i+1}, by definition
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_greedy_losses_are_the_definition(images, variant, similarity):
     """In double precision, from the plain members alone."""
-    ready = course(**images, **GREEDY, ace_variant=variant, similarity=similarity, tau=0.5, lambda_ace=0.3, repeats=2)
+    ready = training_setup(**images, **GREEDY, ace_variant=variant, similarity=similarity, tau=0.5, lambda_ace=0.3, repeats=2)
     inputs, labels = _batch(ready)
     found = ready.learner.backward(inputs, labels)
     for r in range(2):
@@ -128,7 +128,7 @@ def test_the_closed_form_is_the_gradient(variant, spread):
 
 
 def test_a_layers_loss_reaches_that_layer_alone(images):
-    ready = course(**images, **GREEDY, repeats=2)
+    ready = training_setup(**images, **GREEDY, repeats=2)
     networks = ready.learner.networks
     inputs, labels = _batch(ready)
     parameters = [list(block.parameters()) for block in networks.blocks]
@@ -156,7 +156,7 @@ def test_a_layers_loss_reaches_that_layer_alone(images):
 )
 def test_every_layer_gets_the_gradient_of_its_own_loss(images, more):
     """Against one plain layer at a time: its input and the next layer's q are constants."""
-    ready = course(**images | GREEDY | {"lambda_ace": 0.4, "repeats": 2} | more)
+    ready = training_setup(**images | GREEDY | {"lambda_ace": 0.4, "repeats": 2} | more)
     inputs, labels = _batch(ready)
     config = ready.config
     ready.learner.optimizer.zero_grad()
@@ -185,7 +185,7 @@ def test_one_forward_is_two(images, variant, more):
     """Bit for bit: layer after layer, a second forward pass for q_{i+1}, an Adam of its own for each (as published)."""
     settings = images | GREEDY | {"ace_variant": variant, "repeats": 2, "lr": 3e-3} | more
     once = trained(**settings)
-    ready = course(**settings)
+    ready = training_setup(**settings)
     networks, config = ready.learner.networks.train(), ready.config
     adams = [torch.optim.Adam(block.parameters(), weight_decay=config.weight_decay, fused=True) for block in networks.blocks]
     for step in range(ready.total):
@@ -212,7 +212,7 @@ def test_one_forward_is_two(images, variant, more):
 
 @pytest.mark.parametrize("settings", [{"model": "mlp", "widths": (19, 33)}, GREEDY, {"model": "cnn", "width": 5}, {"model": "simple_cnn"}])
 def test_a_member_is_plain_pytorch(images, settings):
-    networks = trained(**images | {"epochs": 1}, **settings, repeats=2).course.learner.networks.eval()
+    networks = trained(**images | {"epochs": 1}, **settings, repeats=2).setup.learner.networks.eval()
     inputs = torch.randn(2, 11, 1, 7, 9)
     own, shared = networks(inputs), networks(inputs[0])
     for r in range(2):
@@ -233,7 +233,7 @@ def test_a_member_is_plain_pytorch(images, settings):
 @pytest.mark.parametrize("model", ["mlp", "gmlp", "cnn", "resnet18"])
 def test_states_go_out_and_come_in(images, model):
     small = images | {"model": model, "repeats": 2, "epochs": 1, "subset_size": 20, "batch_size": 10}
-    one, two = trained(**small).course.learner.networks.eval(), course(**small, seed=1).learner.networks.eval()
+    one, two = trained(**small).setup.learner.networks.eval(), training_setup(**small, seed=1).learner.networks.eval()
     states = one.states()
     assert not any(map(equal_weights, states, two.states()))
     two.load_states(states)
@@ -250,7 +250,7 @@ def test_states_go_out_and_come_in(images, model):
 
 
 def test_callbacks_are_called_once_a_step(images):
-    ready = course(**images, model="mlp", width=4)
+    ready = training_setup(**images, model="mlp", width=4)
     seen = []
     assert fit(ready.learner, ready.batches, ready.total, [lambda state: seen.append((state.step, state.epoch_ends, state.last))]) == 14
     assert [step for step, _, _ in seen] == list(range(15))

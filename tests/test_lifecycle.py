@@ -5,11 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from setups import course, different_arrays, equal_weights, images_in_classes, run
+from setups import different_arrays, equal_weights, images_in_classes, run, training_setup
 
 from hardbench.errors import TrainingError
 from hardbench.hard_samples.recorder import LogitRecorder, is_complete
 from hardbench.training.callbacks import Records
+from hardbench.training.loop import TrainState
 
 SETTINGS = {"repeats": 2, "epochs": 2, "batch_size": 13, "width": 12, "layer_metrics": ("probe_accuracy",), "log_every": 2}
 
@@ -18,33 +19,33 @@ SETTINGS = {"repeats": 2, "epochs": 2, "batch_size": 13, "width": 12, "layer_met
 def test_a_state_of_any_step_goes_on_to_the_same_arrays(tmp_path, step):
     """Step 0 above all: for the first minute it is the only one there is."""
     dataset = images_in_classes(tmp_path / "images.npz")
-    undisturbed, state = run(course(dataset=dataset, **SETTINGS), until=step)
-    again, _ = run(course(dataset=dataset, **SETTINGS), state)
+    undisturbed, state = run(training_setup(dataset=dataset, **SETTINGS), until=step)
+    again, _ = run(training_setup(dataset=dataset, **SETTINGS), state)
     assert again.arrays["accuracy"].shape[1] == len(again.arrays["steps"]) == len(set(again.arrays["steps"]))
     assert different_arrays(undisturbed.arrays, again.arrays, [0, 1]) == []
     assert all(map(equal_weights, undisturbed.weights, again.weights))
 
 
-def _moment(step):
-    return SimpleNamespace(step=step, learner=SimpleNamespace(stopped={}))
+def _state(step):
+    return TrainState(step, 9, SimpleNamespace(stopped={}), None, {})
 
 
 def test_a_row_never_stands_without_its_step():
     records, row = Records(), {"loss": torch.zeros(2)}
-    records.add("steps", _moment(0), row)
+    records.add("steps", _state(0), row)
     with pytest.raises(ValueError, match="loss: 1 rows before point 1 of steps"):
-        records.add("steps", _moment(0), row)
+        records.add("steps", _state(0), row)
     with pytest.raises(ValueError, match="steps: step 3 after step 5"):
-        records.add("steps", _moment(5), row)
-        records.add("steps", _moment(3), row)
+        records.add("steps", _state(5), row)
+        records.add("steps", _state(3), row)
     with pytest.raises(ValueError, match="late: 0 rows before point 2 of steps"):
-        records.add("steps", _moment(5), {"late": torch.zeros(2)})
+        records.add("steps", _state(5), {"late": torch.zeros(2)})
 
 
 def test_an_array_that_lacks_a_point_is_never_handed_on():
     records = Records()
-    records.add("steps", _moment(0), {"loss": torch.zeros(2), "accuracy": torch.zeros(2)})
-    records.add("steps", _moment(1), {"loss": torch.ones(2)})
+    records.add("steps", _state(0), {"loss": torch.zeros(2), "accuracy": torch.zeros(2)})
+    records.add("steps", _state(1), {"loss": torch.ones(2)})
     with pytest.raises(ValueError, match="accuracy has 1 rows for 2 points of steps"):
         records.arrays()
     with pytest.raises(TrainingError, match="checkpoint: accuracy has 1 rows for 2 points of steps"):
@@ -54,8 +55,8 @@ def test_an_array_that_lacks_a_point_is_never_handed_on():
 def test_what_is_measured_at_the_end_has_no_steps():
     records = Records()
     for step in (0, 4, 9):
-        records.add("steps", _moment(step), {"loss": torch.full((2,), float(step))})
-    records.add("end", _moment(9), {"final": torch.ones(2, 3)})
+        records.add("steps", _state(step), {"loss": torch.full((2,), float(step))})
+    records.add("end", _state(9), {"final": torch.ones(2, 3)})
     again = Records()
     again.load(records.state())
     for found in (records.arrays(), again.arrays()):
@@ -66,13 +67,13 @@ def test_what_is_measured_at_the_end_has_no_steps():
 
 
 def test_a_point_counts_as_recorded_when_its_file_is_whole(tmp_path):
-    ready = course(dataset=images_in_classes(tmp_path / "images.npz"), **SETTINGS)
-    tape = LogitRecorder(ready.batches.train, ready.standardise, tmp_path / "dynamics", lambda name: None)
-    tape(SimpleNamespace(step=0, learner=ready.learner))
-    assert [path.name for path in tape.folder.iterdir()] == ["000000000.npy"]
+    ready = training_setup(dataset=images_in_classes(tmp_path / "images.npz"), **SETTINGS)
+    recorder = LogitRecorder(ready.batches.train, ready.standardise, tmp_path / "dynamics", lambda name: None)
+    recorder(TrainState(0, ready.total, ready.learner, ready.batches, {}))
+    assert [path.name for path in recorder.folder.iterdir()] == ["000000000.npy"]
     with pytest.raises(TrainingError, match=r"record_dynamics: .*000000007\.npy;"):
-        tape.arrays(np.array([0, 7]))
+        recorder.arrays(np.array([0, 7]))
     assert not is_complete(tmp_path / "dynamics.npz", np.array([0]))
-    np.savez(tmp_path / "dynamics.npz", **tape.arrays(np.array([0])))
+    np.savez(tmp_path / "dynamics.npz", **recorder.arrays(np.array([0])))
     assert is_complete(tmp_path / "dynamics.npz", np.array([0]))
     assert not is_complete(tmp_path / "dynamics.npz", np.array([0, 7]))

@@ -187,7 +187,7 @@ def test_counts_of_two_data_sets_are_never_added_up(killed, capsys):
     capsys.readouterr()
     assert main(["resume", "last"]) == 5
     told = capsys.readouterr().err.splitlines()
-    assert told == [f"hardbench: run: {broken.id}; the data set is not the one whose images it has counted so far"]
+    assert told == [f"hardbench: run: {broken.id}; the data set is not the one it was started on"]
     np.savez(killed, **arrays)
     assert main(["resume", "last"]) == 0
     assert (last().id, last().status) == (broken.id, "FINISHED")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from setups import course, trained
+from setups import trained, training_setup
 
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import moments, standardise_for
@@ -71,10 +71,10 @@ def test_images_keep_their_constants(how, shape):
 
 def test_given_constants_are_one_or_one_per_feature(tumours):
     given = tuple(float(value) for value in range(30))
-    assert torch.equal(course(**tumours, mean=given).standardise.mean, torch.tensor(given))
-    assert torch.equal(course(**tumours, mean=(2.0,)).standardise.mean, torch.full((30,), 2.0))
+    assert torch.equal(training_setup(**tumours, mean=given).standardise.mean, torch.tensor(given))
+    assert torch.equal(training_setup(**tumours, mean=(2.0,)).standardise.mean, torch.full((30,), 2.0))
     with pytest.raises(ConfigError, match=r"^mean: \[0\.0, 1\.0\]; as many numbers as 1 or 30$"):
-        course(**tumours, mean=(0.0, 1.0))
+        training_setup(**tumours, mean=(0.0, 1.0))
 
 
 @pytest.mark.parametrize("how", ["channel", "pixel"])

@@ -16,7 +16,7 @@ from setups import equal_weights, images_in_classes
 
 from hardbench import tracking
 from hardbench.errors import Killed, TrackingError, TrainingError
-from hardbench.lifecycle import launch, resume
+from hardbench.lifecycle import launch
 from hardbench.stored import StoredRun
 from hardbench.studies import train
 from hardbench.training import checkpoints
@@ -82,7 +82,7 @@ def killed(tmp_path_factory):
 
 def _resume(run):
     """Go on, without the checkpoint after every step that made the interruption likely to fall between two of them."""
-    return resume(train, run, run.settings(train.Config, {"checkpoint_every": 60.0}))
+    return launch(train, run.settings(train.Config, {"checkpoint_every": 60.0}), run)
 
 
 def _assert_same(again, whole):
@@ -162,7 +162,7 @@ def test_other_data_is_refused(killed, tmp_path):
     rows["x_train"][0, 0, 0] ^= 1
     np.savez(tmp_path / "images.npz", **rows)
     with pytest.raises(TrainingError, match="the data set is not the one it was started on"):
-        resume(train, run, run.settings(train.Config, {"dataset": f"npz:{tmp_path / 'images.npz'}"}))
+        launch(train, run.settings(train.Config, {"dataset": f"npz:{tmp_path / 'images.npz'}"}), run)
     assert tracking.find(run.id, ["train"], finished=False).status == "KILLED"
 
 

@@ -59,9 +59,9 @@ def test_dynamics_are_the_logits_of_the_training_set(recorded):
     split = train.prepare(config).setup.split
     np.testing.assert_array_equal(found["index"], split.train.index)
     state = torch.load(recorded.file("checkpoints/last.pt"), weights_only=True)
-    course = train.prepare(config).setup
-    course.learner.networks.load_states(state["networks"])
-    logits = course.learner.predict(course.standardise(split.train.inputs, 255.0))
+    setup = train.prepare(config).setup
+    setup.learner.networks.load_states(state["networks"])
+    logits = setup.learner.predict(setup.standardise(split.train.inputs, 255.0))
     np.testing.assert_allclose(found["logits"][:, -1], logits, rtol=1e-4, atol=1e-5)
 
 

@@ -126,19 +126,23 @@ def _planted(n=400, share=0.1, seed=0):
     return rng, rng.permutation(positive)
 
 
+def average_precision(scores, positive):
+    return detection.average_precision(scores, positive, np.ones((1, len(scores)))).item()
+
+
 def test_average_precision_is_that_of_scikit_learn():
     rng, positive = _planted()
     for scores in (rng.random(400), rng.integers(0, 5, 400).astype(float), positive.astype(float), -1.0 * positive, np.zeros(400)):
-        assert detection.average_precision(scores, positive) == pytest.approx(average_precision_score(positive, scores))
-    assert np.isnan(detection.average_precision(rng.random(400), np.zeros(400, bool)))
+        assert average_precision(scores, positive) == pytest.approx(average_precision_score(positive, scores))
+    assert np.isnan(average_precision(rng.random(400), np.zeros(400, bool)))
 
 
 def test_a_random_score_has_the_base_rate_and_higher_means_positive():
     rng, positive = _planted(4000)
-    values = np.array([detection.average_precision(rng.random(4000), positive) for _ in range(60)])
+    values = np.array([average_precision(rng.random(4000), positive) for _ in range(60)])
     assert abs(values.mean() - 0.1) < 3 * values.std(ddof=1) / np.sqrt(60)
-    assert detection.average_precision(positive + 0.1 * rng.random(4000), positive) == 1
-    assert detection.average_precision(-1.0 * positive + 0.1 * rng.random(4000), positive) < 0.1
+    assert average_precision(positive + 0.1 * rng.random(4000), positive) == 1
+    assert average_precision(-1.0 * positive + 0.1 * rng.random(4000), positive) < 0.1
 
 
 def test_detection_counts_and_its_interval():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from projects import all_runs, new_project
-from setups import course
+from setups import training_setup
 
 from hardbench import seeding
 from hardbench.cli import main
@@ -99,15 +99,15 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 import torch
-from setups import course
+from setups import training_setup
 from hardbench.training import memory
-ready = course(subset_size=64, width=16)
+ready = training_setup(subset_size=64, width=16)
 for _ in range(2):
     ready.learner.update(*ready.batches.draw())
 def taken():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 before = taken()
-ready = course(width=1024, depth=3, repeats=8, optimizer="adam")
+ready = training_setup(width=1024, depth=3, repeats=8, optimizer="adam")
 for _ in range(2):
     ready.learner.update(*ready.batches.draw())
 config = ready.config
@@ -162,9 +162,9 @@ else:
     cuts = [order.train_slice(p, q, False) for p in config.train_ratios for q in config.remaining_train_ratios]
     plain = lambda one: training_settings(one, "fp32")
     streams = [seeding.Seeds(0).child("repeat", r) for r in range(config.repeats)]
-    course = slices.SliceTraining(data, cuts, streams, plain(config))
-    fit(course.learner, course.batches, 2, [])
-    course.accuracies()
+    training = slices.SliceTraining(data, cuts, streams, plain(config))
+    fit(training.learner, training.batches, 2, [])
+    training.accuracies()
     found = slices.estimate(split, plain)(config, config.repeats * len(cuts))
 print(taken("VmHWM") - before, found)
 """
@@ -196,12 +196,12 @@ def test_a_model_that_looks_at_numbers_is_built_all_the_same(monkeypatch):
 
     monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))
     MODELS.add("picky")(build)
-    assert course(model="picky", repeats=3).learner.networks.repeats == 3
+    assert training_setup(model="picky", repeats=3).learner.networks.repeats == 3
 
 
 def test_a_model_that_refuses_says_so_itself():
     with pytest.raises(ConfigError, match=r"^depth: 9; at most 3 for images of side 8"):
-        course(model="cnn", depth=9)
+        training_setup(model="cnn", depth=9)
 
 
 def test_what_is_available_is_some_of_what_there_is():

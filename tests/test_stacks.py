@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from projects import all_runs, last, new_project
-from setups import copied, course, different_arrays, equal_weights, eye_of, images_in_classes, run, stacked_is_alone, trained
+from setups import copied, different_arrays, equal_weights, images_in_classes, run, stacked_is_alone, trained, training_setup
 from torch import nn
 
 from hardbench import seeding
@@ -102,11 +102,12 @@ def images(tmp_path_factory):
 
 def own_number(found):
     """Test loss and accuracy that the stored weights give in networks made anew."""
-    ready = found.course
-    again = course(**{name: getattr(ready.config, name) for name in ready.config.as_dict() if getattr(ready.config, name) is not None})
+    ready = found.setup
+    again = training_setup(
+        **{name: getattr(ready.config, name) for name in ready.config.as_dict() if getattr(ready.config, name) is not None}
+    )
     again.learner.networks.restore(found.weights)
-    evaluator = eye_of(again)
-    arrays = evaluate(again.learner, evaluator.test, evaluator.standardise, evaluator.num_classes).arrays()
+    arrays = evaluate(again.learner, again.split.test, again.standardise).arrays()
     return {name: arrays[name].numpy() for name in ("loss", "accuracy", "loss_per_class")}
 
 
@@ -120,8 +121,8 @@ def test_networks_share_nothing(model, images, inside, data):
     settings = TINY | model(INSIDE[inside]) | (images if data == "images" else VECTORS)
     assert stacked_is_alone(**settings) == []
     found = trained(**settings, repeats=3)
-    assert isinstance(found.course.learner.networks, Looped)
-    plain = found.course.learner.networks.member(1)
+    assert isinstance(found.setup.learner.networks, Looped)
+    plain = found.setup.learner.networks.member(1)
     assert found.weights[0].keys() == plain.state_dict().keys()
     for name, value in own_number(found).items():
         np.testing.assert_array_equal(value, found.arrays[name][:, -1])
@@ -174,7 +175,7 @@ def test_what_is_no_chain_is_named(kind):
 def test_batch_norm_of_vectors_takes_no_single_sample(model):
     settings = TINY | VECTORS | model(INSIDE["batch norm"]) | {"val_size": 0, "batch_size": 37}
     with pytest.raises(ConfigError, match=r"^batch_size: 37; one that leaves no batch of a single sample"):
-        course(**settings)
+        training_setup(**settings)
 
 
 # dropout
@@ -187,11 +188,11 @@ def test_every_network_has_its_own_dropout(model, images, inside, data):
     settings = TINY | model(DROPPED[inside]) | (images if data == "images" else VECTORS)
     assert stacked_is_alone(**settings) == []
     whole = trained(**settings, repeats=3)
-    assert isinstance(whole.course.learner.networks, Looped if inside == "looped" else Stacked)
+    assert isinstance(whole.setup.learner.networks, Looped if inside == "looped" else Stacked)
     torch.rand(7)
-    _, state = run(course(**settings, repeats=3), until=4)
+    _, state = run(training_setup(**settings, repeats=3), until=4)
     torch.rand(3)
-    again, _ = run(course(**settings, repeats=3), state=state)
+    again, _ = run(training_setup(**settings, repeats=3), state=state)
     assert different_arrays(whole.arrays, again.arrays, [0, 1, 2]) == []
     assert all(map(equal_weights, whole.weights, again.weights))
 
@@ -222,7 +223,7 @@ def test_dropout_does_what_torchs_does():
 @pytest.mark.parametrize("inside", [nn.AlphaDropout, nn.RReLU], ids=lambda kind: kind.__name__)
 def test_what_only_knows_the_global_stream_is_refused(model, inside):
     with pytest.raises(ConfigError, match=rf"^model: blocks\.0\.2 \({inside.__name__}\) draws from torch's global stream"):
-        course(**TINY, **VECTORS, **model(inside))
+        training_setup(**TINY, **VECTORS, **model(inside))
 
 
 def test_dropout_that_hides_is_told_before_there_is_a_run(model, monkeypatch, tmp_path, capfd):
@@ -240,7 +241,7 @@ def test_a_set_up_draws_from_no_stream():
     torch.manual_seed(3)
     before = torch.get_rng_state()
     images = {"gaussian_shape": (3, 32, 32), "gaussian_train": 5, "gaussian_test": 5}
-    ready = course(**TINY | {"dataset": "gaussian", "batch_size": 20} | images, model="vgg11", repeats=1, dropout=0.5)
+    ready = training_setup(**TINY | {"dataset": "gaussian", "batch_size": 20} | images, model="vgg11", repeats=1, dropout=0.5)
     assert torch.equal(before, torch.get_rng_state())
     fresh = MODELS["vgg11"].call(
         ready.split.train.shape, ready.split.num_classes, ready.config, seeding.networks(0, 0, ready.config.repeats)
@@ -292,7 +293,7 @@ BROKEN = {
 @pytest.mark.parametrize("wrong", WRONG | BROKEN)
 @pytest.mark.parametrize("model", ["mlp", "gmlp", "cnn"])
 def test_weights_fit_or_are_refused(images, model, wrong):
-    ready = course(**images, **TINY, model=model, width=6, repeats=2)
+    ready = training_setup(**images, **TINY, model=model, width=6, repeats=2)
     before, states = copied(ready.learner.networks.states()), copied(ready.learner.networks.states())
     (WRONG | BROKEN)[wrong](states)
     with pytest.raises(TrainingError, match=r"^checkpoint: ") as told:
@@ -320,8 +321,8 @@ STATES = {
 def test_a_state_of_something_else_is_told(model, wrong):
     settings = TINY | VECTORS | model(DROPPED["ours"]) | {"repeats": 2}
     found = trained(**settings)
-    state = copy.deepcopy(found.course.learner.state())
+    state = copy.deepcopy(found.setup.learner.state())
     STATES[wrong](state)
     with pytest.raises(TrainingError, match=r"^checkpoint: ") as told:
-        course(**settings).learner.load(state)
+        training_setup(**settings).learner.load(state)
     assert "\n" not in str(told.value)

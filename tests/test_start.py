@@ -144,7 +144,7 @@ import os, subprocess, sys
 from hardbench import openmp
 before = "torch" in sys.modules
 openmp.runnable = lambda: 1 + BESIDE
-openmp.wait_briefly()
+openmp.set_policy()
 from hardbench import machine
 code = "import os; print(*(os.environ.get(n) for n in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')))"
 child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

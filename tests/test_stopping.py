@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from setups import course, different_arrays, equal_weights, images_in_classes, run, trained
+from setups import different_arrays, equal_weights, images_in_classes, run, trained, training_setup
 
 from hardbench.training.evaluation import reaches
 
@@ -26,10 +26,10 @@ APART = {"mlp": {"model": "mlp", "width": 20, "lr": 2e-3}, "cnn": {"model": "cnn
 def test_a_network_that_reaches_its_target_is_frozen(images, settings):
     settings = images | settings | STOP
     found = trained(**settings, repeats=3)
-    steps, epoch = found.arrays["steps"], found.course.batches.per_epoch
+    steps, epoch = found.arrays["steps"], found.setup.batches.per_epoch
     assert sorted(found.stopped) == [0, 1, 2]
     assert len(set(found.stopped.values())) > 1  # they stop apart, or nothing is tested here
-    assert steps[-1] == max(found.stopped.values()) < found.course.total
+    assert steps[-1] == max(found.stopped.values()) < found.setup.total
     for r, step in found.stopped.items():
         assert step % epoch == 0
         free = trained(**settings | {"repeats": 1, "first_repeat": r, "stop_at_target": False, "epochs": step // epoch})
@@ -46,7 +46,7 @@ def test_a_network_that_reaches_its_target_is_frozen(images, settings):
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_the_target_counts_the_whole_training_set(model):
     """1437 digits are several passes: one sample more than there are right is not reached."""
-    ready = trained(dataset="digits", model=model, width=8, epochs=1, repeats=2).course
+    ready = trained(dataset="digits", model=model, width=8, epochs=1, repeats=2).setup
     train = ready.batches.train
     right = (ready.learner.predict(ready.standardise(train.inputs, 1.0)).argmax(-1) == train.labels).sum(-1).tolist()
     for r, count in enumerate(right):
@@ -57,7 +57,7 @@ def test_the_target_counts_the_whole_training_set(model):
 def test_the_target_is_of_clean_inputs(images):
     """Most pixels are replaced in training, so that its own accuracy is far below; the clean training set is what counts."""
     found = trained(**images | STOP | {"epochs": 40, "target_accuracy": 0.9}, model="mlp", width=20, lr=2e-3, corruption_p=0.8)
-    epoch = found.course.batches.per_epoch
+    epoch = found.setup.batches.per_epoch
     last = found.arrays["log_steps"] > found.stopped[0] - epoch
     assert np.nanmean(found.arrays["train_accuracy"][0][last]) < 0.8
 
@@ -65,8 +65,8 @@ def test_the_target_is_of_clean_inputs(images):
 def test_stopping_survives_an_interruption(images):
     settings = images | {"model": "mlp", "width": 20, "lr": 2e-3, "repeats": 3} | STOP
     first = min(trained(**settings).stopped.values())
-    whole, state = run(course(**settings), until=first + 2)
-    again, _ = run(course(**settings), state=state)
+    whole, state = run(training_setup(**settings), until=first + 2)
+    again, _ = run(training_setup(**settings), state=state)
     assert again.stopped == whole.stopped
     assert different_arrays(whole.arrays, again.arrays, [0, 1, 2]) == []
     assert all(map(equal_weights, whole.weights, again.weights))
@@ -94,11 +94,11 @@ def _first_bad_step(ready):
 
 
 def test_a_network_that_diverges_is_frozen_and_the_others_finish(images):
-    step = _first_bad_step(_spoil(course(**images, **WILD)))
+    step = _first_bad_step(_spoil(training_setup(**images, **WILD)))
     assert step > 1
-    sane, wild = trained(**images, **WILD), run(_spoil(course(**images, **WILD)))[0]
-    assert (wild.course.learner.diverged, wild.stopped) == ({1: step}, {1: step})
-    assert wild.arrays["steps"][-1] == wild.course.total == sane.arrays["steps"][-1]
+    sane, wild = trained(**images, **WILD), run(_spoil(training_setup(**images, **WILD)))[0]
+    assert (wild.setup.learner.diverged, wild.stopped) == ({1: step}, {1: step})
+    assert wild.arrays["steps"][-1] == wild.setup.total == sane.arrays["steps"][-1]
     for r in (0, 2):
         assert equal_weights(wild.weights[r], sane.weights[r])
         kept = np.isin(wild.arrays["steps"], sane.arrays["steps"])
@@ -108,7 +108,7 @@ def test_a_network_that_diverges_is_frozen_and_the_others_finish(images):
 
 def test_what_a_diverged_network_measured_afterwards_is_nan(images):
     """Also between its step and the state it was noticed: an accuracy of weights that are not numbers is none."""
-    wild = run(_spoil(course(**images, **WILD)))[0]
+    wild = run(_spoil(training_setup(**images, **WILD)))[0]
     step = wild.stopped[1]
     for name, values in wild.arrays.items():
         if values.ndim > 1 and not name.startswith("val"):
@@ -119,16 +119,16 @@ def test_what_a_diverged_network_measured_afterwards_is_nan(images):
 
 def test_divergence_survives_an_interruption(images):
     """Noticed or not when the checkpoint was written: the same step is named, the same is recorded."""
-    step = _first_bad_step(_spoil(course(**images, **WILD)))
-    whole, state = run(_spoil(course(**images, **WILD)), until=step + 3)
-    again, _ = run(course(**images, **WILD), state=state)
-    assert again.course.learner.diverged == whole.course.learner.diverged
+    step = _first_bad_step(_spoil(training_setup(**images, **WILD)))
+    whole, state = run(_spoil(training_setup(**images, **WILD)), until=step + 3)
+    again, _ = run(training_setup(**images, **WILD), state=state)
+    assert again.setup.learner.diverged == whole.setup.learner.diverged
     assert different_arrays(whole.arrays, again.arrays, [0, 1, 2]) == []
 
 
 def test_a_diverged_network_is_never_best(images):
     """Weights that are not numbers predict class 0, and may well be right more often than the network was before."""
-    ready = course(**images, **WILD, val_size=0.3)
+    ready = training_setup(**images, **WILD, val_size=0.3)
     shares = ready.split.val.labels.bincount(minlength=3)
     rarest = int(shares.argmin())
     assert shares[0] > shares[rarest]
@@ -143,5 +143,5 @@ def test_a_diverged_network_is_never_best(images):
 
 def test_training_ends_when_all_have_diverged(images):
     wild = trained(**images, **WILD | {"repeats": 2, "lr": 1e30})
-    assert wild.arrays["steps"][-1] < wild.course.total
+    assert wild.arrays["steps"][-1] < wild.setup.total
     assert sorted(wild.stopped) == [0, 1]

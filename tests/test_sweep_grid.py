@@ -143,13 +143,13 @@ def test_cells_that_differ_in_seed_level_or_noise_share_stacks(monkeypatch, tmp_
     made = plan(
         layer_metrics="none", widths="8", seed="0,1", corruption_p="0,0.5", noise_ratio="0,0.1", activation="relu,tanh", repeats="3"
     )
-    work = jobs.stacks(made.cells, range(16), made.data, False, 1)
+    work = jobs.stacks(made.cells, range(16), False, 1)
     assert [job.networks for job in work] == [20, 4, 20, 4]
     assert sorted((part.cell, r) for job in work for part in job.parts for r in range(part.first, part.first + part.count)) == [
         (cell, r) for cell in range(16) for r in range(3)
     ]
     assert len({made.cells[part.cell].config.activation for part in work[0].parts}) == 1
-    assert max(job.networks for job in jobs.stacks(made.cells, range(16), made.data, False, 8)) == 3
+    assert max(job.networks for job in jobs.stacks(made.cells, range(16), False, 8)) == 3
 
 
 @pytest.mark.parametrize("words", [
@@ -159,7 +159,7 @@ def test_cells_that_differ_in_seed_level_or_noise_share_stacks(monkeypatch, tmp_
 def test_what_a_seed_decides_keeps_stacks_apart(words, monkeypatch, tmp_path):
     no_surroundings(monkeypatch, tmp_path)
     made = plan(widths="8", seed="0,1", repeats="2", **words)
-    assert [len(job.parts) for job in jobs.stacks(made.cells, [0, 1], made.data, False, 1)] == [1, 1]
+    assert [len(job.parts) for job in jobs.stacks(made.cells, [0, 1], False, 1)] == [1, 1]
 
 
 def test_a_hash_is_of_what_numbers_depend_on(monkeypatch, tmp_path):
@@ -168,4 +168,4 @@ def test_a_hash_is_of_what_numbers_depend_on(monkeypatch, tmp_path):
     assert one.cells[0].key == plan(widths="8", threads="2", tag="a=b", name="x").cells[0].key
     assert one.cells[0].key != plan(widths="8", lr="0.01").cells[0].key
     assert one.cells[0].key != make("train", 2, *sweep.cells_of(config(widths="8"))).cells[0].key
-    assert isinstance(one.cells[0], Cell) and one.baselines[0] == pytest.approx(0.89, abs=0.03)
+    assert isinstance(one.cells[0], Cell) and one.cells[0].baseline == pytest.approx(0.89, abs=0.03)

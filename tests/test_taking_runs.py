@@ -286,15 +286,20 @@ def test_held_signals_come_later_and_once():
 
 
 def test_the_command_named_is_one_there_is():
-    assert all(hasattr(importlib.import_module(f"hardbench.studies.{name.replace('-', '_')}"), "resume") for name in tracking.RESUMED)
+    assert all(hasattr(importlib.import_module(f"hardbench.studies.{name.replace('-', '_')}"), "compute") for name in tracking.RESUMED)
+
+
+def _refuse():
+    raise TimeoutError
 
 
 def test_a_lock_that_is_held_is_seen_and_a_removed_one_is_none(tmp_path):
     path = tmp_path / "deep" / "lock"
     assert locks.free(path) is None
-    handle = locks.take(path)
-    assert (locks.take(path), locks.free(path)) == (None, False)
-    os.close(handle)
+    with locks.awaited(path):
+        assert locks.free(path) is False
+        with pytest.raises(TimeoutError), locks.awaited(path, _refuse):
+            pass
     assert locks.free(path) is True
     with locks.waited(path), locks.waited(path):  # its own is no obstacle
         assert locks.free(path) is False

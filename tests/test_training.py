@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from setups import copied, course, different_arrays, equal_weights, images_in_classes, run, stacked_is_alone, trained
+from setups import copied, different_arrays, equal_weights, images_in_classes, run, stacked_is_alone, trained, training_setup
 from torch import nn
 
 from hardbench.models.stacked import StackedLinear
@@ -138,7 +138,7 @@ CHANGES = [{"corruption_p": 0.5}, {"augment": True}, {"lr": 0.1}, {"epochs": 7},
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_a_setting_moves_no_stream_but_its_own(images, change):
     """Initial weights and the order of the samples are drawn as before."""
-    one, two = (course(**images | {"model": "mlp", "width": 20, "repeats": 2} | more) for more in ({}, change))
+    one, two = (training_setup(**images | {"model": "mlp", "width": 20, "repeats": 2} | more) for more in ({}, change))
     assert all(map(equal_weights, one.learner.networks.states(), two.learner.networks.states()))
     for _ in range(2 * one.batches.per_epoch):
         one.batches.draw()
@@ -147,7 +147,7 @@ def test_a_setting_moves_no_stream_but_its_own(images, change):
 
 
 def test_the_order_of_the_samples_has_its_own_name(images):
-    ready = course(**images | {"model": "mlp", "width": 8, "seed": 4, "repeats": 2, "first_repeat": 3})
+    ready = training_setup(**images | {"model": "mlp", "width": 8, "seed": 4, "repeats": 2, "first_repeat": 3})
     generators = [Seeds(4).child("repeat", r).child("order").generator() for r in (3, 4)]
     for _ in range(2):
         labels = torch.cat([ready.batches.draw()[1] for _ in range(ready.batches.per_epoch)], 1)
@@ -172,8 +172,8 @@ def test_streams_are_named():
 @pytest.mark.parametrize("until", [3, 6, 7], ids=["inside an epoch", "at its end", "at the next one's start"])
 def test_going_on_from_a_state(images, model, until):
     settings = images | NETWORKS[model] | {"repeats": 2, "augment": True, "corruption_p": 0.3, "val_size": 0.1, "epochs": 3}
-    whole, state = run(course(**settings), until=until)
-    again, _ = run(course(**settings), state=copied(state))
+    whole, state = run(training_setup(**settings), until=until)
+    again, _ = run(training_setup(**settings), state=copied(state))
     assert different_arrays(whole.arrays, again.arrays, [0, 1]) == []
     assert all(map(equal_weights, whole.weights, again.weights))
     assert (whole.best.step, whole.best.accuracy) == (again.best.step, again.best.accuracy)
@@ -230,7 +230,7 @@ def test_schedules():
 
 @pytest.mark.parametrize("scheduler", ["cosine", "warmup_cosine"])
 def test_every_update_has_its_own_rate(images, scheduler):
-    ready = course(**images, model="mlp", width=8, lr=0.5, scheduler=scheduler)
+    ready = training_setup(**images, model="mlp", width=8, lr=0.5, scheduler=scheduler)
     used = []
     for _ in range(ready.total):
         ready.learner.update(*ready.batches.draw())

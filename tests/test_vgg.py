@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from projects import last, new_project
-from setups import copied, course, different_arrays, equal_weights, run
+from setups import copied, different_arrays, equal_weights, run, training_setup
 from torch import nn
 from words import given
 
@@ -61,7 +61,7 @@ def test_the_presets_are_the_recipe(model):
 
 def test_images_that_are_too_small_are_refused_with_sets_that_fit():
     with pytest.raises(ConfigError, match=r"model: vgg11; images of side 32 at least \(cifar10 .* side 8"):
-        course(model="vgg11")
+        training_setup(model="vgg11")
 
 
 def test_training_all_at_once_is_refused_with_the_line_that_does_it():
@@ -81,7 +81,7 @@ def test_dropout_is_its_law():
 
 
 def test_dropout_draws_from_the_stream_of_its_network_and_place():
-    networks = course(**SMALL, model="vgg11", repeats=2).learner.networks
+    networks = training_setup(**SMALL, model="vgg11", repeats=2).learner.networks
     layers = [module for module in networks.modules() if isinstance(module, Dropout)]
     first = torch.ones(50, 40)
     drawn = [layer.train()(first) for layer in layers]
@@ -92,13 +92,13 @@ def test_dropout_draws_from_the_stream_of_its_network_and_place():
 
 def test_a_resumed_training_draws_the_same_dropout():
     settings = SMALL | {"model": "vgg11", "epochs": 2, "eval_points": 1, "log_every": 1}
-    whole, state = run(course(**settings), until=3)
-    again, _ = run(course(**settings), copied(state))
+    whole, state = run(training_setup(**settings), until=3)
+    again, _ = run(training_setup(**settings), copied(state))
     assert different_arrays(whole.arrays, again.arrays, [0]) == []
     assert equal_weights(whole.weights[0], again.weights[0])
     moved = copied(state)
     moved["learner"]["streams"] = [torch.Generator().manual_seed(1).get_state() for _ in moved["learner"]["streams"]]
-    assert not equal_weights(whole.weights[0], run(course(**settings), moved)[0].weights[0])  # it matters
+    assert not equal_weights(whole.weights[0], run(training_setup(**settings), moved)[0].weights[0])  # it matters
 
 
 def test_the_target_is_noted_and_missing_it_warns(monkeypatch, tmp_path, capsys):

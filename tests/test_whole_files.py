@@ -1,5 +1,7 @@
 """Files that are whole or not there, whoever writes them, and nothing beside them."""
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -35,6 +37,38 @@ def test_writers_of_one_file_wait_for_each_other(tmp_path):
     assert seen
     assert target.read_bytes() in contents
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_writers_share_no_part_where_nothing_can_be_locked(tmp_path, monkeypatch):
+    """As on some network file systems: each writes a part of its own, and the last to end wins."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    target = tmp_path / "table.csv"
+    with files.whole(target) as first:
+        first.write(b"first, which is longer")
+        with files.whole(target) as second:
+            second.write(b"second")
+        assert target.read_text() == "second"
+    assert target.read_text() == "first, which is longer"
+    with pytest.raises(ValueError, match="of the block"), files.whole(target):
+        raise ValueError("of the block")
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_who_is_interrupted_in_a_file_can_write_it_at_once(tmp_path):
+    """As a run does that keeps what waits on its way out: its lock is free before the exception has been dealt with."""
+    target = tmp_path / "waiting.json"
+    try:
+        with files.whole(target) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        files.write_text(target, "whole")
+    assert target.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def _die_within(target):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hardbench.config import Config
-from hardbench.options import command
+from hardbench.options import SettingsCommand
 from hardbench.registry import DATASETS, MODELS, OPTIMIZERS, SCHEDULERS
 from hardbench.studies import train
 
@@ -25,5 +25,5 @@ def no_surroundings(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 def given(*words: str, config: type[Config] = train.Config) -> Any:
     """The settings that a command line ends in, by way of the real options: a command whose work is to hand its settings back."""
     seen: list[Config] = []
-    command("train", SimpleNamespace(Config=config), "A command.", seen.append).main(list(words), standalone_mode=False)
+    SettingsCommand("train", SimpleNamespace(Config=config), "A command.", seen.append).main(list(words), standalone_mode=False)
     return seen[0]

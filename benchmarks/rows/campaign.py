@@ -1,7 +1,7 @@
 """Training on corrupted pixels: the perceptron 784-256-128-10 on MNIST at p = 0.5 for one epoch, per network of a campaign.
 
 The straightforward form corrupts sample by sample in `__getitem__` of a torchvision data set, behind a DataLoader. hardbench trains a stack
-of a campaign's size by its real course: draws, callbacks and all; evaluation is left out, as the straightforward form has none.
+of a campaign's size by its real training: draws, callbacks and all; evaluation is left out, as the straightforward form has none.
 """
 
 import functools
@@ -80,17 +80,17 @@ def ours(precision: str, quick: bool) -> Workload:
     remembered(config, config.seed)
 
     def call() -> TrainSetup:
-        course = train_setup(config, load=remembered)
-        curves = every(config.log_every, callbacks.curves(callbacks.Records(), lambda values, step: None))
-        fit(course.learner, course.batches, course.total, [callbacks.divergence(), curves])
-        return course
+        setup = train_setup(config, load=remembered)
+        curves = every(config.log_every, functools.partial(callbacks.curves, callbacks.Records(), lambda values, step: None))
+        fit(setup.learner, setup.batches, setup.total, [callbacks.divergence(), curves])
+        return setup
 
     return Workload(call, repeats, flops(samples(quick)))
 
 
 def check(expected: float, found: TrainSetup) -> str:
     """Test accuracy within five standard deviations of the networks'."""
-    values = evaluate(found.learner, found.split.test, found.standardise, 10).arrays()["accuracy"]
+    values = evaluate(found.learner, found.split.test, found.standardise).arrays()["accuracy"]
     mean, std = values.mean().item(), values.std().item()
     words = f"test accuracy {expected:.4f} and {mean:.4f} +- {std / sqrt(len(values)):.4f} over {len(values)} networks"
     if abs(expected - mean) > 5 * std:

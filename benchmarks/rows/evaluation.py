@@ -20,7 +20,7 @@ from hardbench.data.samples import Samples, prepare
 from hardbench.data.transforms import Standardise, standardise_for, unit_of
 from hardbench.registry import MODELS
 from hardbench.training.evaluation import BATCH, evaluate
-from hardbench.training.greedy import learner
+from hardbench.training.greedy import make_learner
 from hardbench.training.learners import Learner
 
 CLASSES, WIDTH = 10, 128
@@ -38,7 +38,7 @@ def made(repeats: int, quick: bool) -> tuple[Learner, Samples, Standardise]:
     config = mnist.config(TRAIN, model="mlp", depth=2, width=WIDTH, init="kaiming_normal", repeats=repeats)
     split = prepare(config, config.seed)
     networks = MODELS[config.model].call(split.train.shape, CLASSES, config, seeding.networks(config.seed, 0, repeats))
-    return learner(networks, config, 1), split.test.pick(torch.arange(images(quick))), standardise_for(config, split.train)
+    return make_learner(networks, config, 1), split.test.pick(torch.arange(images(quick))), standardise_for(config, split.train)
 
 
 def _flops(count: int) -> float:
@@ -48,11 +48,11 @@ def _flops(count: int) -> float:
 
 def ours(repeats: int, quick: bool) -> Workload:
     """Everything that an evaluation point records."""
-    student, test, standardise = made(repeats, quick)
+    learner, test, standardise = made(repeats, quick)
 
     def call() -> dict[str, Tensor]:
         for _ in range(TIMES):
-            found = evaluate(student, test, standardise, CLASSES).arrays()
+            found = evaluate(learner, test, standardise).arrays()
         return found
 
     return Workload(call, TIMES, repeats * _flops(len(test)))
@@ -60,8 +60,8 @@ def ours(repeats: int, quick: bool) -> Workload:
 
 def forward(repeats: int, quick: bool) -> Workload:
     """Logits of all images, and nothing else; the images are standardised on the way, as in an evaluation."""
-    student, test, standardise = made(repeats, quick)
-    networks, unit = student.networks.eval(), unit_of(test.inputs)
+    learner, test, standardise = made(repeats, quick)
+    networks, unit = learner.networks.eval(), unit_of(test.inputs)
 
     def call() -> tuple[Tensor, Tensor]:
         with torch.inference_mode():
@@ -74,8 +74,8 @@ def forward(repeats: int, quick: bool) -> Workload:
 
 def usual(quick: bool) -> Workload:
     """Two passes over a DataLoader, then loops."""
-    student, _, _ = made(1, quick)
-    network = student.networks.member(0).eval()
+    learner, _, _ = made(1, quick)
+    network = learner.networks.member(0).eval()
     loader = DataLoader(mnist.straightforward(False, images(quick)), batch_size=BATCH)
 
     def call() -> dict[str, Any]:

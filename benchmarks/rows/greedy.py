@@ -22,7 +22,7 @@ from hardbench.data.samples import prepare
 from hardbench.data.transforms import standardise_for
 from hardbench.registry import MODELS
 from hardbench.training import callbacks
-from hardbench.training.greedy import learner
+from hardbench.training.greedy import make_learner
 from hardbench.training.loop import every, fit
 
 DEPTH, WIDTH, BATCH, CLASSES = 4, 1024, 128, 10
@@ -114,13 +114,13 @@ def ours(precision: str, quick: bool) -> Workload:
     streams = seeding.networks(config.seed, 0, 1)
     networks = MODELS[config.model].call(split.train.shape, split.num_classes, config, streams)
     batches = Batches(split.train, standardise_for(config, split.train), BATCH, streams, [0.0])
-    student = learner(networks, config, TOTAL)
+    learner = make_learner(networks, config, TOTAL)
 
     def call() -> dict[str, np.ndarray]:
         records = callbacks.Records()
-        curves = every(config.log_every, callbacks.curves(records, lambda values, step: None))
-        watching = [callbacks.divergence(), curves, callbacks.progress(lambda done, text: None)]
-        fit(student, batches, student.steps + steps(quick), watching)
+        curves = every(config.log_every, functools.partial(callbacks.curves, records, lambda values, step: None))
+        further = [callbacks.divergence(), curves, callbacks.progress(lambda done, text: None)]
+        fit(learner, batches, learner.steps + steps(quick), further)
         return records.arrays()
 
     return Workload(call, steps(quick), flops())

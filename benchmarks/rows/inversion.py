@@ -96,8 +96,8 @@ def ours(repeats: int, precision: str, quick: bool) -> Workload:
 
     def call() -> Tensor:
         search = Search(pool, settings(epochs), range(repeats), precision=precision)
-        watching = [callbacks.progress(lambda done, text: None)]
-        fit(search.learner, search.batches, epochs, [search.recorder, *watching])
+        further = [callbacks.progress(lambda done, text: None)]
+        fit(search.learner, search.batches, epochs, [search.recorder, *further])
         return search.recorder.rows["radii"].transpose(0, 1)
 
     layers = [a * b for a, b in itertools.pairwise(SIZES)]

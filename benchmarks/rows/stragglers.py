@@ -110,7 +110,7 @@ def _radii(network: Chain, data: TensorDataset) -> Tensor:
 
 
 def ours(quick: bool) -> Workload:
-    """The study's own course over its training sets and its own search."""
+    """The study's own training over its training sets and its own search."""
     config = settings(quick)
     samples, standardise, cuts = prepared(config)
     training = training_settings(config)

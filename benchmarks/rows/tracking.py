@@ -153,6 +153,7 @@ def trained(model: str, quick: bool) -> Tracked:
         stack.enter_context(mock.patch.object(checkpoints, "save", WATCH.function(checkpoints.save)))
         stack.enter_context(mock.patch.object(core, "fit", fit))
         run = launch(train, config, draw=False)
+        assert run is not None
     found = stored(run.id)
     found.training = fitting.read() - inside
     return found

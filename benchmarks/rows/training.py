@@ -21,7 +21,7 @@ from hardbench.data.transforms import standardise_for
 from hardbench.registry import MODELS
 from hardbench.training import callbacks
 from hardbench.training.evaluation import evaluate
-from hardbench.training.greedy import learner
+from hardbench.training.greedy import make_learner
 from hardbench.training.learners import Learner
 from hardbench.training.loop import every, fit
 
@@ -78,11 +78,11 @@ def ours(repeats: int, precision: str, quick: bool) -> Workload:
     def call() -> tuple[Learner, dict[str, np.ndarray]]:
         networks = MODELS[config.model].call(split.train.shape, split.num_classes, config, streams)
         batches = Batches(split.train, standardise, BATCH, streams, [0.0] * repeats)
-        student = learner(networks, config, batches.per_epoch)
+        learner = make_learner(networks, config, batches.per_epoch)
         records = callbacks.Records()
-        curves = every(config.log_every, callbacks.curves(records, lambda values, step: None))
-        fit(student, batches, batches.per_epoch, [callbacks.divergence(), curves, callbacks.progress(lambda done, text: None)])
-        return student, records.arrays()
+        curves = every(config.log_every, functools.partial(callbacks.curves, records, lambda values, step: None))
+        fit(learner, batches, batches.per_epoch, [callbacks.divergence(), curves, callbacks.progress(lambda done, text: None)])
+        return learner, records.arrays()
 
     return Workload(call, repeats, flops(count))
 
@@ -104,10 +104,10 @@ def _accuracy(network: nn.Module) -> float:
     return torch.cat(right).float().mean().item()
 
 
-def _accuracy_of_first(student: Learner) -> float:
+def _accuracy_of_first(learner: Learner) -> float:
     config = mnist.config(samples(True))
     split = prepare(config, config.seed)
-    found = evaluate(student, split.test, standardise_for(config, split.train), split.num_classes)
+    found = evaluate(learner, split.test, standardise_for(config, split.train))
     return float(found.arrays()["accuracy"][0])
 
 

@@ -25,12 +25,12 @@ def serve(steps: int) -> None:
 
     from hardbench.training.setup import train_setup
 
-    course = train_setup(replace(mnist.config(20_000, repeats=3, epochs=100), threads=THREADS))
+    setup = train_setup(replace(mnist.config(20_000, repeats=3, epochs=100), threads=THREADS))
     sys.stdout.write("\n")
     sys.stdout.flush()
     for _ in sys.stdin:
         for _ in range(steps):
-            scalars = course.learner.update(*course.batches.draw())
+            scalars = setup.learner.update(*setup.batches.draw())
         sys.stdout.write(f"{scalars['loss'].mean().item()}\n")
         sys.stdout.flush()
 
@@ -39,10 +39,11 @@ def trained(briefly: bool, busy: int, quick: bool) -> Workload:
     """Training under the command line's policy or OpenMP's own, beside so many busy processes: fewer steps there, which take longer."""
     steps = (5 if quick else 40) if busy else (20 if quick else 200)
     surroundings = {name: value for name, value in os.environ.items() if not name.startswith(PREFIXES)}
-    policy = "from hardbench.openmp import wait_briefly; wait_briefly(); " if briefly else ""
+    policy = "from hardbench.openmp import set_policy; set_policy(); " if briefly else ""
     code = f"{policy}from benchmarks.rows.waiting import serve; serve({steps})"
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
-    time.sleep(1)
+    if busy:
+        time.sleep(1)  # until they are at it
     server = subprocess.Popen([sys.executable, "-c", code], env=surroundings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def tell(number: signal.Signals) -> None:

@@ -38,7 +38,7 @@ class Campaign:
         self._began = time.monotonic()
         self._written = 0.0
         self._last = ""
-        self._flying = ""
+        self._flying: list[str] = []
 
     # before
 
@@ -53,55 +53,47 @@ class Campaign:
                 continue
             if done not in mine:
                 self.parent.client.set_tag(done.id, ALSO, f"{done.tags.get(ALSO, '')} {self.parent.id}".strip())
-            self.table.add(key, done, self._baseline(done, index))
+            baseline = self.plan.cells[index].baseline if index is not None else float(done.tags.get("hardbench.baseline", "nan"))
+            self.table.add(key, done, baseline)
         self._tables(now=True)
-
-    def _baseline(self, run: StoredRun, index: int | None) -> float:
-        return self.plan.baselines[index] if index is not None else float(run.tags.get("hardbench.baseline", "nan"))
 
     def prepare(self, job: Job) -> Job:
         """A job that writes its own run gets one to write to."""
         if job.call == jobs.STACK:
             return job
-        return dataclasses.replace(job, payload={**job.payload, "run": self._open(job.parts[0].cell)})
-
-    def _open(self, index: int) -> str:
-        if index not in self._opened:
-            self._opened[index] = self._new(index, "a cell of a sweep").id
-        return self._opened[index]
+        index = job.parts[0].cell
+        self._opened[index] = self._new(index, "a cell of a sweep").id
+        return dataclasses.replace(job, payload={**job.payload, "run": self._opened[index]})
 
     def _new(self, index: int, note: str) -> tracking.Run:
         cell = self.plan.cells[index]
+        tags = {**(getattr(cell.config, "tag", None) or {}), CELL: cell.key, "hardbench.baseline": f"{cell.baseline:.10g}"}
         note = f"{cell.label}\n{note}"
-        return tracking.open_cell(self.parent, self.plan.study, cell.config, cell.label, note, self._tags(index), self.table.swept)
-
-    def _tags(self, index: int) -> dict[str, str]:
-        tags = dict(getattr(self.plan.cells[index].config, "tag", None) or {})
-        return {**tags, CELL: self.plan.cells[index].key, "hardbench.baseline": f"{self.plan.baselines[index]:.10g}"}
+        return tracking.open_cell(self.parent, self.plan.study, cell.config, cell.label, note, tags, self.table.swept)
 
     # meanwhile
 
     def started(self, working: Sequence[Job]) -> None:
         """Note which cells are being worked on, for those who ask meanwhile."""
         keys = sorted({self.plan.cells[part.cell].key for job in working for part in job.parts})
-        text = "\n".join(keys)
-        if text != self._flying:
-            self._flying = text
-            self.parent.write_text(IN_FLIGHT, text)
+        if keys != self._flying:
+            self._flying = keys
+            self.parent.write_text(IN_FLIGHT, "\n".join(keys))
 
     def take(self, result: Result) -> list[Job]:
         """Store what a job has made; jobs to run in its place, where a stack failed that can be taken apart."""
-        job = result.job
+        job, index = result.job, result.job.parts[0].cell
         if result.error is not None and len(job.parts) > 1:
-            return list(jobs.split(self.plan.cells, job))
+            return [jobs.stack_job(self.plan.cells, [part]) for part in job.parts]
         self.networks += job.networks
         if result.error is not None:
-            self._fail(job.parts[0].cell, result.error)
+            self._fail(index, result.error)
         elif job.call == jobs.STACK:
-            for part, own in zip(job.parts, result.value, strict=True):
-                self._add(part, own)
+            for part, trained in zip(job.parts, result.value, strict=True):
+                self._add(part, trained)
         else:
-            self._end(job.parts[0].cell, None)
+            tracking.end_cell(self.parent, self._opened[index])
+            self._finished(index, self._opened[index])
         self._tables()
         return []
 
@@ -111,10 +103,10 @@ class Campaign:
             return
         cell, parts = self.plan.cells[index], self._parts.setdefault(index, {})
         parts[part.first] = result
-        if sum(len(one.arrays["stopped_step"]) for one in parts.values()) < cell.networks:
-            return
         ordered = [parts[first] for first in sorted(parts)]
-        seconds = np.concatenate([np.full(len(one.arrays["stopped_step"]), one.seconds) for one in ordered])
+        seconds = np.concatenate([np.full(len(trained.arrays["stopped_step"]), trained.seconds) for trained in ordered])
+        if len(seconds) < cell.networks:
+            return
         whole = joined(ordered)
         del self._parts[index]
         with signals.held():  # what is finished gets stored whole
@@ -124,9 +116,7 @@ class Campaign:
                     run.write_arrays(SECONDS, {"": seconds})
                     store_cell(run, cast(TrainingSettings, cell.config), whole)
             except TrainingError as error:  # networks diverged: what they measured is kept
-                self._failed[index] = f"{cell.label}: {error}"
-                self.plan.states[index] = "failed"
-                console.warn(self._failed[index])
+                self._note_failure(index, str(error))
                 self._replaced(index, run.id)
                 return
             self._finished(index, run.id)
@@ -134,8 +124,7 @@ class Campaign:
     def _finished(self, index: int, run_id: str) -> None:
         cell = self.plan.cells[index]
         self.plan.states[index] = "done"
-        stored = StoredRun(self.parent.client, self.parent.client.get_run(run_id))
-        self.table.add(cell.key, stored, self.plan.baselines[index])
+        self.table.add(cell.key, StoredRun(self.parent.client, self.parent.client.get_run(run_id)), cell.baseline)
         row = self.table.cells[cell.key]
         if "test_accuracy" in row:
             self._last = f"{cell.label}: {np.nanmean(row['test_accuracy']):.4f}"
@@ -143,34 +132,29 @@ class Campaign:
 
     def _replaced(self, index: int, run_id: str) -> None:
         """Earlier runs of the same cell go: one that failed, one half-written, one that was to be computed again."""
-        there = self.plan.runs.get(self.plan.cells[index].key, [])
-        earlier = [run.id for run in there if run.id != run_id and run.status != "RUNNING"]  # another campaign may be at work on one
-        tracking.discard(self.parent, earlier)
-        self.plan.runs[self.plan.cells[index].key] = []
+        for run in self.plan.runs.pop(self.plan.cells[index].key, []):
+            if run.id != run_id and run.status != "RUNNING":  # another campaign may be at work on one
+                self.parent.client.delete_run(run.id)  # moves it to the store's trash
 
     def _fail(self, index: int, error: str) -> None:
         """A FAILED run with the error."""
         if index in self._failed:
             return
-        cell, line = self.plan.cells[index], error.partition("\n")[0]
-        self._failed[index], self.plan.states[index] = f"{cell.label}: {line}", "failed"
-        console.warn(self._failed[index])
-        if index in self._opened:
-            self._end(index, error)
-            return
+        line = error.partition("\n")[0]
+        self._note_failure(index, line)
         with signals.held():  # what is finished gets stored whole
-            run = self._new(index, line)
-            run.write_text(ERROR, error)
-            tracking.end_cell(self.parent, run.id, line)
-            self._replaced(index, run.id)
-
-    def _end(self, index: int, error: str | None) -> None:
-        run_id = self._opened[index]
-        tracking.end_cell(self.parent, run_id, None if error is None else error.partition("\n")[0])
-        if error is None:
-            self._finished(index, run_id)
-        else:
+            run_id = self._opened.get(index)
+            if run_id is None:
+                run = self._new(index, line)
+                run.write_text(ERROR, error)
+                run_id = run.id
+            tracking.end_cell(self.parent, run_id, "FAILED", line)
             self._replaced(index, run_id)
+
+    def _note_failure(self, index: int, line: str) -> None:
+        self._failed[index] = f"{self.plan.cells[index].label}: {line}"
+        self.plan.states[index] = "failed"
+        console.warn(self._failed[index])
 
     def status(self) -> str:
         """A line on how it goes."""
@@ -196,17 +180,13 @@ class Campaign:
         self.parent.remove(IN_FLIGHT)
         for index, run_id in self._opened.items():
             if self.plan.states[index] not in ("done", "failed"):
-                tracking.end_cell(self.parent, run_id, "the sweep ended before it", killed=True)
+                tracking.end_cell(self.parent, run_id, "KILLED", "the sweep ended before it")
 
     def failed(self) -> list[str]:
         """A line per cell that failed, now or before."""
-        return [
-            self._failed.get(index, f"{self.plan.cells[index].label}: {self._before(index)}")
-            for index, state in self.plan.states.items()
-            if state == "failed"
-        ]
+        return [self._failed.get(index) or self._failed_before(index) for index, state in self.plan.states.items() if state == "failed"]
 
-    def _before(self, index: int) -> str:
-        """The error of a cell that failed under an earlier command."""
-        runs = self.plan.runs.get(self.plan.cells[index].key, [])
-        return f"failed before ({runs[0].tags.get('error', 'without an error') if runs else 'its run is gone'})"
+    def _failed_before(self, index: int) -> str:
+        cell = self.plan.cells[index]
+        runs = self.plan.runs.get(cell.key, [])
+        return f"{cell.label}: failed before ({runs[0].tags.get('error', 'without an error') if runs else 'its run is gone'})"

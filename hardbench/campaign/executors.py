@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from typing import Any, cast
 
 from hardbench.campaign.jobs import Job
 from hardbench.campaign.worker import PINNED, attempt, serve
@@ -20,23 +20,15 @@ from hardbench.errors import ConfigError
 
 @dataclass(frozen=True)
 class Result:
-    """The end of a job: its value, or the error (`lost`: its worker died, as often as it was tried)."""
+    """The end of a job: its value, or the error."""
 
     job: Job
     value: Any = None
     error: str | None = None
-    lost: bool = False
 
 
 Results = Generator[Result, Sequence[Job] | None, None]
 Started = Callable[[Sequence[Job]], None]
-
-
-class Executor(Protocol):
-    """Runs jobs in any order, tried up to `tries` times where a worker dies."""
-
-    def run(self, jobs: Sequence[Job], started: Started) -> Results:
-        """Results as they come; jobs sent into the generator are run as well. `started` hears what is being worked on."""
 
 
 @dataclass
@@ -45,15 +37,20 @@ class _Worker:
     pipe: Connection
     job: Job | None = None
 
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
 
 class Local:
-    """Spawned processes on this machine, one thread each."""
+    """Spawned processes on this machine, one thread each. A job whose process dies is tried up to `tries` times."""
 
     def __init__(self, workers: int, tries: int, gpus: int = 0):
         self.workers, self.tries, self.gpus = workers, tries, gpus
 
     def run(self, jobs: Sequence[Job], started: Started) -> Results:
-        """As every executor does."""
+        """Results in any order, as they come; jobs sent into the generator are run as well. `started` hears what is being worked on."""
         queue, tried = deque(jobs), dict[int, int]()
         workers: list[_Worker] = []
         try:
@@ -62,23 +59,24 @@ class Local:
                     workers.append(self._hire(len(workers)))
                 if self._hand_out(queue, workers):
                     started([worker.job for worker in workers if worker.job])
-                for worker in self._ready(workers):
-                    job, message = worker.job, _message(worker)
-                    assert job is not None
-                    worker.job = None
-                    if message is None:
-                        workers[workers.index(worker)] = self._replace(worker, workers.index(worker))
+                busy = {worker.pipe: place for place, worker in enumerate(workers) if worker.job}
+                for pipe in connection.wait(list(busy)):
+                    place = busy[cast(Connection, pipe)]
+                    job, workers[place].job = cast(Job, workers[place].job), None
+                    try:
+                        result = Result(job, *workers[place].pipe.recv())
+                    except (EOFError, OSError):  # it has died
+                        workers[place].end()
+                        workers[place] = self._hire(place)
                         tried[id(job)] = tried.get(id(job), 0) + 1
                         if tried[id(job)] < self.tries:
                             queue.appendleft(job)
                             continue
-                    more = yield _result(job, message, self.tries)
-                    queue.extend(more or ())
+                        result = Result(job, error=f"WorkerLost: its process died {self.tries} times")
+                    queue.extend((yield result) or ())
         finally:
             for worker in workers:
-                worker.process.kill()
-                worker.process.join()
-                worker.pipe.close()
+                worker.end()
 
     def _hire(self, place: int) -> _Worker:
         context = multiprocessing.get_context("spawn")
@@ -89,13 +87,8 @@ class Local:
         theirs.close()
         return _Worker(process, ours)
 
-    def _replace(self, worker: _Worker, place: int) -> _Worker:
-        worker.process.kill()
-        worker.process.join()
-        worker.pipe.close()
-        return self._hire(place)
-
-    def _hand_out(self, queue: deque[Job], workers: Sequence[_Worker]) -> bool:
+    @staticmethod
+    def _hand_out(queue: deque[Job], workers: Sequence[_Worker]) -> bool:
         """True if anyone got a job. One that cannot be handed over has a dead worker, whose pipe will say so."""
         handed = False
         for worker in workers:
@@ -107,42 +100,18 @@ class Local:
                     worker.process.kill()
         return handed
 
-    @staticmethod
-    def _ready(workers: Sequence[_Worker]) -> Iterator[_Worker]:
-        busy = {worker.pipe: worker for worker in workers if worker.job}
-        for pipe in connection.wait(list(busy)):
-            assert isinstance(pipe, Connection)
-            yield busy[pipe]
-
-
-def _message(worker: _Worker) -> tuple[Any, str | None] | None:
-    """The answer of a worker; None if it has died."""
-    try:
-        message: tuple[Any, str | None] = worker.pipe.recv()
-    except (EOFError, OSError):
-        return None
-    return message
-
-
-def _result(job: Job, message: tuple[Any, str | None] | None, tries: int) -> Result:
-    if message is None:
-        return Result(job, error=f"WorkerLost: its process died {tries} times", lost=True)
-    return Result(job, *message)
-
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
     """Within the block processes start with these variables: threads are pinned before torch is imported."""
-    before = {name: os.environ.get(name) for name in values}
+    before = {name: os.environ[name] for name in values if name in os.environ}
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in values:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 class Ray:
@@ -165,7 +134,7 @@ class Ray:
             raise ConfigError(f"ray_address: {address}; a running cluster (ray start --head), as HOST:PORT or auto ({why})") from None
 
     def run(self, jobs: Sequence[Job], started: Started) -> Results:
-        """As every executor does. Ray itself tries nothing twice: what was lost is counted here."""
+        """As `Local` does. Ray itself tries nothing twice: what was lost is counted here."""
         ray = self.ray
         task = ray.remote(max_retries=0, **self.resources)(_pinned)
         pending = {task.remote(job.call, job.payload): (job, 1) for job in jobs}
@@ -181,9 +150,8 @@ class Ray:
                         if tries < self.tries:
                             pending[task.remote(job.call, job.payload)] = job, tries + 1
                             continue
-                        result = Result(job, error=f"WorkerLost: tried {tries} times ({type(error).__name__})", lost=True)
-                    more = yield result
-                    pending |= {task.remote(job.call, job.payload): (job, 1) for job in more or ()}
+                        result = Result(job, error=f"WorkerLost: tried {tries} times ({type(error).__name__})")
+                    pending |= {task.remote(job.call, job.payload): (job, 1) for job in (yield result) or ()}
                     started([job for job, _ in pending.values()])
         finally:
             for reference in pending:
@@ -194,3 +162,6 @@ class Ray:
 def _pinned(call: str, payload: Any) -> tuple[Any, str | None]:
     os.environ.update(PINNED)
     return attempt(call, payload)
+
+
+Executor = Local | Ray

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hardbench.config import Config, options
+from hardbench.config import Config, options, rivals
 from hardbench.declaration import Option
 from hardbench.errors import ConfigError
 from hardbench.registry import Registry
@@ -19,16 +19,24 @@ LEFT_OUT = ("device", "threads", "data_dir", "name", "tag", "checkpoint_every") 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point: its configuration, the hash that tells whether it has been computed, and a short name."""
+    """One point: its configuration, the hash that tells whether it has been computed, a short name, and of a training its data."""
 
     config: Config
     key: str
     label: str
+    samples: str  # digest
+    baseline: float  # accuracy of the nearest class mean
 
     @property
     def networks(self) -> int:
         """The number of networks that it trains."""
-        return int(getattr(self.config, "repeats", 1))
+        return len(self.repeats)
+
+    @property
+    def repeats(self) -> range:
+        """The numbers of these networks."""
+        first = getattr(self.config, "first_repeat", 0)
+        return range(first, first + getattr(self.config, "repeats", 1))
 
 
 Point = dict[str, Any]
@@ -42,7 +50,7 @@ def points(
     `given` (the command line) comes before `fixed` and before every grid. A setting that is not read is left out where the choice it
     hangs on is itself swept; ConfigError if no point reads it, or for more points than anybody trains.
     """
-    beaten = {rival for name in given for rival in _rivals(study, name)} | given.keys()
+    beaten = {rival for name in given for rival in rivals(study, name)} | given.keys()
     points: list[Point] = []
     for grid in grids or [{}]:
         axes = {name: [value] for name, value in fixed.items() if name not in beaten and name not in grid}
@@ -55,49 +63,36 @@ def points(
     return list(_read(study, points))
 
 
-def _rivals(study: type[Config], name: str) -> set[str]:
-    known = options(study)
-    return set(known[name].declared.instead_of) | {other for other, option in known.items() if name in option.declared.instead_of}
-
-
 def _read(study: type[Config], points: Sequence[Point]) -> Iterator[Point]:
     known = options(study)
-    chosen = {
+    chosen: dict[str | None, set[Any]] = {
         name: {point.get(name) or option.declared.default for point in points}
         for name, option in known.items()
         if isinstance(option.declared.choices, Registry)
     }
-    for option in known.values():
-        values = [point[option.name] for point in points if point.get(option.name) is not None]
-        chooser = option.declared.read_by
-        if (
-            values
-            and chooser
-            and len(chosen[chooser]) > 1
-            and not any(_reads(known[chooser], word, option.name) for word in chosen[chooser])
-        ):
-            raise option.fail(values[0], f"no {chooser} of the sweep reads it")
+    choosers = {name: str(option.declared.read_by) for name, option in known.items() if len(chosen.get(option.declared.read_by, ())) > 1}
+    for name, chooser in choosers.items():  # of the settings whose choice is swept
+        values = [point[name] for point in points if point.get(name) is not None]
+        if values and not any(name in _reads(known[chooser], word) for word in chosen[chooser]):
+            raise known[name].fail(values[0], f"no {chooser} of the sweep reads it")
     for point in points:
-        yield {
-            name: value
-            for name, value in point.items()
-            if not ((chooser := known[name].declared.read_by) and len(chosen[chooser]) > 1)
-            or _reads(known[chooser], point.get(chooser) or known[chooser].declared.default, name)
-        }
+        read = {chooser: _reads(known[chooser], point.get(chooser)) for chooser in choosers.values()}
+        yield {name: value for name, value in point.items() if name not in choosers or name in read[choosers[name]]}
 
 
-def _reads(chooser: Option, word: str, name: str) -> bool:
+def _reads(chooser: Option, word: str | None) -> frozenset[str]:
+    """The settings that a choice (or the default one) reads."""
     registry = chooser.declared.choices
-    return isinstance(registry, Registry) and name in registry[word].reads
+    return registry[word or chooser.declared.default].reads if isinstance(registry, Registry) else frozenset()
 
 
 def configurations(study: type[Config], points: Sequence[Point], shared: Mapping[str, Any]) -> list[Config]:
     """The distinct configurations of the points; `shared` are settings that all have and that a point may overrule."""
-    made: dict[str, Config] = {}
+    distinct: dict[str, Config] = {}
     for point in points:
         config = study(**{**{name: value for name, value in shared.items() if name in options(study)}, **point})
-        made.setdefault(json.dumps(numbers(config), sort_keys=True, default=str), config)
-    return list(made.values())
+        distinct.setdefault(json.dumps(numbers(config), sort_keys=True, default=str), config)
+    return list(distinct.values())
 
 
 def numbers(config: Config) -> dict[str, Any]:
@@ -108,18 +103,6 @@ def numbers(config: Config) -> dict[str, Any]:
 def digest(*parts: Any) -> str:
     """16 hexadecimal digits of anything that is plain data."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def several(option: Option, value: Any) -> tuple[Any, ...]:
-    """The values of a setting in a grid."""
-    values: tuple[Any, ...] = option.accept(value)
-    kept = [value for place, value in enumerate(values) if value not in values[:place]]
-    return tuple(kept)
-
-
-def one(option: Option, value: Any) -> Any:
-    """The value of a setting that all cells share."""
-    return None if value is None else option.declared.each.accept(value)
 
 
 def label(config: Config, swept: Sequence[str]) -> str:
@@ -135,10 +118,3 @@ def label(config: Config, swept: Sequence[str]) -> str:
 
 FIRST = ("model", "activation", "corruption_p")
 SHORT = {"corruption_p": "p", "seed": "s", "noise_ratio": "noise"}
-
-
-def check_section(name: str, value: Any) -> Mapping[str, Any]:
-    """A mapping of settings, as `fixed` and the members of `grid` are."""
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{name}: {value}; settings with their values, in YAML")
-    return {str(key): item for key, item in value.items()}

@@ -1,9 +1,9 @@
 """From cells to jobs: networks that can share a stack, cut into chunks that fit the machine."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 from hardbench.campaign.grid import Cell, digest, numbers
 from hardbench.config import Config
@@ -48,10 +48,10 @@ def stackable(config: Config) -> bool:
 
 def stack_key(config: TrainingSettings, data: str) -> str:
     """Configurations with the same key train in one stack; `data` names the samples."""
-    own = [name for name in OWN if not config.stop_at_target or name == "repeats"]  # a target adds evaluation points
+    individual = [name for name in OWN if not config.stop_at_target or name == "repeats"]  # a target adds evaluation points
     if config.layer_metrics != ("none",):
-        own = [name for name in own if name not in ("seed", "noise_ratio")]  # they fix what the layers are measured on
-    return digest({name: value for name, value in numbers(config).items() if name not in own}, data)
+        individual = [name for name in individual if name not in ("seed", "noise_ratio")]  # they fix what the layers are measured on
+    return digest({name: value for name, value in numbers(config).items() if name not in individual}, data)
 
 
 def chunk(config: TrainingSettings, cuda: bool) -> int:
@@ -64,36 +64,25 @@ def chunk(config: TrainingSettings, cuda: bool) -> int:
     return next((count for width, count in CHUNKS if widest <= width), WIDE)
 
 
-def stacks(cells: Sequence[Cell], todo: Sequence[int], data: Mapping[int, str], cuda: bool, workers: int) -> list[Job]:
+def stacks(cells: Sequence[Cell], todo: Sequence[int], cuda: bool, workers: int) -> list[Job]:
     """The jobs of the stackable cells among `todo`: their networks, in order, in chunks of a size fixed by the plan."""
+    configs = {index: cast(TrainingSettings, cells[index].config) for index in todo}
     groups: dict[str, list[int]] = {}
-    for index in todo:
-        config = cells[index].config
-        assert isinstance(config, TrainingSettings)
-        groups.setdefault(stack_key(config, data[index]) + (str(index) if config.stop_at_target else ""), []).append(index)
+    for index, config in configs.items():
+        groups.setdefault(stack_key(config, cells[index].samples) + (str(index) if config.stop_at_target else ""), []).append(index)
     jobs = []
     for group in groups.values():
-        config = cells[group[0]].config
-        assert isinstance(config, TrainingSettings)
-        networks = [(index, r) for index in group for r in range(cells[index].networks)]
+        config = configs[group[0]]
+        networks = [(index, r) for index in group for r in cells[index].repeats]
         size = len(networks) if config.stop_at_target else min(chunk(config, cuda), max(1, -(-len(networks) // workers)))
         for start in range(0, len(networks), size):
             piece = networks[start : start + size]
-            parts = tuple(_part(cells, index, list(rows)) for index, rows in groupby(piece, key=lambda pair: pair[0]))
-            jobs.append(stack_job(cells, parts))
+            repeats = {index: [r for _, r in pairs] for index, pairs in groupby(piece, key=lambda pair: pair[0])}
+            jobs.append(stack_job(cells, [Part(index, rows[0], len(rows)) for index, rows in repeats.items()]))
     return jobs
-
-
-def _part(cells: Sequence[Cell], index: int, rows: Sequence[tuple[int, int]]) -> Part:
-    return Part(index, int(getattr(cells[index].config, "first_repeat", 0)) + rows[0][1], len(rows))
 
 
 def stack_job(cells: Sequence[Cell], parts: Sequence[Part]) -> Job:
     """The job that trains these parts in one stack."""
     configs = [replace(cells[part.cell].config, first_repeat=part.first, repeats=part.count) for part in parts]  # type: ignore[call-arg]
-    return Job(tuple(parts), STACK, [{name: getattr(config, name) for name in config.as_dict()} for config in configs])
-
-
-def split(cells: Sequence[Cell], job: Job) -> Iterator[Job]:
-    """A stack whose job failed, part by part, so that only those fail that must."""
-    return (stack_job(cells, [part]) for part in job.parts)
+    return Job(tuple(parts), STACK, [config.as_dict() for config in configs])

@@ -12,7 +12,7 @@ from hardbench.campaign.grid import Cell, digest, label, numbers
 from hardbench.campaign.jobs import Job
 from hardbench.config import Config
 from hardbench.metrics.classification import nearest_mean_accuracy
-from hardbench.settings import DataSettings, TrainingSettings
+from hardbench.settings import TrainingSettings
 from hardbench.stored import StoredRun
 from hardbench.training.loop import fit
 from hardbench.training.setup import data_key, remembered, train_setup
@@ -27,8 +27,6 @@ class Plan:
 
     study: str
     cells: list[Cell]
-    data: dict[int, str]  # digest of a cell's samples
-    baselines: list[float]
     runs: dict[str, list[StoredRun]] = field(default_factory=dict)  # of a cell's hash, newest first
     states: dict[int, str] = field(default_factory=dict)  # done, running, failed, to do
 
@@ -41,18 +39,14 @@ class Plan:
 def make(study: str, version: int, configs: Sequence[Config], swept: Sequence[str]) -> Plan:
     """The plan for these configurations; `version` is raised when the study's numbers change. DataError if samples cannot be read."""
     known: dict[str, tuple[str, float]] = {}
-    cells, data, baselines = [], {}, []
-    for index, config in enumerate(configs):
-        samples = ("", float("nan"))
-        if isinstance(config, DataSettings) and isinstance(config, TrainingSettings) and config.dataset:
-            key = data_key(config)
-            if key not in known:
-                known[key] = _samples(config)
-            samples = known[key]
-        data[index] = samples[0]
-        baselines.append(samples[1])
-        cells.append(Cell(config, digest(study, version, numbers(config), samples[0]), label(config, swept)))
-    plan = Plan(study, cells, data, baselines)
+    plan = Plan(study, [])
+    for config in configs:
+        samples, baseline = "", float("nan")
+        if isinstance(config, TrainingSettings):
+            data = data_key(config)
+            samples, baseline = known[data] = known.get(data) or _samples(config)
+        key = digest(study, version, numbers(config), samples)
+        plan.cells.append(Cell(config, key, label(config, swept), samples, baseline))
     refresh(plan, ())
     return plan
 
@@ -102,8 +96,5 @@ def probes(cells: Sequence[Cell], todo: Sequence[Job]) -> list[tuple[Job, list[J
             unlike = (*jobs.OWN, "activation", "init", "lr")
             key = digest({name: value for name, value in numbers(config).items() if name not in unlike}, job.networks)
             kinds.setdefault(key, []).append(job)
-    asked = []
-    for same in kinds.values():
-        settings = {**same[0].payload[0], "repeats": same[0].networks}
-        asked.append((Job(same[0].parts, f"{__name__}:probe", settings), same))
-    return asked
+    settings = [{**same[0].payload[0], "repeats": same[0].networks} for same in kinds.values()]
+    return [(Job(same[0].parts, f"{__name__}:probe", asked), same) for same, asked in zip(kinds.values(), settings, strict=True)]

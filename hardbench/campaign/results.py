@@ -34,8 +34,7 @@ class Table:
             row |= {column: final(stored.arrays, name) for column, name in SCORES.items()}
         else:  # of another study: whatever it measured, as one row
             row |= {name: np.array([value]) for name, value in sorted(stored.metrics.items()) if not name.endswith("_stderr")}
-        path = stored.file(SECONDS) if stored.has(SECONDS) else None
-        row["seconds"] = np.full(1, np.nan) if path is None else np.load(path, allow_pickle=False)
+        row["seconds"] = np.load(stored.file(SECONDS), allow_pickle=False) if stored.has(SECONDS) else np.full(1, np.nan)
         self.cells[key] = row
 
     def ordered(self) -> list[dict[str, Any]]:
@@ -47,23 +46,24 @@ class Table:
         """Columns of numbers."""
         return list(dict.fromkeys(name for row in self.cells.values() for name, value in row.items() if isinstance(value, np.ndarray)))
 
-    def per_run(self) -> tuple[list[str], list[list[Any]]]:
+    def per_run(self) -> list[list[Any]]:
         """Header and one row per network: settings, seed, repeat, test accuracy and loss, seconds."""
         scores = [name for name in self.measured() if name != "seconds"] or list(SCORES)
-        rows = []
+        rows: list[list[Any]] = [[*self.settings, "seed", "repeat", *scores, "seconds", "run"]]
         for row in self.ordered():
             count = max((len(row[name]) for name in scores if name in row), default=0)
             for r in range(count):
-                numbers = [_number(row.get(name), r) for name in [*scores, "seconds"]]
+                measured = [row.get(name, ()) for name in [*scores, "seconds"]]
+                numbers = [_text(values[r]) if r < len(values) else "" for values in measured]
                 rows.append([*(row[name] for name in self.settings), row["seed"], row["first"] + r, *numbers, row["run"]])
-        return [*self.settings, "seed", "repeat", *scores, "seconds", "run"], rows
+        return rows
 
-    def summary(self) -> tuple[list[str], list[list[Any]]]:
+    def summary(self) -> list[list[Any]]:
         """Header and one row per cell: repeats, mean, std (ddof 1), population std and standard error of every score."""
         scores = [name for name in self.measured() if name not in ("seconds", "test_loss")] or ["test_accuracy"]
         kinds = [f"{kind}_{name}" for name in scores for kind in ("mean", "std", "pstd", "stderr")]
         seeds = ["seed"] if "seed" in self.swept else []
-        rows = []
+        rows: list[list[Any]] = [[*self.settings, *seeds, "repeats", *kinds]]
         for row in self.ordered():
             numbers: list[Any] = []
             for name in scores:
@@ -74,7 +74,7 @@ class Table:
                 numbers += [mean, std, np.std(values) if len(values) else np.nan, stderr]
             repeats = max(len(row[name]) for name in scores if name in row)
             rows.append([*(row[name] for name in [*self.settings, *seeds]), repeats, *map(_text, numbers)])
-        return [*self.settings, *seeds, "repeats", *kinds], rows
+        return rows
 
     def arrays(self) -> dict[str, np.ndarray]:
         """For figures: every score [C, R] (nan where a cell has fewer networks), the baseline [C], settings as words [C]."""
@@ -85,11 +85,10 @@ class Table:
         arrays["baseline"] = np.array([row["baseline"] for row in rows], dtype=float)
         longest = max((len(value) for row in rows for value in row.values() if isinstance(value, np.ndarray)), default=0)
         for name in self.measured():
-            whole = np.full((len(rows), longest), np.nan)
+            arrays[name] = np.full((len(rows), longest), np.nan)
             for place, row in enumerate(rows):
-                values = row.get(name, np.array([]))
-                whole[place, : len(values)] = values
-            arrays[name] = whole
+                values = row.get(name, ())
+                arrays[name][place, : len(values)] = values
         return arrays
 
 
@@ -103,20 +102,14 @@ def _rank(value: Any) -> tuple[int, float, str]:
     return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))
 
 
-def _number(values: np.ndarray | None, r: int) -> Any:
-    return "" if values is None or r >= len(values) else _text(values[r])
-
-
 def _text(value: Any) -> Any:
     return "" if np.isnan(value) else float(value)
 
 
-def write(path: Path, table: tuple[list[str], list[list[Any]]]) -> None:
+def write(path: Path, rows: Sequence[Sequence[Any]]) -> None:
     """A CSV file."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(table[0])
-    writer.writerows(table[1])
+    csv.writer(text).writerows(rows)
     write_text(path, text.getvalue())
 
 

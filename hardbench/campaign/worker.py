@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,14 +28,10 @@ def serve(pipe: Connection) -> None:
     """Jobs until the pipe ends or the parent is gone. Ctrl-C is the parent's; what jobs print goes nowhere."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    nowhere = Path(os.devnull).open("w")  # noqa: SIM115
-    sys.stdout = sys.stderr = nowhere
-    while True:
-        try:
-            job = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(attempt(*job))
+    sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    with suppress(EOFError):
+        while True:
+            pipe.send(attempt(*pipe.recv()))
 
 
 def _die_with_parent() -> None:

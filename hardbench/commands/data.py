@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 
@@ -21,11 +22,11 @@ def run(config: Config) -> None:
     """A table of the data sets; for one by name also its classes with their counts."""
     fetch = config.action == "fetch"
     words = [str(config.name)] if fetch else list(_words(config.name))
-    found = {word: _fetched(word, config) if fetch else _there(word, config, lenient=len(words) > 1) for word in words}
-    embedded = fetch and not hasattr(_home(words[0]), "peek")
+    splits = {word: _split(word, config, lenient=len(words) > 1) for word in words}
+    embedded = fetch and splits[words[0]][0] == "embedded"
     title = f"{words[0]} is part of hardbench: nothing to fetch" if embedded else f"Data sets, folder {data_root(config)}"
-    table(title, COLUMNS, [_row(word, *found[word]) for word in words])
-    if len(words) == 1 and (split := found[words[0]][1]) is not None:
+    table(title, COLUMNS, [_row(word, *splits[word]) for word in words])
+    if len(words) == 1 and (split := splits[words[0]][1]) is not None:
         counts = zip(split.class_names, _counts(split, split.train.labels), _counts(split, split.test.labels), strict=True)
         table(f"Classes of {words[0]}", ("class", "name", "train", "test"), [(index, *row) for index, row in enumerate(counts)])
 
@@ -42,13 +43,21 @@ def _words(name: str | None) -> Iterator[str]:
         yield from variants or [entry]
 
 
-def _there(word: str, config: Config, lenient: bool) -> tuple[str, Split | None]:
-    """The folder of a data set, and its split if it is there; a damaged one is an error unless `lenient`."""
-    home, settings = _home(word), DataSettings(dataset=word, data_dir=config.data_dir)
-    if not hasattr(home, "peek"):
-        return "embedded", DATASETS[word].call(settings, data_root(config), Seeds(0))
+def _split(word: str, config: Config, lenient: bool) -> tuple[str, Split | None]:
+    """Where a data set is, and its split if it is there; a damaged one is an error unless `lenient`.
+
+    One that is fetched, or is part of hardbench, is read whole; DataError if it has not the published size.
+    """
+    home, settings, root = _home(word), DataSettings(dataset=word, data_dir=config.data_dir), data_root(config)
+    if config.action == "fetch" or not hasattr(home, "peek"):
+        split = DATASETS[word].call(settings, root, Seeds(0))
+        known = _published(word)
+        if known and (len(split.train), len(split.test)) != (known.train, known.test):
+            held = f"{len(split.train)} training and {len(split.test)} test samples in {root}"
+            raise DataError(f"dataset: {word}; {held}; {known.train} and {known.test} were published")
+        return ("on disk" if hasattr(home, "peek") else "embedded"), split
     try:
-        split = home.peek(settings, data_root(config))
+        split = home.peek(settings, root)
     except DataError:
         if not lenient:
             raise
@@ -56,24 +65,18 @@ def _there(word: str, config: Config, lenient: bool) -> tuple[str, Split | None]
     return ("absent" if split is None else "on disk"), split
 
 
-def _fetched(word: str, config: Config) -> tuple[str, Split]:
-    """The split, read whole and of the published size."""
-    home, settings = _home(word), DataSettings(dataset=word, data_dir=config.data_dir)
-    split = DATASETS[word].call(settings, data_root(config), Seeds(0))
-    known = getattr(home, "KNOWN", {}).get(word.lower())
-    if known and (len(split.train), len(split.test)) != (known.train, known.test):
-        held = f"{len(split.train)} training and {len(split.test)} test samples in {data_root(config)}"
-        raise DataError(f"dataset: {word}; {held}; {known.train} and {known.test} were published")
-    return ("on disk" if hasattr(home, "peek") else "embedded"), split
-
-
 def _row(word: str, where: str, split: Split | None) -> tuple[object, ...]:
     if split is not None:
         counts = _counts(split, split.train.labels)
         span = "-".join(map(str, sorted({min(counts), max(counts)})))
         return (word, where, len(split.train), len(split.test), split.num_classes, span, _by(split.train.shape))
-    known = getattr(_home(word), "KNOWN", {}).get(word.lower())
+    known = _published(word)
     return (word, where, *((known.train, known.test, known.classes, "-", _by(known.shape)) if known else ("-",) * 5))
+
+
+def _published(word: str) -> Any:
+    """The published sizes of a data set; None where there are none."""
+    return getattr(_home(word), "KNOWN", {}).get(word.lower())
 
 
 def _counts(split: Split, labels: Tensor) -> list[int]:

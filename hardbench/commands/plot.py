@@ -21,35 +21,31 @@ STUDIES = ("train", "sweep", "mask-mi", "invert", "stragglers")  # those with a 
 def run(config: Config) -> None:
     """Draw the kinds asked for and list the files."""
     target = out_folder(config.out)
-    found = [tracking.find(word, STUDIES, finished=True if word == "last" else None) for word in config.runs]
-    stored = list({one.id: one for one in found}.values())
-    if len({one.study for one in stored}) > 1:
-        raise ConfigError(f"runs: of {', '.join(one.study for one in stored)}; runs of one study")
+    runs = [tracking.find(word, STUDIES, finished=True if word == "last" else None) for word in config.runs]
+    runs = list({run.id: run for run in runs}.values())
+    if len({run.study for run in runs}) > 1:
+        raise ConfigError(f"runs: of {', '.join(run.study for run in runs)}; runs of one study")
     kinds = None if "all" in config.kind else [kind.replace("-", "_") for kind in config.kind]
-    options = FigureOptions(config.metric, config.layer, config.phase, _two(config.by))
-    if len(stored) > 1:
-        folder = target or out_folder(folder_name(stored))
+    options = FigureOptions(config.metric, config.layer, config.phase, _two(config.by), config.format)
+    if len(runs) > 1:
+        folder = target or out_folder(folder_name(runs))
         assert folder is not None
-        names, link = draw(stored, folder, kinds, options, config.format), ""
+        names, link = draw(runs, folder, kinds, options), ""
     else:
-        folder, names, link = _into(stored[0], target, kinds, options, config.format)
-    for name in names:
-        console.say(str((target or folder) / name))
-    for one in stored:
-        console.say(f"run {one.id}")
+        folder, names, link = _into(runs[0], target, kinds, options)
+    for line in (*(str((target or folder) / name) for name in names), *(f"run {run.id}" for run in runs)):
+        console.say(line)
     if link:
         console.say(f"hardbench ui shows it at {link}")
     if config.show:
         show(folder, [name for name in names if name.endswith(".png")])
 
 
-def _into(
-    stored: StoredRun, target: Path | None, kinds: Sequence[str] | None, options: FigureOptions, formats: Sequence[str]
-) -> tuple[Path, list[str], str]:
+def _into(stored: StoredRun, target: Path | None, kinds: Sequence[str] | None, options: FigureOptions) -> tuple[Path, list[str], str]:
     """Draw a run's figures into its artifacts, with copies in `target`; their folder, their names, the run's address."""
     with tracking.extend(stored) as open_run:
         folder = open_run.folder / "figures"
-        names = draw([stored], folder, kinds, options, formats)
+        names = draw([stored], folder, kinds, options)
         for name in names:
             open_run.publish(f"figures/{name}")
             if target is not None:

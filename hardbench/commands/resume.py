@@ -26,4 +26,4 @@ def run(config: Config) -> None:
         if stored.config.get("study") not in STUDIES:
             raise TrackingError(f"run: {stored.id}; its config.yaml names no study")
         settings = sweep_class(stored.config["study"])
-    lifecycle.resume(study, stored, stored.settings(settings, changed))
+    lifecycle.launch(study, stored.settings(settings, changed), stored)

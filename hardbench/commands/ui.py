@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from urllib.parse import quote
 
-from hardbench import console, tracking
+from hardbench import console, signals, tracking
 from hardbench.configs.ui import Config
 from hardbench.errors import TrackingError
 
@@ -20,19 +20,18 @@ def run(config: Config) -> None:
     """Serve until interrupted; TrackingError if the port is taken, or if the server ends by itself."""
     _free(config.port)
     base = f"http://127.0.0.1:{config.port}/#"
-    found = tracking.runs()
-    experiments = {one.run.info.experiment_id: one.study for one in reversed(found)}
+    runs = tracking.runs()
+    experiments = {run.run.info.experiment_id: run.study for run in reversed(runs)}
     for experiment, study in experiments.items():
         console.say(f"{study}: {base}/experiments/{experiment}/runs?compareRunsMode=CHART")
-    if len(found) > 1:
-        newest = found[:2]
-        ids = ",".join(f'"{one.id}"' for one in newest)
-        places = ",".join(sorted({f'"{one.run.info.experiment_id}"' for one in newest}))
+    if len(runs) > 1:
+        ids = ",".join(f'"{run.id}"' for run in runs[:2])
+        places = ",".join(sorted({f'"{run.run.info.experiment_id}"' for run in runs[:2]}))
         console.say(f"the two newest runs side by side: {base}/compare-runs?runs={quote(f'[{ids}]')}&experiments={quote(f'[{places}]')}")
     words = ["--backend-store-uri", tracking.uri(), "--host", "127.0.0.1", "--port", str(config.port), "--workers", "1"]
     # of MLflow's helpers that run jobs none is needed
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with tracking.terminable(), _guarded() as group:
+    with signals.ending(), _guarded() as group:
         server = subprocess.Popen([sys.executable, "-m", "mlflow", "server", *words], process_group=group, env=environment)
         try:
             code = server.wait()

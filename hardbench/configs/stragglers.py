@@ -41,7 +41,7 @@ class Config(RunSettings, InversionSettings, CheckpointSettings):
     def steps(self) -> list[int]:
         """A step for the metrics of every share that remains: its percent, or in a finer unit (to millionths) where two shared one."""
         for unit in (100, 1000, 10_000, 100_000, 1_000_000):
-            found = [round(unit * share) for share in self.remaining_train_ratios]
-            if len(set(found)) == len(found):
+            steps = [round(unit * share) for share in self.remaining_train_ratios]
+            if len(set(steps)) == len(steps):
                 break
-        return found
+        return steps

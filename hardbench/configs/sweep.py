@@ -4,15 +4,16 @@ import dataclasses
 import functools
 import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from hardbench.campaign import grid
 from hardbench.config import Config as AnyConfig
 from hardbench.config import named, options, parse_yaml, read_file
-from hardbench.declaration import setting
+from hardbench.declaration import Option, setting
 from hardbench.errors import ConfigError, nearest
 from hardbench.settings import MachineSettings, PlaceSettings, wrong_name, wrong_tags
 
@@ -47,12 +48,12 @@ class CampaignSettings(MachineSettings, PlaceSettings):
     def headline(self) -> dict[str, Any]:
         """The settings that were given, as text."""
         points = points_of(self)
-        found = {}
+        headline = {}
         for name, option in options(config_class(self.study)).items():
             if option.declared.headline:
                 several = list(dict.fromkeys(str(getattr(config, name)) for config in points))
-                found[name] = ",".join(several) if len(several) <= 20 else f"{len(several)} values"
-        return found
+                headline[name] = ",".join(several) if len(several) <= 20 else f"{len(several)} values"
+        return headline
 
 
 def config_class(study: str) -> type[AnyConfig]:
@@ -64,10 +65,10 @@ def config_class(study: str) -> type[AnyConfig]:
 @functools.cache
 def sweep_class(study: str) -> type[CampaignSettings]:
     """The settings of a sweep over a study: its own, and the study's with several values each."""
-    own = options(CampaignSettings)
+    of_the_sweep = options(CampaignSettings)
     fields = []
     for name, option in options(config_class(study)).items():
-        if name not in own and option.declared.stored:
+        if name not in of_the_sweep and option.declared.stored:
             declared = {"also": option.declared.also, "was": option.declared.was, "each": option, "headline": option.declared.headline}
             fields.append((name, tuple[Any, ...] | None, setting(None, option.declared.help, **declared)))
     return dataclasses.make_dataclass("SweptSettings", fields, bases=(CampaignSettings,), frozen=True)
@@ -78,22 +79,21 @@ Config = sweep_class("train")
 
 def config_for(words: Sequence[str]) -> type[CampaignSettings]:
     """The settings that a command line means: its study is the first word, or that of the environment or the file."""
-    found = words[0] if words and not words[0].startswith("-") else _after(words, "study") or os.environ.get("HARDBENCH_STUDY")
+    study = words[0] if words and not words[0].startswith("-") else _after(words, "study") or os.environ.get("HARDBENCH_STUDY")
     file = _after(words, "config") or os.environ.get("HARDBENCH_CONFIG")
-    if found is None and file is not None:
-        found = str(read_file(file).get("study", "train"))
-    name = (found or "train").replace("-", "_")
+    if study is None and file is not None:
+        study = str(read_file(file).get("study", "train"))
+    name = (study or "train").replace("-", "_")
     if name not in STUDIES:
-        raise ConfigError(f"study: {found}; {nearest(name, STUDIES)}")
+        raise ConfigError(f"study: {study}; {nearest(name, STUDIES)}")
     return sweep_class(name)
 
 
 def _after(words: Sequence[str], name: str) -> str | None:
-    for place, word in enumerate(words):
-        if word == f"--{name}" and place + 1 < len(words):
-            return words[place + 1]
-        if word.startswith(f"--{name}="):
-            return word.partition("=")[2]
+    for word, following in zip_longest(words, words[1:]):
+        option, sign, value = word.partition("=")
+        if option == f"--{name}" and (sign or following is not None):
+            return value if sign else str(following)
     return None
 
 
@@ -108,7 +108,7 @@ class Words:
     @property
     def swept(self) -> list[str]:
         """Names of the settings in grids or with several values."""
-        names = {name for one in self.grids for name in one if name not in self.given}
+        names = {name for axes in self.grids for name in axes if name not in self.given}
         return sorted(names | {name for name, values in self.given.items() if len(values) > 1})
 
     @property
@@ -119,28 +119,37 @@ class Words:
 
 def words_of(config: CampaignSettings) -> Words:
     """The settings of the study, from options and from `fixed:` and `grid:`."""
-    known = options(type(config))
-    given = {
-        name: tuple(value for place, value in enumerate(values) if value not in values[:place])
-        for name, option in known.items()
-        if option.declared.each and (values := getattr(config, name)) is not None
-    }
-    raw: list[Any] = [config.fixed, config.grid]  # sections of a file, or YAML text
-    sections = [parse_yaml(found, name) if isinstance(found, str) else found for found, name in zip(raw, ("fixed", "grid"), strict=True)]
-    fixed = grid.check_section("fixed", sections[0] or {})
-    axes = sections[1] if isinstance(sections[1], list) else [sections[1]] if sections[1] else []
+    cells = {name: getattr(config, name) for name, option in options(type(config)).items() if option.declared.each}
+    fixed = _section(config, "fixed", _parsed("fixed", config.fixed) or {})
+    grids = _parsed("grid", config.grid) or []
     return Words(
-        given,
-        {_named(config, word).name: grid.one(_named(config, word), value) for word, value in fixed.items()},
-        [{_named(config, w).name: grid.several(_named(config, w), v) for w, v in grid.check_section("grid", one).items()} for one in axes],
+        {name: _distinct(values) for name, values in cells.items() if values is not None},
+        {option.name: option.declared.each.accept(value) for option, value in fixed},
+        [
+            {option.name: _distinct(option.accept(values)) for option, values in _section(config, "grid", section)}
+            for section in (grids if isinstance(grids, list) else [grids])
+        ],
     )
 
 
-def _named(config: CampaignSettings, word: str) -> Any:
-    option = named(type(config), word)
-    if option.declared.each is None:
-        raise ConfigError(f"{option.name}: of the sweep itself; at top level, not in fixed or grid")
-    return option
+def _parsed(name: str, section: Any) -> Any:
+    """A section of a file, or one given as YAML text."""
+    return parse_yaml(section, name) if isinstance(section, str) else section
+
+
+def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(value for place, value in enumerate(values) if value not in values[:place])
+
+
+def _section(config: CampaignSettings, name: str, section: Any) -> Iterator[tuple[Option, Any]]:
+    """The settings of the swept study in a mapping, as `fixed` and the members of `grid` are, with their values."""
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{name}: {section}; settings with their values, in YAML")
+    for word, value in section.items():
+        option = named(type(config), str(word))
+        if option.declared.each is None:
+            raise ConfigError(f"{option.name}: of the sweep itself; at top level, not in fixed or grid")
+        yield option, value
 
 
 def points_of(
@@ -148,7 +157,7 @@ def points_of(
 ) -> list[AnyConfig]:
     """The configurations of all cells; `pinned` says what a point reads where that is not settled by its words."""
     study, words = config_class(config.study), words_of(config)
-    found = [pinned(study, point) for point in grid.points(study, words.given, words.fixed, words.grids)]
+    points = [pinned(study, point) for point in grid.points(study, words.given, words.fixed, words.grids)]
     shared: dict[str, Any] = {"data_dir": config.data_dir, "device": config.device, "threads": config.threads or 1, "tag": config.tag}
     shared |= {"keep_checkpoints": False} if config.study == "train" else {}  # others may read their own
-    return grid.configurations(study, found, shared)
+    return grid.configurations(study, points, shared)

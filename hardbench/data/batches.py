@@ -33,7 +33,7 @@ class Batches:
         self.train = train
         self.standardise = standardise
         self.repeats = len(streams)
-        self.size = len(train) if batch_size == "full" else min(int(batch_size), len(train))
+        self.size = batch_length(batch_size, len(train))
         self.per_epoch = -(-len(train) // self.size)
         self.position = 0  # batches drawn
         self.augment = augment
@@ -46,11 +46,6 @@ class Batches:
         self._before: Tensor | None = None
         self._in_order = [self.per_epoch == 1 and not augment and not p for p in corruption_p]  # the full batch, unchanged
         self._shared = standardise(train.inputs, self.unit) if all(self._in_order) else None
-
-    @property
-    def epoch(self) -> float:
-        """Epochs drawn so far."""
-        return self.position / self.per_epoch
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """The next batch of every network."""
@@ -74,13 +69,11 @@ class Batches:
     def _shuffle(self) -> None:
         self._before = _states(self.order)
         count = len(self.train)
-        rows = torch.stack(
-            [
-                torch.arange(count) if in_order else torch.randperm(count, generator=generator)
-                for generator, in_order in zip(self.order, self._in_order, strict=True)
-            ]
+        orders = (
+            torch.arange(count) if in_order else torch.randperm(count, generator=generator)
+            for generator, in_order in zip(self.order, self._in_order, strict=True)
         )
-        self._rows = rows.to(self.train.labels.device)
+        self._rows = torch.stack(list(orders)).to(self.train.labels.device)
 
     def state(self) -> dict[str, Any]:
         """The position in the sequence of batches, and the states of the random streams."""
@@ -101,6 +94,11 @@ class Batches:
                 generator.set_state(saved.clone())  # torch crashes on a row of a larger tensor
         if self.position % self.per_epoch and self._shared is None:
             self._shuffle()
+
+
+def batch_length(batch_size: int | str, samples: int) -> int:
+    """The number of samples in a batch, by the setting: a number, or `full`."""
+    return samples if batch_size == "full" else min(int(batch_size), samples)
 
 
 def _states(generators: Sequence[Generator]) -> Tensor:

@@ -89,11 +89,6 @@ class Split:
         """K, the number of classes."""
         return len(self.class_names)
 
-    def to(self, device: torch.device | str) -> "Split":
-        """The same split on a device."""
-        val = None if self.val is None else self.val.to(device)
-        return replace(self, train=self.train.to(device), test=self.test.to(device), val=val)
-
     @property
     def digest(self) -> str:
         """SHA-256 (first 16 digits) over shapes, inputs and labels of every part."""
@@ -116,7 +111,10 @@ def data_root(settings: PlaceSettings) -> Path:
 def load(settings: SourceSettings, seed: int) -> Split:
     """A data set as published, all classes; `index` counts train and test separately."""
     split = DATASETS[settings.dataset].call(settings, data_root(settings), Seeds(seed).child("data", "gaussian"))
-    _check_labels(split)
+    for part, samples in (("train", split.train), ("test", split.test)):
+        low, high = int(samples.labels.min()), int(samples.labels.max())
+        if low < 0 or high >= split.num_classes:
+            raise DataError(f"dataset: {part} labels from {low} to {high}; labels from 0 to {split.num_classes - 1}")
     return split
 
 
@@ -133,16 +131,7 @@ def prepare(settings: DataSettings, seed: int) -> Split:
     if count:
         order = torch.randperm(len(train), generator=seeds.child("split").generator())
         val, train = train.pick(order[:count].sort().values), train.pick(order[count:].sort().values)
-    if settings.noise_ratio:
-        train = make_labels_wrong(train, settings.noise_ratio, split.num_classes, seeds.child("noise"))
-    return replace(split, train=train, val=val)
-
-
-def _check_labels(split: Split) -> None:
-    for part, samples in (("train", split.train), ("test", split.test)):
-        low, high = int(samples.labels.min()), int(samples.labels.max())
-        if low < 0 or high >= split.num_classes:
-            raise DataError(f"dataset: {part} labels from {low} to {high}; labels from 0 to {split.num_classes - 1}")
+    return make_labels_wrong(replace(split, train=train, val=val), settings.noise_ratio, seed)
 
 
 def map_classes(split: Split, class_map: Mapping[int, int]) -> Split:
@@ -165,9 +154,8 @@ def map_classes(split: Split, class_map: Mapping[int, int]) -> Split:
 def _subset(train: Samples, size: int, how: str, seeds: Seeds) -> Samples:
     if size > len(train):
         raise DataError(f"subset_size: {size}; at most the {len(train)} training samples there are")
-    if how == "first":
-        return train.pick(torch.arange(size))
-    order = torch.randperm(len(train), generator=seeds.child("subset").generator())
+    generator = seeds.child("subset").generator()
+    order = torch.arange(size) if how == "first" else torch.randperm(len(train), generator=generator)
     return train.pick(order[:size].sort().values)
 
 
@@ -179,11 +167,13 @@ def validation_count(val_size: float, available: int) -> int:
     return count
 
 
-def make_labels_wrong(train: Samples, ratio: float, num_classes: int, seeds: Seeds) -> Samples:
-    """The samples, of which int(ratio N) have a wrong label, drawn uniformly from the other classes; `clean` keeps the right ones."""
-    generator = seeds.generator()
-    rows = torch.randperm(len(train), generator=generator)[: int(ratio * len(train))]
-    shift = torch.randint(1, num_classes, (len(rows),), generator=generator)
-    labels = train.labels.clone()
-    labels[rows] = (labels[rows] + shift) % num_classes
-    return replace(train, labels=labels)
+def make_labels_wrong(split: Split, ratio: float, seed: int) -> Split:
+    """The split, int(ratio N) of its training labels wrong, drawn uniformly from the other classes; `clean` keeps the right ones."""
+    if not ratio:
+        return split
+    generator = Seeds(seed).child("data", "noise").generator()
+    rows = torch.randperm(len(split.train), generator=generator)[: int(ratio * len(split.train))]
+    shift = torch.randint(1, split.num_classes, (len(rows),), generator=generator)
+    labels = split.train.labels.clone()
+    labels[rows] = (labels[rows] + shift) % split.num_classes
+    return replace(split, train=replace(split.train, labels=labels))

@@ -28,10 +28,9 @@ from hardbench.settings import SourceSettings
 DIGITS = tuple("0123456789")
 USPS = ("usps.bz2", "usps.t.bz2")
 PATIENCE = 30  # seconds without a byte after which a download fails
-MAGIC = {"idx3-ubyte": 0x803, "idx1-ubyte": 0x801, "idx2-int": 0xC02}  # by the file name's end: element type, then dimensions
+MAGIC = {"idx3-ubyte": (0x803, "u1"), "idx1-ubyte": (0x801, "u1"), "idx2-int": (0xC02, ">i4")}  # by the file name's end, with the elements
 DEFLATE = 1032  # bytes that one byte of a .gz file can unpack to
 TEXT = 1 << 28  # largest text of a USPS file in bytes, many times the published one
-ELEMENT: dict[int, np.dtype[Any]] = {0x8: np.dtype("u1"), 0xC: np.dtype(">i4")}
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ class ImageSet:
 def read_idx(path: Path, body: bool = True) -> Tensor:
     """The array of an IDX file (`path`, or `path`.gz), integers of any shape; without `body` zeros of that shape that take no memory."""
     path = path if files.is_there(path) else path.with_name(path.name + ".gz")
-    magic = next(code for end, code in MAGIC.items() if path.name.removesuffix(".gz").endswith(end))
-    element, dims = ELEMENT[magic >> 8], magic & 0xFF
+    magic, kind = next(known for end, known in MAGIC.items() if path.name.removesuffix(".gz").endswith(end))
+    element, dims = np.dtype(kind), magic & 0xFF
     try:
         size = files.regular(path).stat().st_size
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -112,7 +111,7 @@ def _check_text(path: Path) -> None:
 def _read_with_torchvision(image_set: ImageSet, root: Path, pixels: bool) -> Split:
     from torchvision import datasets
 
-    loaded = []
+    parts = []
     try:
         for file in image_set.files:
             files.regular(root / file)
@@ -120,16 +119,15 @@ def _read_with_torchvision(image_set: ImageSet, root: Path, pixels: bool) -> Spl
                 _check_text(root / file)
         for train in (True, False):
             images = getattr(datasets, image_set.home)(root, train=train)
-            loaded.append((torch.from_numpy(images.data), torch.tensor(images.targets), images))
+            inputs = torch.from_numpy(images.data)
+            inputs = inputs.unsqueeze(1) if inputs.ndim == 3 else inputs.permute(0, 3, 1, 2).contiguous()
+            parts.append(Samples.of(inputs, torch.tensor(images.targets)))
     except MemoryError:
         raise DataError(f"{', '.join(image_set.files)} in {root}: does not fit into memory; more of it, or a smaller set") from None
     except Exception as error:  # whatever a damaged file makes torchvision raise (it checks the sums of files it unpickles)
         said = " ".join(str(error).split())
         raise DataError(f"{', '.join(image_set.files)} in {root}: damaged ({said}); delete them to download them again") from None
-    parts = [
-        Samples.of(data.unsqueeze(1) if data.ndim == 3 else data.permute(0, 3, 1, 2).contiguous(), labels) for data, labels, _ in loaded
-    ]
-    return Split(parts[0], parts[1], image_set.names or tuple(loaded[0][2].classes))
+    return Split(parts[0], parts[1], image_set.names or tuple(images.classes))
 
 
 def _idx(home: str, train: int, test: int, stems: Sequence[str] = ("train", "t10k"), labels: str = "idx1-ubyte", **more: Any) -> ImageSet:
@@ -209,16 +207,15 @@ def _download(word: str, image_set: ImageSet, root: Path) -> None:
     """Put the set's files below `root` by torchvision's downloader, in a folder of their own until they are complete and checked."""
     from torchvision import datasets
 
-    looked = f"dataset: {word}; looked for {', '.join(image_set.files)} in {root}"
+    absent = f"dataset: {word}; looked for {', '.join(image_set.files)} in {root}"
     if root.parts[:1] == ("~",):
-        raise DataError(f"{looked}, and there is no home folder; a folder as data_dir")
+        raise DataError(f"{absent}, and there is no home folder; a folder as data_dir")
     try:
         root.mkdir(parents=True, exist_ok=True)
         place = tempfile.TemporaryDirectory(prefix=".download-", dir=root)
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{looked}, which cannot be written to ({getattr(error, 'strerror', error)}); the files, or a folder to download to"
-        ) from None
+        reason = getattr(error, "strerror", error)
+        raise DataError(f"{absent}, which cannot be written to ({reason}); the files, or a folder to download to") from None
     before = socket.getdefaulttimeout()
     with place as name:
         try:
@@ -234,6 +231,6 @@ def _download(word: str, image_set: ImageSet, root: Path) -> None:
                 file.replace(target)
         except (OSError, RuntimeError, EOFError, ValueError, HTTPException) as error:
             reason = " ".join(str(error).split())
-            raise DataError(f"{looked}, and the download failed ({reason}); the files, or a network") from None
+            raise DataError(f"{absent}, and the download failed ({reason}); the files, or a network") from None
         finally:
             socket.setdefaulttimeout(before)

@@ -27,9 +27,9 @@ class Standardise:
     std: Tensor
     shift: float = 0.0
 
-    def __call__(self, raw: Tensor, unit: float) -> Tensor:
-        """float32 standardised inputs, shape as `raw`."""
-        scaled = raw.float() * (self._scale / unit)
+    def __call__(self, raw: Tensor, unit: float | None = None) -> Tensor:
+        """float32 standardised inputs, shape as `raw`, of which `unit` stands for 1 (None: by its type)."""
+        scaled = raw.float() * (self._scale / (unit_of(raw) if unit is None else unit))
         # not addcmul, whose kernel takes three times as long where constants are broadcast
         return scaled if self._offset is None else scaled.add_(self._offset)
 
@@ -61,12 +61,10 @@ def standardise_for(settings: DataSettings, train: Samples) -> Standardise:
     shape = train.shape
     per_input = (shape[0], *[1] * (len(shape) - 1)) if settings.normalize == "channel" and len(shape) != 2 else (1,) * len(shape)
     if settings.normalize == "none":
-        mean, std = torch.zeros(per_input), torch.ones(per_input)
-    else:
-        mean, std = moments(train.inputs, settings.normalize)
-        mean = _given("mean", settings.mean, mean, per_input)
-        std = _given("std", settings.std, std, per_input)
-    return Standardise(mean, std, settings.shift)
+        return Standardise(torch.zeros(per_input), torch.ones(per_input), settings.shift)
+    mean, std = moments(train.inputs, settings.normalize)
+    given = _given("mean", settings.mean, mean, per_input), _given("std", settings.std, std, per_input)
+    return Standardise(*given, settings.shift)
 
 
 def moments(inputs: Tensor, how: str) -> tuple[Tensor, Tensor]:

@@ -18,12 +18,7 @@ NAMED = 4  # runs that a folder is named after
 
 
 def draw(
-    runs: "Runs",
-    folder: Path,
-    kinds: Sequence[str] | None = None,
-    options: "FigureOptions | None" = None,
-    formats: Sequence[str] = ("png",),
-    strict: bool = True,
+    runs: "Runs", folder: Path, kinds: Sequence[str] | None = None, options: "FigureOptions | None" = None, strict: bool = True
 ) -> list[str]:
     """Draw the kinds asked for (default: all that apply to the runs) into a folder; the names of the files.
 
@@ -31,22 +26,20 @@ def draw(
     """
     from hardbench.figures.runs import FigureOptions
 
+    options = options or FigureOptions()
     drawers: dict[str, Kind] = importlib.import_module(f"hardbench.figures.{runs[0].study.replace('-', '_')}").KINDS
+    chosen = list(drawers if kinds is None else kinds)
+    if unknown := [kind for kind in chosen if kind not in drawers]:
+        raise ConfigError(f"kind: {unknown[0]}; {nearest(unknown[0], drawers)}, or all")
     names: list[str] = []
     missing: ConfigError | None = None
-    chosen = list(drawers if kinds is None else kinds)
-    for kind in chosen:
-        if kind not in drawers:
-            raise ConfigError(f"kind: {kind}; {nearest(kind, drawers)}, or all")
     for kind in chosen:
         try:
-            figures = drawers[kind](runs, options or FigureOptions())
+            names += save(drawers[kind](runs, options), folder, options.formats)
         except ConfigError as error:
             if strict and kinds is not None:
                 raise
             missing = error
-            continue
-        names += save(figures, folder, formats)
     if strict and missing is not None and not names:
         raise missing
     return list(dict.fromkeys(names))
@@ -79,8 +72,7 @@ def show(folder: Path, names: Sequence[str]) -> None:
     from matplotlib import pyplot
 
     for name in names:
-        figure = pyplot.figure(name)
-        axis = figure.add_axes((0, 0, 1, 1))
+        axis = pyplot.figure(name).add_axes((0, 0, 1, 1))
         axis.imshow(pyplot.imread(folder / name))
         axis.set_axis_off()
     pyplot.show()

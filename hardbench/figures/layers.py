@@ -13,7 +13,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from hardbench.errors import ConfigError
 from hardbench.figures import measures, style
@@ -28,7 +27,7 @@ WIDE: dict[str, Any] = {"width": 5.6, "height": 3.8}
 BATCH = "published (one batch)"
 
 
-def _overview(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
+def _overview(run: StoredRun, phase: str, *metrics: str) -> Figure:
     """Every metric against step + 1, layers as lines; against the layer for a test set measured at the end alone."""
     timed = measured(run, array_of(run, metrics[0], phase)).ndim == 3
     titles = [wording(metric)[2] for metric in metrics]
@@ -39,11 +38,11 @@ def _overview(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
             continue
         if measures.null_lines(axis, run, metric, phase):
             figure.set_label(f"{PHASES[phase]}; grey: permuted labels, ± 2 std")
-        measures.layer_lines(axis, run.arrays["steps"] + 1, over_time(run, metric, phase), "{}", robust=metric in ROBUST)
+        measures.layer_lines(axis, run.arrays["steps"] + 1, over_time(run, metric, phase), metric, "{}")
     return figure
 
 
-def _distributions(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
+def _distributions(run: StoredRun, phase: str, *metrics: str) -> Figure:
     """The metrics at the end of training, layer by layer: a dot for each network, a bar for their mean with its standard error."""
     figure, axes = grid(len(metrics), [wording(metric)[2] for metric in metrics], "layer (dots: networks)")
     for axis, metric in zip(axes, metrics, strict=True):
@@ -56,7 +55,7 @@ def _distributions(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     return figure
 
 
-def _progression(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
+def _progression(run: StoredRun, phase: str, *metrics: str) -> Figure:
     """Every metric against the layer, as a line for each of up to five evaluation points, from light (the first) to dark."""
     figure, axes = grid(len(metrics), [wording(metric)[2] for metric in metrics], "layer (at lines: optimiser step)")
     steps = run.arrays["steps"]
@@ -65,25 +64,24 @@ def _progression(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     for axis, metric in zip(axes, metrics, strict=True):
         values = over_time(run, metric, phase)
         lines = [profile(axis, values[:, t], str(steps[t]), color=shade, markersize=2.5) for t, shade in shades.items()]
-        if metric in ROBUST:
-            style.robust_view(axis)
+        measures.robust_view(metric, axis)
         style.label_ends(axis, lines)
     return figure
 
 
-def _heatmap(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
+def _heatmap(run: StoredRun, phase: str, metric: str) -> Figure:
     """A metric by layer (rows, layer 0 at the bottom) and evaluation point (columns), mean over repeats."""
-    table = mean_stderr(over_time(run, metrics[0], phase))[0].T[::-1]
-    low, high = style.inliers(table, table[:, -1]) if metrics[0] in ROBUST else (np.nanmin(table), np.nanmax(table))
-    figure, axes = style.sheet(width=2.2 + min(0.5 * table.shape[1], 11), height=1.6 + 0.32 * len(table))
+    table = mean_stderr(over_time(run, metric, phase))[0].T[::-1]
+    low, high = style.inliers(table, table[:, -1]) if metric in ROBUST else (np.nanmin(table), np.nanmax(table))
+    figure, axis = style.panel(width=2.2 + min(0.5 * table.shape[1], 11), height=1.6 + 0.32 * len(table))
     layers, steps = [str(layer) for layer in range(len(table))][::-1], [str(step) for step in run.arrays["steps"]]
     texts, norm = np.vectorize(measures.with_error, otypes=[object])(table), Normalize(low, max(high, low + 1e-9))
-    style.heatmap(axes[0, 0], table, layers, steps, wording(metrics[0])[2], texts, shades="viridis", norm=norm, aspect="auto")
-    axes[0, 0].set(xlabel="optimiser step", ylabel="layer")
+    style.heatmap(axis, table, layers, steps, wording(metric)[2], norm, texts, cmap="viridis", aspect="auto")
+    axis.set(xlabel="optimiser step", ylabel="layer")
     return figure
 
 
-def _metrics_heatmap(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
+def _metrics_heatmap(run: StoredRun, phase: str, *metrics: str) -> Figure:
     """All metrics (rows) of all layers (columns) at the end, coloured from 0 to 1, or to the largest of the row where that is more.
 
     Rows with negative numbers are coloured from their lowest. A small difference is thus small in colour, too.
@@ -93,15 +91,15 @@ def _metrics_heatmap(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     shares = (mean - low) / (high - low)
     texts = np.vectorize(partial(measures.with_error, between="\n"), otypes=[object])(mean, stderr)
     height = 1.5 + (0.38 if np.isfinite(stderr).any() else 0.3) * len(metrics)
-    figure, axes = style.sheet(width=3.8 + 0.55 * mean.shape[1], height=height)
+    figure, axis = style.panel(width=3.8 + 0.55 * mean.shape[1], height=height)
     names, layers = [wording(metric)[1] for metric in metrics], [str(layer) for layer in range(mean.shape[1])]
-    label, norm = "from 0 (or a negative lowest) to 1 (or a larger highest of the row)", Normalize(0, 1)
-    style.heatmap(axes[0, 0], shares, names, layers, label, texts, shades="viridis", norm=norm, aspect="auto")
-    axes[0, 0].set_xlabel("layer")
+    label = "from 0 (or a negative lowest) to 1 (or a larger highest of the row)"
+    style.heatmap(axis, shares, names, layers, label, Normalize(0, 1), texts, cmap="viridis", aspect="auto")
+    axis.set_xlabel("layer")
     return figure
 
 
-def _correlations(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
+def _correlations(run: StoredRun, phase: str, *metrics: str) -> Figure:
     """Spearman's r between metrics over layers and evaluation points (at the end alone: layers), mean over networks.
 
     The points of one network are not independent and share the trend of training: no p value is given.
@@ -112,16 +110,15 @@ def _correlations(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     if not np.isfinite(mean[~np.eye(len(metrics), dtype=bool)]).any():
         raise ConfigError(f"phase: {phase}; one with two metrics that vary over three layers or evaluation points, to be correlated")
     names, side = [wording(metric)[0] for metric in metrics], 2.2 + 0.42 * len(metrics)
-    figure, axes = style.sheet(width=side + 1, height=side, layout="compressed")
+    figure, axis = style.panel(width=side + 1, height=side, layout="compressed")
     label = "Spearman's r over layers" + (" and evaluation points" if values[0].ndim == 3 else " at the end")
-    style.heatmap(axes[0, 0], mean, names, names, label, shades="RdBu_r", norm=Normalize(-1, 1))
+    style.heatmap(axis, mean, names, names, label, Normalize(-1, 1), cmap="RdBu_r")
     return figure
 
 
-def _layerwise(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
+def _layerwise(run: StoredRun, phase: str, metric: str) -> Figure:
     """A metric against the layer at the end of training; the published estimate is dashed, permuted labels are a grey band."""
-    figure, axes = style.sheet(width=6.2, height=3.9)
-    axis, metric = axes[0, 0], metrics[0]
+    figure, axis = style.panel(width=6.2, height=3.9)
     lines = [profile(axis, values := ends(run, metric, phase), PHASES[phase], color=LOW)]
     if (batch := measures.published(run, metric)) is not None:
         lines.append(profile(axis, measures.last(batch), BATCH, color=LOW, linestyle="--", marker="s"))
@@ -133,26 +130,21 @@ def _layerwise(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     return figure
 
 
-def _timeline(options: FigureOptions, run: StoredRun, phase: str, metrics: list[str]) -> Figure:
-    metric, layer = metrics[0], options.layer
-    figure, axes = style.sheet(**WIDE)
-    axis = axes[0, 0]
+def _timeline(layer: int | None, asked: str | None, run: StoredRun, phase: str, metric: str) -> Figure:
+    figure, axis = style.panel(**WIDE)
     axis.set(xlabel="optimiser step + 1", ylabel=wording(metric)[2])
     if metric == "loss":
         figure.set_label("training batches")
         values = measured(run, "train_layer_loss")
-        kept = (
-            np.isfinite(values)
-            if layer is None
-            else np.isfinite(of_layer(values, layer))[..., None] & (np.arange(values.shape[2]) == layer)
-        )
-        measures.layer_lines(axis, run.arrays["log_steps"] + 1, np.where(kept, values, np.nan))
+        if layer is not None:  # the other layers are left out, the colours stay
+            values = np.where(np.arange(values.shape[2]) == layer, of_layer(values, layer)[..., None], np.nan)
+        measures.layer_lines(axis, run.arrays["log_steps"] + 1, values, metric)
     elif layer is None:
         null = measures.null_lines(axis, run, metric, phase)
-        measures.layer_lines(axis, run.arrays["steps"] + 1, over_time(run, metric, phase), more=null, robust=metric in ROBUST)
+        measures.layer_lines(axis, run.arrays["steps"] + 1, over_time(run, metric, phase), metric, more=null)
     else:
         figure.set_label(f"layer {layer}")
-        _one_layer(axis, run, metric, layer, [phase] if options.phase else ["train", phase])
+        _one_layer(axis, run, metric, layer, [phase] if asked else ["train", phase])
     return figure
 
 
@@ -161,7 +153,8 @@ def timeline(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
 
     For gmlp runs `loss` is one of the metrics: the local training loss of the layers, over the batches whatever the phase.
     """
-    kind = single("timeline_{metric}" + ("" if options.layer is None else f"_{options.layer}"), partial(_timeline, options))
+    stem = "timeline_{metric}" + ("" if options.layer is None else f"_{options.layer}")
+    kind = single(stem, partial(_timeline, options.layer, options.phase))
     greedy = options.metric is None and options.phase in (None, "train") and all(is_measured(run, "train_layer_loss") for run in runs)
     return kind(runs, options) | (kind(runs, replace(options, metric="loss")) if greedy else {})
 
@@ -179,14 +172,13 @@ def _one_layer(axis: Axes, run: StoredRun, metric: str, layer: int, phases: list
     if (batch := measures.published(run, metric)) is not None:
         lines.append(style.band(axis, x, batch[:, :, layer], BATCH, color=style.INK, linestyle=":"))
     style.log_steps(axis)
-    if metric in ROBUST:
-        style.robust_view(axis)
+    measures.robust_view(metric, axis)
     style.label_ends(axis, lines)
 
 
-def _train_val(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
+def _train_val(run: StoredRun, phase: str, metric: str) -> Figure:
     """Training against held-out samples: a metric by layer at the end, and training minus held out against step + 1."""
-    metric, held = metrics[0], held_out(run)
+    held = held_out(run)
     gaps = over_time(run, metric, "train") - over_time(run, metric, held)
     figure, axes = style.sheet(1, 2, **WIDE)
     figure.set_label("training against held-out samples")
@@ -197,7 +189,7 @@ def _train_val(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
     left.set(xlabel="layer, at the end", ylabel=wording(metric)[2])
     right.axhline(0, color=style.GREY, linewidth=0.8)
     right.set(xlabel="optimiser step + 1", ylabel=f"{wording(metric)[1]}:\n{PHASES['train']} minus {PHASES[held]}")
-    measures.layer_lines(right, run.arrays["steps"] + 1, gaps, robust=metric in ROBUST, both=True)
+    measures.layer_lines(right, run.arrays["steps"] + 1, gaps, metric, both=True)
     return figure
 
 
@@ -215,19 +207,17 @@ def multi_run(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
         if layer is not None:
             curves = [of_layer(values, layer)[..., None] for values in curves]
         count = 1 + max(np.flatnonzero(np.isfinite(values).any(axis=(0, 1)))[-1] for values in curves)  # layers with numbers
-        size = WIDE if count == 1 else {}
         titles = [f"layer {index if layer is None else layer}" for index in range(count)]
-        figure, axes = grid(count, titles, "optimiser step + 1", most=4, sharey=True, **size)
+        figure, axes = grid(count, titles, "optimiser step + 1", most=4, sharey=True, **(WIDE if count == 1 else {}))
         for index, axis in enumerate(axes):
             for number, (run, values) in enumerate(zip(runs, curves, strict=True)):
                 if index < values.shape[2]:
                     style.band(axis, run.arrays["steps"] + 1, values[:, :, index], **line_style(number))
             style.log_steps(axis, axis.get_xlabel())
             axis.set_ylabel(wording(metric)[2] if index % 4 == 0 else "")
-        if metric in ROBUST:
-            style.robust_view(*axes)
+        measures.robust_view(metric, *axes)
         names = [measures.headline(run, label, PHASES[phase]) for (run, phase), label in zip(parts, run_labels(runs), strict=True)]
-        handles = [Line2D([], [], label=name.replace("; ", "\n"), **line_style(number)) for number, name in enumerate(names)]
+        handles = [style.handle(name.replace("; ", "\n"), **line_style(number)) for number, name in enumerate(names)]
         style.legend(axes[min(3, count - 1)], handles)
         return figure
 
@@ -263,8 +253,7 @@ def architecture_comparison(runs: Runs, options: FigureOptions) -> dict[str, Fig
         samples = PHASES[timed[0]] if len(set(timed)) == 1 else "held-out samples"
         right.set_title(f"{samples}, last layer", fontsize=SMALL + 1)
         style.log_steps(right)
-        if metric in ROBUST:
-            style.robust_view(right)
+        measures.robust_view(metric, right)
         style.legend(right, lines)
         return figure
 

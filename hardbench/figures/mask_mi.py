@@ -14,7 +14,6 @@ from hardbench.artifacts import Array, by_model, masked_key
 from hardbench.errors import ConfigError
 from hardbench.figures import style
 from hardbench.figures.runs import FigureOptions, Kind, Runs, file_stem
-from hardbench.figures.style import line_style
 
 BINS = 10  # of the kept share
 SHOWN = 10  # channels per layer
@@ -83,8 +82,8 @@ def _count(models: Sequence[MaskedModel]) -> str:
 
 def _layer_sheet(models: Sequence[MaskedModel]) -> tuple[Figure, Axes]:
     """A figure with one axis, whose x is the masked layer."""
-    figure, axes = style.sheet(width=5.6, height=3.6)
-    axis, last = axes[0, 0], max(max(model.layers) for model in models)
+    figure, axis = style.panel(width=5.6, height=3.6)
+    last = max(max(model.layers) for model in models)
     axis.set(xlabel="layer masked (0 is next to the input)", xticks=range(0, last + 1, 1 if last < 12 else 2), xlim=(-0.5, last + 0.5))
     return figure, axis
 
@@ -95,7 +94,7 @@ def mi_per_layer(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     figure, axis = _layer_sheet(models)
     handles: list[Any] = []
     for number, model in enumerate(models):
-        colour = line_style(number)["color"]
+        colour = style.line_style(number)["color"]
         x = np.array(model.layers) + 0.12 * (number - (len(models) - 1) / 2)
         marks: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 3.5, "capsize": 2, "linewidth": 1.3, "elinewidth": 0.8}
         handles.append(axis.errorbar(x, *model.mi_of_layers(), **marks, label=model.label))
@@ -122,7 +121,7 @@ def delta_mi(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
         bounds = np.array([model.of_layer("ci95", layer) for layer in model.layers])
         error = np.clip(np.stack([lost - (full - bounds[:, 1]), (full - bounds[:, 0]) - lost]), 0, None)
         x = np.array(model.layers) + width * (number - (len(models) - 1) / 2)
-        marks = {"color": line_style(number)["color"], "ecolor": style.INK, "capsize": 2, "error_kw": {"linewidth": 0.8}}
+        marks = {"color": style.line_style(number)["color"], "ecolor": style.INK, "capsize": 2, "error_kw": {"linewidth": 0.8}}
         handles.append(axis.bar(x, lost, width * 0.9, yerr=error, label=model.label, **marks))
     handles.append(style.note(f"bars: 95 % over sets\n{_count(models)}"))
     axis.axhline(0, color=style.INK, linewidth=0.8)
@@ -137,8 +136,7 @@ def mi_vs_kept(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
 
 
 def _mi_vs_kept(model: MaskedModel, layers: Sequence[int]) -> Figure:
-    figure, axes = style.sheet(width=5.6, height=3.6)
-    axis = axes[0, 0]
+    figure, axis = style.panel(width=5.6, height=3.6)
     handles: list[Any] = []
     for layer, colour in zip(layers, style.ordered(len(layers)), strict=True):
         share = model.of_layer("kept", layer) / model.of_layer("masks", layer).shape[1]
@@ -172,11 +170,11 @@ def _class_information(model: MaskedModel) -> Figure:
     full = model.arrays["class_information_full"][:, None]  # [R, 1, K]
     lost = np.stack([(full - model.of_layer("class_information", layer)).mean((0, 1)) for layer in model.layers], 1)  # [K, L]
     names, layers = [str(name) for name in model.arrays["class_names"]], [str(layer) for layer in model.layers]
-    figure, axes = style.sheet(width=2.6 + 0.5 * len(layers), height=1.6 + min(0.32 * len(names), 9.0))
+    figure, axis = style.panel(width=2.6 + 0.5 * len(layers), height=1.6 + min(0.32 * len(names), 9.0))
     limits = Normalize(min(0.0, float(np.nanmin(lost))), max(float(np.nan_to_num(np.abs(lost)).max()), 1e-9))
-    style.heatmap(axes[0, 0], lost, names, layers, "information of the class lost / nats", norm=limits, aspect="auto")
-    axes[0, 0].set(xlabel="layer masked", ylabel="class")
-    axes[0, 0].set_title(model.label, fontsize=style.SMALL + 2, parse_math=False)
+    style.heatmap(axis, lost, names, layers, "information of the class lost / nats", limits, aspect="auto")
+    axis.set(xlabel="layer masked", ylabel="class")
+    axis.set_title(model.label, fontsize=style.SMALL + 2, parse_math=False)
     return figure
 
 
@@ -190,11 +188,8 @@ def top_channels(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
 
 def _top_channels(model: MaskedModel, layers: Sequence[int]) -> Figure:
     layers = [layers[place] for place in style.sampled(len(layers), LAYERS_APART)]
-    columns = min(4, len(layers))
-    figure, axes = style.sheet(-(-len(layers) // columns), columns, width=2.7, height=2.6)
-    for axis in axes.flat[len(layers) :]:
-        axis.set_axis_off()
-    for axis, layer in zip(axes.flat, layers, strict=False):
+    figure, axes = style.panels(len(layers), min(4, len(layers)), width=2.7, height=2.6)
+    for axis, layer in zip(axes, layers, strict=True):
         _channels(axis, model, layer)
     figure.supxlabel("what a channel adds to the information / nats, 95 % over sets", fontsize=style.SMALL + 2)
     figure.suptitle(f"{model.label}: strongest channels", fontsize=style.SMALL + 2)

@@ -17,7 +17,6 @@ from hardbench.artifacts import Array, layer_key, metric_of
 from hardbench.errors import ConfigError
 from hardbench.figures import style
 from hardbench.figures.runs import FigureOptions, Kind, Runs, StoredRun, file_stem, is_measured, measured, run_labels
-from hardbench.figures.style import GREY, SMALL
 from hardbench.metrics.hardness import mean_stderr
 
 PHASES = {"train": "training samples", "val": "validation split", "test": "test set"}
@@ -146,21 +145,21 @@ def headline(run: StoredRun, label: str, samples: str, error: bool = True) -> st
 def collect(runs: Runs, drawings: Mapping[str, Callable[[], Figure]], strict: bool) -> dict[str, Figure]:
     """The figures by file stem. Those that lack numbers are left out; ConfigError where all do, or with `strict` one does."""
     figures: dict[str, Figure] = {}
-    errors: list[ConfigError] = []
+    first: ConfigError | None = None
     for stem, draw in drawings.items():
         try:
             figures[stem] = draw()
         except ConfigError as error:
-            errors.append(error)
             if strict:
                 raise
+            first = first or error
     if not figures:
         names = " and ".join(f"{run.name} ({run.id[:8]})" for run in runs)
-        raise errors[0] if errors else ConfigError(f"layer_metrics: none measured in {names}")
+        raise first or ConfigError(f"layer_metrics: none measured in {names}")
     return figures
 
 
-def single(stem: str, draw: Callable[[StoredRun, str, list[str]], Figure], error: bool = True) -> Kind:
+def single(stem: str, draw: Callable[..., Figure], error: bool = True) -> Kind:
     """A kind that draws run by run: by metric and phase where the stem names them, in the phase asked for.
 
     Without one: the held-out phase, or where the stem names a phase and no metric, each that was measured. `draw` takes run, phase and
@@ -169,9 +168,9 @@ def single(stem: str, draw: Callable[[StoredRun, str, list[str]], Figure], error
     by_metric, every_phase = "{metric}" in stem, "{phase}" in stem and "{metric}" not in stem
 
     def titled(run: StoredRun, label: str, phase: str, metrics: list[str]) -> Figure:
-        figure = draw(run, phase, metrics)
+        figure = draw(run, phase, *metrics)
         title = headline(run, label, str(figure.get_label()) or PHASES[phase], error)
-        figure.suptitle(title, fontsize=SMALL + 1).set_parse_math(False)
+        figure.suptitle(title, fontsize=style.SMALL + 1).set_parse_math(False)
         return figure
 
     def kind(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
@@ -191,13 +190,11 @@ def single(stem: str, draw: Callable[[StoredRun, str, list[str]], Figure], error
 def grid(count: int, titles: Sequence[str], xlabel: str, most: int = 0, **more: Any) -> tuple[Figure, list[Axes]]:
     """Panels with titles in rows of up to `most` (default: four or five, whichever leaves fewer gaps), the x label below the lowest."""
     columns = min(count, most or (5 if -count % 5 < -count % 4 else 4))
-    figure, axes = style.sheet(-(-count // columns), columns, **{"width": 3.3, "height": 2.5, **more})
-    for axis in axes.flat[count:]:
-        axis.remove()
-    for index, (axis, title) in enumerate(zip(axes.flat, titles, strict=False)):
-        axis.set_title(title, fontsize=SMALL, loc="left")
-        axis.set_xlabel(xlabel if index + columns >= count else "", fontsize=SMALL + 1)
-    return figure, list(axes.flat[:count])
+    figure, axes = style.panels(count, columns, **{"width": 3.3, "height": 2.5, **more})
+    for index, (axis, title) in enumerate(zip(axes, titles, strict=True)):
+        axis.set_title(title, fontsize=style.SMALL, loc="left")
+        axis.set_xlabel(xlabel if index + columns >= count else "", fontsize=style.SMALL + 1)
+    return figure, axes
 
 
 def layer_axis(axis: Axes, count: int) -> None:
@@ -215,18 +212,23 @@ def profile(axis: Axes, values: Array, label: str | None = None, **more: Any) ->
     return line
 
 
-def layer_lines(
-    axis: Axes, x: Array, values: Array, name: str = "layer {}", more: Sequence[Line2D] = (), robust: bool = False, both: bool = False
-) -> None:
-    """Layers from values [R, T, L] as lines against the step, up to twelve of them named at their ends, as are `more` lines.
+def robust_view(metric: str, *axes: Axes, both: bool = False) -> None:
+    """Have outliers at the low end (`both`: at either) marked at the edge where the metric has no lower bound."""
+    if metric in ROBUST:
+        style.robust_view(*axes, both=both)
 
-    `robust` has outliers at the low end (`both`: at either) marked at the edge.
+
+def layer_lines(
+    axis: Axes, x: Array, values: Array, metric: str, name: str = "layer {}", more: Sequence[Line2D] = (), both: bool = False
+) -> None:
+    """Layers from a metric's values [R, T, L] as lines against the step, up to twelve of them named at their ends, as are `more` lines.
+
+    `both`: see `robust_view`.
     """
     shades = style.ordered(values.shape[2])
     lines = [style.band(axis, x, values[:, :, i], name.format(i), color=shade, linewidth=1.2) for i, shade in enumerate(shades)]
     style.log_steps(axis, axis.get_xlabel())
-    if robust:
-        style.robust_view(axis, both=both)
+    robust_view(metric, axis, both=both)
     style.label_ends(axis, [*(lines[i] for i in style.sampled(len(lines), 12)), *more])
 
 
@@ -241,5 +243,5 @@ def null_lines(axis: Axes, run: StoredRun, metric: str, phase: str, layer: int |
 
 def grey_band(axis: Axes, x: Array, low: Array, high: Array) -> Line2D:
     """The band of permuted labels; the line in its middle carries the name."""
-    axis.fill_between(x, low, high, color=GREY, alpha=0.5, linewidth=0, zorder=1.2)
+    axis.fill_between(x, low, high, color=style.GREY, alpha=0.5, linewidth=0, zorder=1.2)
     return axis.plot(x, (low + high) / 2, color="#808080", linewidth=0.6, zorder=1.2, label="permuted labels")[0]

@@ -8,7 +8,7 @@ error, and decide nothing. The figure says which of these applied.
 import itertools
 import textwrap
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,7 +19,6 @@ from hardbench.errors import ConfigError
 from hardbench.figures import measures, style
 from hardbench.figures.measures import PHASES, ends, with_error, wording
 from hardbench.figures.runs import Kind, StoredRun, is_measured
-from hardbench.figures.style import SMALL
 from hardbench.metrics.hardness import mean_stderr
 
 Values = Mapping[str, Array]  # metric -> [R, L] at the end
@@ -150,9 +149,8 @@ def different(values: Values, samples: int = 0) -> str:
     span = f"is {_at(cka, low)}" if low == high else f"lies between {_at(cka, low)} and {_at(cka, high)}"
     way = getattr(change(cka), "direction", 0)
     steps = [change(cka[:, [a, b]]) for a, b in itertools.pairwise(layers)]
-    trend = {1: " and rises with depth", -1: " and falls with depth"}.get(way, "")
-    if any(step is not None and step.direction == -way for step in steps):
-        trend = ""
+    against = any(step is not None and step.direction == -way for step in steps)
+    trend = "" if against else {1: " and rises with depth", -1: " and falls with depth"}.get(way, "")
     same = "" if np.isnan(stderr[layers]).all() else f", where {SAME} counts as the same"
     return f"{head}: linear CKA {span}{trend}{same}{_by_one({'': cka})}."
 
@@ -165,21 +163,17 @@ def threshold(networks: int, samples: int) -> str:
     return f"differences of accuracies are told beyond {of}, others not from one network"
 
 
-QUESTIONS = (
-    ("Are later layers more predictive?", (("probe_accuracy",), ("accuracy",), ("cross_entropy",)), predictive),
-    ("Do layers compress?", (("mutual_information",), ("gaussian_entropy",), ("participation_ratio",)), compressing),
-    (
-        "Is each layer different from the one before?",
-        (("linear_cka", "ridge_r2"), ("alignment", "margin"), ("ace_regularizer",)),
-        different,
-    ),
+QUESTIONS: tuple[tuple[Any, ...], ...] = (  # in words, the function that answers it, metrics: a row of the figure each
+    ("Are later layers more predictive?", predictive, ("probe_accuracy",), ("accuracy",), ("cross_entropy",)),
+    ("Do layers compress?", compressing, ("mutual_information",), ("gaussian_entropy",), ("participation_ratio",)),
+    ("Is each layer different from the one before?", different, ("linear_cka", "ridge_r2"), ("alignment", "margin"), ("ace_regularizer",)),
 )
 
 
 def verdicts(run: StoredRun, phase: str) -> dict[str, str]:
     """The answer to each question; ConfigError if none of their metrics was measured."""
     answers = {}
-    for question, rows, answer in QUESTIONS:
+    for question, answer, *rows in QUESTIONS:
         names = [name for row in rows for name in row]
         values = {name: ends(run, name, phase) for name in names if is_measured(run, measures.array_of(run, name, phase))}
         answers[question] = answer(values, _samples(run)) if values else f"Not measured: {', '.join(wording(name)[0] for name in names)}."
@@ -193,15 +187,15 @@ def _samples(run: StoredRun) -> int:
     return int(run.arrays.get("measured_samples", np.zeros(1)).max())
 
 
-def _questions(run: StoredRun, phase: str, metrics: list[str]) -> Figure:
+def _questions(run: StoredRun, phase: str, *metrics: str) -> Figure:
     """The three questions, each with its metrics by layer at the end and its answer in a sentence."""
     answers = {question: textwrap.wrap(sentence, 60) for question, sentence in verdicts(run, phase).items()}
     most = max(map(len, answers.values()))
     figure = Figure(figsize=(14.4, 7.6), dpi=150, layout="constrained")
     figure.set_label(f"{PHASES[phase]}; {threshold(measures.repeats_of(run), _samples(run))}")
-    for part, (question, rows, _) in zip(figure.subfigures(1, 3, squeeze=False)[0], QUESTIONS, strict=True):
-        part.suptitle(question, fontsize=SMALL + 4, fontweight="bold")
-        part.supxlabel("\n".join(answers[question] + [""] * (most - len(answers[question]))), fontsize=SMALL + 2, x=0.03, ha="left")
+    for part, (question, _, *rows) in zip(figure.subfigures(1, 3, squeeze=False)[0], QUESTIONS, strict=True):
+        part.suptitle(question, fontsize=style.SMALL + 4, fontweight="bold")
+        part.supxlabel("\n".join(answers[question] + [""] * (most - len(answers[question]))), fontsize=style.SMALL + 2, x=0.03, ha="left")
         drawn = [[name for name in row if is_measured(run, measures.array_of(run, name, phase))] for row in rows]
         _column(part, run, phase, [row for row in drawn if row])
     return figure
@@ -219,7 +213,7 @@ def _column(part: SubFigure, run: StoredRun, phase: str, rows: list[list[str]]) 
             low, high = (float(edge) for edge in mean_stderr(limits.T)[0])
             titles[0] += f"; permuted labels {with_error((low + high) / 2, (high - low) / 4)} (std)"
         axis.set_ylim(view)
-        axis.set_title("\n".join(titles), fontsize=SMALL, loc="left")
+        axis.set_title("\n".join(titles), fontsize=style.SMALL, loc="left")
         axis.set_xlabel("layer" if axis is axes[-1] else "")
         if len(row) > 1:
             style.label_ends(axis, lines)

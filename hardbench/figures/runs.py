@@ -1,5 +1,6 @@
 """The stored runs and the options that figures are drawn from, with the names that runs, classes and files get."""
 
+import functools
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class FigureOptions:
     layer: int | None = None
     phase: str | None = None
     by: tuple[str, str] | None = None  # two settings of a sweep: columns, rows
+    formats: Sequence[str] = ("png",)  # of the files
 
     def pick(self, option: str, allowed: Collection[str]) -> str | None:
         """The word given for `metric` or `phase`, None if none was; ConfigError if it is not one of `allowed`."""
@@ -80,3 +82,8 @@ def file_stem(kind: str, label: str, count: int) -> str:
 def one_per_run(runs: Runs, kind: str, draw: Callable[[StoredRun], Figure]) -> dict[str, Figure]:
     """One figure for each run, by the stem of its file."""
     return {file_stem(kind, label, len(runs)): draw(run) for label, run in zip(run_labels(runs), runs, strict=True)}
+
+
+def each_run(draw: Callable[[StoredRun], Figure]) -> Kind:
+    """The kind that draws one figure for each run, named after the function that draws it; it has no options."""
+    return functools.wraps(draw)(lambda runs, options: one_per_run(runs, draw.__name__, draw))

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Normalize, PowerNorm
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, ScalarFormatter
@@ -30,9 +30,16 @@ CROWD = 50  # classes beyond which figures are drawn coarser: names of some, cur
 SAMPLED = 1000  # curves or points that stand for a crowd
 
 
-def networks(count: int, error: bool = True) -> str:
+def networks(count: int, error: bool = True, between: str = ", ") -> str:
     """In words: one network, or the mean of `count` networks, with its standard error where `error` is drawn."""
-    return "one network" if count == 1 else f"mean ± standard error, {count} networks" if error else f"mean of {count} networks"
+    if count == 1:
+        return "one network"
+    return f"mean ± standard error{between}{count} networks" if error else f"mean of {count} networks"
+
+
+def pairs_of(names: Sequence[str]) -> tuple[list[str], tuple[Array, Array]]:
+    """Names and indices of all M = K(K-1)/2 pairs of classes, or of other names."""
+    return [f"{a} - {b}" for a, b in itertools.combinations(names, 2)], np.triu_indices(len(names), 1)
 
 
 def ordered(count: int, shades: str = "viridis", low: float = 0.0, high: float = 0.8) -> list[Any]:
@@ -46,7 +53,7 @@ def line_style(index: int) -> dict[str, Any]:
 
 
 def sheet(
-    rows: int = 1, columns: int = 1, width: float = 4.8, height: float = 3.4, layout: Any = "constrained", **more: Any
+    rows: int, columns: int, width: float = 4.8, height: float = 3.4, layout: Any = "constrained", **more: Any
 ) -> tuple[Figure, Array]:
     """A figure and its axes [rows, columns], each about width x height inches, laid out so that labels keep clear of each other.
 
@@ -57,6 +64,20 @@ def sheet(
     for axis in axes.flat:
         dress(axis)
     return figure, axes
+
+
+def panel(**size: Any) -> tuple[Figure, Axes]:
+    """A figure with one axis; `size` goes to `sheet`."""
+    figure, axes = sheet(1, 1, **size)
+    return figure, axes[0, 0]
+
+
+def panels(count: int, columns: int, **size: Any) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` axes in rows of so many columns; `size` goes to `sheet`."""
+    figure, axes = sheet(-(-count // columns), columns, **size)
+    for axis in axes.flat[count:]:
+        axis.remove()
+    return figure, list(axes.flat[:count])
 
 
 def dress(axis: Axes) -> None:
@@ -76,10 +97,8 @@ def at_least(axis: Axes, span: float) -> None:
 
 def log_steps(axis: Axes, label: str = "optimiser step + 1") -> None:
     """Make x the optimiser step on a log axis, shifted by one so that initialisation (step 0) is on it. Call it after drawing."""
-    axis.set_xscale("log")
-    axis.set_xlabel(label)
-    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set(xscale="log", xlabel=label)
+    axis.xaxis.set(major_formatter=EngFormatter(sep=""), minor_formatter=NullFormatter())
     low, high = axis.get_xlim()
     if high < 50 * low:
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -120,22 +139,19 @@ def label_ends(axis: Axes, lines: Sequence[Line2D]) -> None:
 
     Call it last: it takes limits and scale as they are.
     """
-    shown = [line for line in lines if len(line.get_xdata())]  # type: ignore[arg-type]
-    if not shown:
+    drawn = [(line, data[-1]) for line in lines if len(data := np.asarray(line.get_xydata()))]
+    if not drawn:
         return
-    ends = np.array([(line.get_xdata()[-1], line.get_ydata()[-1]) for line in shown], dtype=float)  # type: ignore[index,type-var]
     axis.autoscale_view()  # what was put off
     axis.autoscale(False)
-    heights = axis.transAxes.inverted().transform(axis.transData.transform(ends))[:, 1]
+    heights = axis.transAxes.inverted().transform(axis.transData.transform([end for _, end in drawn]))[:, 1]
     root = axis.get_figure(root=True)
     assert root is not None
     points = 72 * axis.get_position().height * root.get_figheight()
-    for line, end, height in zip(shown, ends, spread_out(heights, 1.3 * SMALL / points, 1.0), strict=True):
-        axis.annotate(
-            str(line.get_label()), (end[0], end[1]), (1.04, height), "data", "axes fraction", annotation_clip=False, parse_math=False,
-            color=line.get_color(), fontsize=SMALL, verticalalignment="center",
-            arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.5, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)},
-        )  # fmt: skip
+    for (line, end), height in zip(drawn, spread_out(heights, 1.3 * SMALL / points, 1.0), strict=True):
+        text: dict[str, Any] = {"color": line.get_color(), "fontsize": SMALL, "va": "center", "parse_math": False, "annotation_clip": False}
+        tie = {"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.5, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
+        axis.annotate(str(line.get_label()), end, (1.04, height), "data", "axes fraction", arrowprops=tie, **text)
 
 
 def label_points(axis: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
@@ -178,15 +194,29 @@ def legend(axis: Axes, handles: Sequence[Any], title: str | None = None) -> None
         text.set_parse_math(False)
 
 
+def handle(label: str, **line: Any) -> Line2D:
+    """A handle for `legend`: a line that is drawn nowhere else."""
+    return Line2D([], [], label=label, **line)
+
+
 def note(text: str) -> Line2D:
     """A handle for `legend` that is text alone."""
-    return Line2D([], [], linestyle="", label=text)
+    return handle(text, linestyle="")
 
 
 def pixels(image: Array) -> Array:
     """An image [C, H, W] as [H, W] or [H, W, 3], floats scaled to [0, 1]."""
     shown: Array = image[0] if image.shape[0] == 1 else np.moveaxis(image[:3], 0, -1)
     return shown if shown.dtype == np.uint8 else (shown - shown.min()) / max(float(np.ptp(shown)), 1e-12)
+
+
+def picture(axis: Axes, image: Array, title: str, colour: str = "black") -> None:
+    """An image [C, H, W] alone on its axis, below a title."""
+    axis.imshow(pixels(image), cmap="gray_r" if image.shape[0] == 1 else None)
+    axis.set(xticks=[], yticks=[])
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
+    axis.set_title(title, fontsize=SMALL - 1, parse_math=False, pad=2, color=colour)
 
 
 def sampled(count: int, most: int = SAMPLED) -> Array:
@@ -236,19 +266,17 @@ def inliers(points: Array, kept: Array | Sequence[float] = (), both: bool = Fals
     return (float(min([points[0], *kept])), float(max([points[-1], *kept]))) if len(points) else (np.nan, np.nan)
 
 
-def family(
-    axis: Axes, x: Array, values: Array, names: Sequence[str], all_up_to: int, first: int = 0
-) -> tuple[list[Line2D], list[LineCollection]]:
+def family(axis: Axes, x: Array, values: Array, names: list[str], apart: int, first: int = 0) -> tuple[list[Line2D], list[LineCollection]]:
     """Draw M curves from values [R, T, M]; returns the lines that carry a name and, if there are too many, one for the rest.
 
-    Up to `all_up_to` curves have line styles of their own, from line_style(first) on, and bands. Of more, all are grey but the three that
+    Up to `apart` curves have line styles of their own, from line_style(first) on, and bands. Of more, all are grey but the three that
     end highest and the three that end lowest; of more than SAMPLED others as many are drawn, evenly chosen by where they end. Curves that
     are all nan are left out.
     """
     mean = mean_stderr(values)[0]  # [T, M]
     known = np.isfinite(mean)
     drawn = np.flatnonzero(known.any(axis=0)).tolist()
-    if len(drawn) <= max(all_up_to, 6):
+    if len(drawn) <= max(apart, 6):
         return [band(axis, x, values[:, :, i], names[i], **line_style(first + i)) for i in drawn], []
     last = mean[len(mean) - 1 - known[::-1].argmax(axis=0), np.arange(mean.shape[1])]
     ordered = sorted(drawn, key=last.__getitem__, reverse=True)
@@ -265,25 +293,15 @@ def family(
 
 
 def heatmap(
-    axis: Axes,
-    values: Array,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    label: str,
-    texts: Array | None = None,
-    top: float | None = None,
-    shades: str = "Blues",
-    norm: Normalize | None = None,
-    aspect: str = "equal",
+    axis: Axes, values: Array, rows: list[str], columns: list[str], label: str, norm: Normalize, texts: Array | None = None, **more: Any
 ) -> None:
     """A coloured table of values [rows, columns], written into the cells up to 20 x 20; nan is grey. Up to 50 rows and columns are named.
 
-    Without a `norm` values are >= 0 and the colour scale is the square root, from 0 to `top`, so that small values beside large ones can be
-    told from none. `texts` replaces the numbers. `label` names the colour bar.
+    `texts` replaces the numbers. `label` names the colour bar. `more` goes to Axes.imshow: `cmap`, else Blues; `aspect`.
     """
-    colours = colormaps[shades].with_extremes(bad="#DDDDDD")
-    norm = norm or PowerNorm(0.5, vmin=0, vmax=top or max(np.nan_to_num(values).max(initial=0), 1e-9))
-    image = axis.imshow(np.ma.masked_invalid(values), cmap=colours, norm=norm, aspect=aspect)  # type: ignore[arg-type]
+    image = axis.imshow(np.ma.masked_invalid(values), norm=norm, **{"cmap": "Blues", **more})
+    colours = image.get_cmap().with_extremes(bad="#DDDDDD")
+    image.set_cmap(colours)
     axis.grid(False)
     axis.spines[:].set_visible(False)
     count = max(len(rows), len(columns))
@@ -293,9 +311,7 @@ def heatmap(
     axis.set_xticks(across, [columns[place] for place in across], rotation=turn, fontsize=size, parse_math=False)
     axis.set_yticks(down, [rows[place] for place in down], fontsize=size, parse_math=False)
     axis.tick_params(length=0)
-    figure = axis.get_figure(root=True)
-    assert figure is not None
-    figure.colorbar(image, ax=axis, label=label, shrink=0.8, format=ScalarFormatter(useOffset=False)).outline.set_visible(False)
+    axis.figure.colorbar(image, ax=axis, label=label, shrink=0.8, format=ScalarFormatter(useOffset=False)).outline.set_visible(False)
     if count > ANNOTATED:
         return
     for (row, column), value in np.ndenumerate(values):

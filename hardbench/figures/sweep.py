@@ -1,6 +1,5 @@
 """Figures of sweeps: accuracy against the corruption level, and a coloured table over any two settings."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -150,17 +149,13 @@ def _grid(settings: Settings, metric: str, values: Array, x: str, y: str) -> Fig
         raise ConfigError(f"by: {x},{y}; two settings that leave at most {PANELS} combinations of the others, not {len(panels)}")
     columns, rows = _ordered(settings[x]), _ordered(settings[y])
     width = 1.8 + max(0.42 * len(columns), 2.2) + 0.07 * max(map(len, rows))
-    across = min(len(panels), 3)
-    figure, axes = style.sheet(-(-len(panels) // across), across, width=width, height=1.4 + max(0.42 * len(rows), 1.2))
-    for axis in axes.flat[len(panels) :]:
-        axis.remove()
+    figure, axes = style.panels(len(panels), min(len(panels), 3), width=width, height=1.4 + max(0.42 * len(rows), 1.2))
     top = 1.0 if metric.endswith("accuracy") else np.nanmax(mean_stderr(values.T)[0], initial=1e-9)
-    for axis, panel in zip(axes.flat, panels, strict=False):
-        table = np.full((len(rows), len(columns)), np.nan)
-        for (i, row), (j, column) in itertools.product(enumerate(rows), enumerate(columns)):
-            table[i, j] = mean_stderr(values[_cells(settings, (*others, y, x), (*panel, row, column))].ravel())[0]
-        texts = np.array([["-" if np.isnan(value) else f"{value:.3f}" for value in line] for line in table], dtype=object)
-        style.heatmap(axis, table, rows, columns, f"{_label(metric)}, mean", texts, norm=Normalize(0, top), aspect="auto")
+    for axis, panel in zip(axes, panels, strict=True):
+        cells = [[_cells(settings, (*others, y, x), (*panel, row, column)) for column in columns] for row in rows]
+        table = np.array([[mean_stderr(values[cell].ravel())[0] for cell in row] for row in cells])
+        texts = np.array([["-" if np.isnan(value) else f"{value:.3f}" for value in row] for row in table], dtype=object)
+        style.heatmap(axis, table, rows, columns, f"{_label(metric)}, mean", Normalize(0, top), texts, aspect="auto")
         axis.set(xlabel=_label(x), ylabel=_label(y))
         axis.set_title(_words(others, panel), fontsize=style.SMALL + 1, parse_math=False)
     return figure

@@ -6,33 +6,25 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from hardbench.artifacts import Array
 from hardbench.figures import layers, questions, style
-from hardbench.figures.runs import FigureOptions, Kind, Runs, class_names, file_stem, is_measured, literal, measured, run_labels, slug
-from hardbench.figures.style import line_style
+from hardbench.figures.runs import FigureOptions, Runs, StoredRun, class_names, file_stem, is_measured, literal, measured, run_labels, slug
 from hardbench.metrics.hardness import correlation, final, mean_stderr, row_shares
 
 Point = tuple[float, float, str, str]  # x, y, label, colour
 AXIS_LABELS = {"loss": "loss / nats", "accuracy": "accuracy"}
-CURVES: dict[str, tuple[str, str, Any]] = {  # by phase: array of a metric, its steps, stroke
-    "train": ("train_{}", "log_steps", "--"),
-    "val": ("val_{}", "steps", ":"),
-    "test": ("{}", "steps", "-"),
-}
+# by phase: array of a metric, its steps, stroke
+CURVES = {"train": ("train_{}", "log_steps", "--"), "val": ("val_{}", "steps", ":"), "test": ("{}", "steps", "-")}
 CLASSES_APART = 12  # classes up to which each has a line style of its own
 PAIRS_APART = 6  # the same for pairs of classes: all pairs of four
 
 
 def _metric_axis(axis: Axes, metric: str) -> None:
-    axis.set_ylabel(AXIS_LABELS[metric])
-    if metric == "accuracy":
-        axis.set_ylim(-0.02, 1.02)
-    else:
-        axis.set_ylim(bottom=0)
+    axis.set(ylabel=AXIS_LABELS[metric], ylim=(-0.02, 1.02) if metric == "accuracy" else (0, None))
 
 
 def basic_training_curves(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
@@ -49,27 +41,26 @@ def basic_training_curves(runs: Runs, options: FigureOptions) -> dict[str, Figur
             shown = [phase] if phase else [part for part in CURVES if part == "test" or is_measured(run, CURVES[part][0].format(name))]
             for part in shown:
                 key, steps, stroke = CURVES[part]
-                line = {**line_style(number), "linestyle": stroke} if len(runs) > 1 else line_style(list(CURVES).index(part))
+                line = {**style.line_style(number), "linestyle": stroke} if len(runs) > 1 else style.line_style(list(CURVES).index(part))
                 line |= {"linewidth": 0.8, "alpha": 0.8} if part == "train" else {"marker": "o", "markersize": 3}
                 style.band(axis, run.arrays[steps], measured(run, key.format(name)), **line)
             phases.update(shown)
         axis.set_xlabel("optimiser step")
-        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axis.xaxis.set(major_locator=MaxNLocator(6, integer=True), major_formatter=EngFormatter(sep=""))
         _metric_axis(axis, name)
     style.legend(axes.flat[-1], _curve_handles(runs, [part for part in CURVES if part in phases]))
     return {"basic_training_curves": figure}
 
 
-def _curve_handles(runs: Runs, phases: Sequence[str]) -> list[Line2D]:
-    counts = [style.networks(len(run.arrays["accuracy"])).replace(", ", ",\n") for run in runs]
+def _curve_handles(runs: Runs, phases: Sequence[str]) -> list[Any]:
+    counts = [style.networks(len(run.arrays["accuracy"]), between=",\n") for run in runs]
     if len(runs) == 1:
-        markers = {phase: "" if phase == "train" else "o" for phase in phases}
-        lines = [Line2D([], [], label=p, marker=markers[p], markersize=3, **line_style(list(CURVES).index(p))) for p in phases]
+        looks = [style.line_style(list(CURVES).index(phase)) | {"marker": "" if phase == "train" else "o"} for phase in phases]
+        lines = [style.handle(phase, markersize=3, **line) for phase, line in zip(phases, looks, strict=True)]
         return [*lines, style.note(counts[0])]
-    named = zip(run_labels(runs), counts, strict=True)
-    lines = [Line2D([], [], label=f"{name}\n{count}", color=line_style(number)["color"]) for number, (name, count) in enumerate(named)]
-    return lines + [Line2D([], [], label=phase, color=style.INK, linestyle=CURVES[phase][2]) for phase in phases]
+    names = zip(run_labels(runs), counts, strict=True)
+    lines = [style.handle(f"{name}\n{count}", color=style.line_style(number)["color"]) for number, (name, count) in enumerate(names)]
+    return lines + [style.handle(phase, color=style.INK, linestyle=CURVES[phase][2]) for phase in phases]
 
 
 def class_hardness(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
@@ -79,24 +70,22 @@ def class_hardness(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     """
     metric = options.pick("metric", AXIS_LABELS) or "accuracy"
     options.pick("phase", ("test",))
-    labels = run_labels(runs)
+    labelled = list(zip(run_labels(runs), runs, strict=True))
     if len(runs) <= 2:
-        return {"class_hardness": _hardness_columns(runs, labels, metric)}
-    return {
-        f"class_hardness_{slug(labels[a])}_vs_{slug(labels[b])}": _hardness_columns([runs[a], runs[b]], [labels[a], labels[b]], metric)
-        for a, b in itertools.combinations(range(len(runs)), 2)
-    }
+        return {"class_hardness": _hardness_columns(labelled, metric)}
+    pairs = itertools.combinations(labelled, 2)
+    return {f"class_hardness_{slug(a[0])}_vs_{slug(b[0])}": _hardness_columns([a, b], metric) for a, b in pairs}
 
 
-def _hardness_columns(runs: Runs, labels: Sequence[str], metric: str) -> Figure:
-    longest = max(len(name) for run in runs for name in class_names(run))
-    figure, axes = style.sheet(2, len(runs), width=4.8 + 0.12 * longest, height=3.3, sharex="col", sharey="row")
+def _hardness_columns(labelled: Sequence[tuple[str, StoredRun]], metric: str) -> Figure:
+    longest = max(len(name) for _, run in labelled for name in class_names(run))
+    figure, axes = style.sheet(2, len(labelled), width=4.8 + 0.12 * longest, height=3.3, sharex="col", sharey="row")
     classes, overlaps = [], []
-    for (top, bottom), run, label in zip(axes.T, runs, labels, strict=True):
+    for (top, bottom), (label, run) in zip(axes.T, labelled, strict=True):
         names, x = class_names(run), run.arrays["steps"] + 1
         values = measured(run, f"{metric}_per_class")
         classes.append(style.family(top, x, values, names, CLASSES_APART))
-        pairs, ends = _pairs(names)
+        pairs, ends = style.pairs_of(names)
         overlap = measured(run, "overlap_dynamic")[:, :, *ends]
         overlaps.append(style.family(bottom, x, overlap, pairs, PAIRS_APART, first=len(names))[0])
         top.set_title(f"{label}\n{style.networks(len(values))}", fontsize=style.SMALL + 1, parse_math=False)
@@ -112,11 +101,6 @@ def _hardness_columns(runs: Runs, labels: Sequence[str], metric: str) -> Figure:
     return figure
 
 
-def _pairs(names: Sequence[str]) -> tuple[list[str], tuple[Array, Array]]:
-    """Names and indices of all M = K(K-1)/2 pairs of classes."""
-    return [f"{a} - {b}" for a, b in itertools.combinations(names, 2)], np.triu_indices(len(names), 1)
-
-
 def overlap_scatter(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     """Final dynamic (x) against static (y) overlap of every pair of classes and every repeat of the runs, with Pearson's and Spearman's r.
 
@@ -125,18 +109,17 @@ def overlap_scatter(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
     overlap and are not independent: no p value is given.
     """
     options.pick("phase", ("test",))
-    figure, axes = style.sheet(width=6.2, height=4.6)
-    axis = axes[0, 0]
+    figure, axis = style.panel(width=6.2, height=4.6)
     overlaps: list[tuple[Array, Array]] = []  # dynamic, static of each run
     means: list[Point] = []
     handles: list[Any] = []
     for number, (run, label) in enumerate(zip(runs, run_labels(runs), strict=True)):
         measured(run, "overlap_dynamic")
-        pairs, ends = _pairs(class_names(run))
+        pairs, ends = style.pairs_of(class_names(run))
         dynamic = final(run.arrays, "overlap_dynamic")[:, *ends]  # [R, M]
         static = np.broadcast_to(measured(run, "overlap_static")[ends], dynamic.shape)
         overlaps.append((dynamic.ravel(), static.ravel()))
-        mean, colour = mean_stderr(dynamic)[0], line_style(number)["color"]
+        mean, colour = mean_stderr(dynamic)[0], style.line_style(number)["color"]
         drawn = np.arange(len(pairs))
         if len(class_names(run)) > style.CROWD:
             order = np.argsort(mean)[: np.isfinite(mean).sum()]
@@ -191,16 +174,15 @@ def confusion_figures(confusion: Array, names: Sequence[str]) -> dict[str, Figur
     """
     confusion, names = np.asarray(confusion, dtype=float), [literal(name) for name in names]
     networks = style.networks(len(confusion), error=False)
-    return {
-        "confusion_matrix": _confusion(confusion, names, f"test samples, {networks}", None),
-        "confusion_matrix_normalized": _confusion(row_shares(confusion), names, f"share of the true class, {networks}", 1.0),
-    }
+    counts = _confusion(confusion, names, f"test samples, {networks}", None)
+    shares = _confusion(row_shares(confusion), names, f"share of the true class, {networks}", 1.0)
+    return {"confusion_matrix": counts, "confusion_matrix_normalized": shares}
 
 
-def _confusion(values: Array, names: Sequence[str], label: str, top: float | None) -> Figure:
+def _confusion(values: Array, names: list[str], label: str, top: float | None) -> Figure:
     """A heatmap of the mean of values [R, K, K], in colours from 0 to `top` (None, for counts: to the largest)."""
     side = min(3.0 + 0.5 * len(names), 12.0)
-    figure, axes = style.sheet(width=side + 1.4, height=side, layout="compressed")
+    figure, axis = style.panel(width=side + 1.4, height=side, layout="compressed")
     mean, stderr = mean_stderr(values)
     roomy = len(names) <= 10
     digits = (3 if roomy else 2) if top else 0 if np.array_equal(mean, np.round(mean), equal_nan=True) else 1
@@ -209,8 +191,10 @@ def _confusion(values: Array, names: Sequence[str], label: str, top: float | Non
         value, error = mean[row, column], stderr[row, column]
         text = f"{value:.{digits}f}" if value >= 0.5 * 10**-digits else f"<{10.0**-digits:g}" if value else "0"
         texts[row, column] = text + (f"\n±{error:.{max(digits, 1)}f}" if roomy and error >= 0.5 * 10 ** -max(digits, 1) else "")
-    style.heatmap(axes[0, 0], mean, names, names, label, texts, top)
-    axes[0, 0].set(xlabel="predicted class", ylabel="true class")
+    # the colour scale is the square root, so that small values beside large ones can be told from none
+    norm = PowerNorm(0.5, 0, top or max(np.nan_to_num(mean).max(initial=0), 1e-9))
+    style.heatmap(axis, mean, names, names, label, norm, texts)
+    axis.set(xlabel="predicted class", ylabel="true class")
     return figure
 
 
@@ -219,11 +203,5 @@ def confusion_matrix_normalized(runs: Runs, options: FigureOptions) -> dict[str,
     return {stem: figure for stem, figure in confusion_matrix(runs, options).items() if "normalized" in stem}
 
 
-KINDS: dict[str, Kind] = (
-    {
-        kind.__name__: kind
-        for kind in (basic_training_curves, class_hardness, overlap_scatter, confusion_matrix, confusion_matrix_normalized)
-    }
-    | questions.KINDS
-    | layers.KINDS
-)
+OF_CLASSES = (class_hardness, overlap_scatter, confusion_matrix, confusion_matrix_normalized)
+KINDS = {kind.__name__: kind for kind in (basic_training_curves, *OF_CLASSES)} | questions.KINDS | layers.KINDS

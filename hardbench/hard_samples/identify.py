@@ -66,18 +66,13 @@ def straggler_counts(inversions: Inversions, labels: Tensor, classes: int) -> Te
 
 
 def identify(
-    strategies: Sequence[str],
-    inversions: Inversions,
-    logits: tuple[Tensor, Tensor] | None,
-    labels: Tensor,
-    index: Tensor,
-    counts: Tensor,
-    level: str,
+    strategies: Sequence[str], inversions: Inversions, logits: tuple[Tensor, Tensor] | None, samples: Samples, counts: Tensor, level: str
 ) -> dict[str, HardSamples]:
     """Scores and hard samples by strategy. The hard samples of stragglers are the stragglers, of any other score the counts [S, K] hardest.
 
     `logits` are those of `fresh_logits`; the strategy stragglers does without them (None).
     """
+    labels, index = samples.labels, samples.index
     result = {}
     for name in strategies:
         if name == STRAGGLERS:

@@ -33,9 +33,7 @@ class LogitRecorder:
     def __call__(self, state: TrainState) -> None:
         """Write the logits of this step; those of repeats that stopped before it are nan."""
         logits = torch.cat([state.learner.predict(inputs).float() for inputs, _ in batches(self.train, self.standardise)], 1)
-        for r in state.learner.stopped:
-            if state.step > state.learner.measured_until(r):
-                logits[r] = torch.nan
+        logits[state.ended] = torch.nan
         name = f"{state.step:09d}.npy"
         with files.whole(self.folder / name) as file:
             np.save(file, logits.cpu().numpy(), allow_pickle=False)
@@ -50,8 +48,7 @@ class LogitRecorder:
         points = [np.load(self.folder / name, mmap_mode="r", allow_pickle=False) for name in names]
         train = self.train
         samples = {"labels": train.labels, "clean": train.clean, "index": train.index, "fingerprint": train.fingerprints}
-        arrays = {name: value.cpu().numpy() for name, value in samples.items()}
-        return {"logits": np.stack(points, 1), "steps": steps} | arrays
+        return {"logits": np.stack(points, 1), "steps": steps} | {name: value.cpu().numpy() for name, value in samples.items()}
 
 
 def recorded_files(folder: Path) -> list[str]:
@@ -66,8 +63,3 @@ def is_complete(path: Path, steps: np.ndarray) -> bool:
         return np.array_equal(archives.read(path, ("steps",), ())["steps"], steps)
     except ValueError:  # none, or a damaged one
         return False
-
-
-def recording_bytes(repeats: int, points: int, samples: int, classes: int) -> int:
-    """Bytes of a recording."""
-    return 4 * repeats * points * samples * classes

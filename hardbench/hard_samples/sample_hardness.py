@@ -2,20 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hardbench.artifacts import DYNAMICS, HARD_SAMPLES, STRAGGLERS
+from hardbench.artifacts import DYNAMICS, HARD_SAMPLES, STRAGGLERS, Array
 from hardbench.data.samples import Samples, Split
 from hardbench.errors import ConfigError, DataError, TrackingError
 from hardbench.hard_samples.dynamics import Dynamics
 from hardbench.hard_samples.selection import hardest
 from hardbench.registry import SCORES
 
-Array = np.ndarray[Any, Any]
 HARD, EASY = "hard", "easy"
 
 

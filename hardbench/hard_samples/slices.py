@@ -48,21 +48,20 @@ class Segment:
 def segments(slices: Sequence[TrainSlice], largest: int) -> list[Segment]:
     """The segments that the slices consist of, of about `largest` slices x samples at most: every sample of a slice is in one of them."""
     ends = sorted({end for train in slices for end in (train.low, train.high)})
-    shortest: list[Segment] = []
+    spans: dict[tuple[int, int], list[list[int]]] = {}  # [start, end) by the slices that share them
     for start, end in itertools.pairwise(ends):
         contains = [train.low <= start and end <= train.high for train in slices]
         for inside, run in itertools.groupby(range(len(slices)), contains.__getitem__):
             places = list(run)
-            if inside:
-                shortest.append(Segment(start, end, places[0], places[-1] + 1))
-    merged: list[Segment] = []
-    for segment in sorted(shortest, key=lambda segment: (segment.first, segment.last, segment.start)):
-        before = merged[-1] if merged else None
-        if before and (before.first, before.last, before.end) == (segment.first, segment.last, segment.start):
-            merged[-1] = Segment(before.start, segment.end, segment.first, segment.last)
-        else:
-            merged.append(segment)
-    return [part for segment in merged for part in segment.split(largest)]
+            if not inside:
+                continue
+            parts = spans.setdefault((places[0], places[-1] + 1), [])
+            if parts and parts[-1][1] == start:
+                parts[-1][1] = end
+            else:
+                parts.append([start, end])
+    whole = [Segment(start, end, *sharing) for sharing, parts in sorted(spans.items()) for start, end in parts]
+    return [part for segment in whole for part in segment.split(largest)]
 
 
 def window(stack: Stacked, first: int, last: int) -> Stacked:

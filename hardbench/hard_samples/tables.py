@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hardbench.artifacts import Array
 from hardbench.inversion import agreement
 from hardbench.metrics.hardness import correlation, mean_stderr, mean_text
 
 if TYPE_CHECKING:
     import pandas
 
-Array = np.ndarray[Any, Any]
 TESTS = ("full", "hard", "easy")
 
 
@@ -104,9 +104,8 @@ def class_table(arrays: Mapping[str, Array]) -> "pandas.DataFrame":
         r = correlation(hard / arrays["samples_per_class"], error)
         for c, name in enumerate(arrays["class_names"]):
             count = int(arrays["samples_per_class"][c])
-            rows.append(
-                {"strategy": strategy, "class": c, "name": name, "samples": count, "hard": hard[c], "error": error[c], "pearson": r}
-            )
+            row = {"strategy": strategy, "class": c, "name": name, "samples": count, "hard": hard[c], "error": error[c], "pearson": r}
+            rows.append(row)
     return pandas.DataFrame(rows)
 
 

@@ -1,15 +1,13 @@
 """Agreement of networks, or of strategies for hard samples, on the samples they select: overlap of sets, of ranks, and beside chance."""
 
 import itertools
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hardbench.artifacts import Array
 from hardbench.metrics.hardness import correlation
-
-Array = np.ndarray[Any, Any]
 
 
 def overlap_z(sets: Tensor, members: Tensor | None = None) -> Array:

@@ -1,7 +1,9 @@
 """Searches one after the other in a run that can be interrupted, the paper's further experiments, and what is made of the results."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hardbench import machine
+from hardbench.artifacts import Array
 from hardbench.data.samples import Samples
 from hardbench.inversion.agreement import class_shares, most_voted, overlap_z
 from hardbench.inversion.radii import passed
@@ -17,15 +20,14 @@ from hardbench.metrics.hardness import mean_stderr, mean_text
 from hardbench.seeding import Seeds
 from hardbench.settings import InversionSettings
 from hardbench.training import callbacks, checkpoints, evaluation
-from hardbench.training.loop import Callback, TrainState
+from hardbench.training.loop import TrainState
 
 if TYPE_CHECKING:
     import pandas
 
-Array = np.ndarray[Any, Any]
 GALLERY = 40  # hardest stragglers whose inputs are kept
-Progress = Callable[[str, int], AbstractContextManager[Sequence[Callback]]]
-"""Given the name of a search and its epochs, the callbacks that show how far it is."""
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int, str], None]]]
+"""Given the name of a search and its epochs, a function of the epoch and a text that shows how far it is."""
 
 
 class Memory(Protocol):
@@ -38,24 +40,21 @@ class Memory(Protocol):
         """Keep the state of what is under way."""
 
 
+@dataclass
 class SearchSeries:
     """Named searches in a row, which a run that goes on does not make again; `saved` is the state to go on from."""
 
-    def __init__(
-        self,
-        data: TrainingData,
-        settings: InversionSettings,
-        seed: int,
-        precision: str,
-        seconds: float,
-        memory: Memory,
-        progress: Progress,
-        saved: Mapping[str, Any] | None = None,
-    ):
-        self.data, self.settings, self.seed, self.precision = data, settings, seed, precision
-        self.seconds, self.memory, self.progress = seconds, memory, progress
-        self.done: dict[str, Any] = dict(saved.get("done", {})) if saved else {}  # checkpoints of older versions and of failed runs have it
-        self._under_way = saved
+    data: TrainingData
+    settings: InversionSettings
+    seed: int
+    precision: str
+    seconds: float  # between two states that are kept
+    memory: Memory
+    progress: Progress
+    saved: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        self.done: dict[str, Any] = dict((self.saved or {}).get("done", {}))  # checkpoints of older versions and of failed runs have it
 
     def search(
         self,
@@ -72,35 +71,34 @@ class SearchSeries:
         """
 
         def make() -> dict[str, Any]:
-            state = self._run(name, repeats, without, looks, sink).state()
+            if name in self.done:
+                return dict(self.done[name])
+            machine.trim()  # of what the search before has left
+            weights = None if without is None else (~without).float().to(self.data.train.labels.device)
+            search = Search(self.data, self.settings, repeats, self.seed, self.precision, weights, looks, sink)
+            state = self._run(name, search).state()
             return state | {"logits": torch.empty(len(repeats), 0, 0)} if slim else state
 
-        done = self.done.get(name)
-        self.done[name] = self.memory.once(name.replace(" ", "_"), make if done is None else lambda: done, spare=True)
+        self.done[name] = self.memory.once(name.replace(" ", "_"), make, spare=True)
         with checkpoints.restoring(f"of the search {name}", 0, 0):
             return Inversions(**self.done[name])
 
-    def _run(
-        self, name: str, repeats: Sequence[int], without: Tensor | None, looks: Iterable[int], sink: callbacks.Sink | None
-    ) -> Inversions:
-        machine.trim()  # of what the search before has left
-        weights = None if without is None else (~without).float().to(self.data.train.labels.device)
-        search = Search(self.data, self.settings, repeats, self.seed, self.precision, weights, looks, sink)
-        if self._under_way is not None and self._under_way["name"] == name:
-            with checkpoints.restoring(f"of the search {name}", self._under_way.get("steps"), self.settings.epochs):
-                search.load(self._under_way)
+    def _run(self, name: str, search: Search) -> Inversions:
+        if self.saved is not None and self.saved["name"] == name:
+            with checkpoints.restoring(f"of the search {name}", self.saved.get("steps"), self.settings.epochs):
+                search.load(self.saved)
 
         def save(state: TrainState) -> None:
             self.memory.save({**search.state(), "name": name, "standardise": self.data.standardise.constants()})
 
-        with self.progress(name, self.settings.epochs) as shown:
-            return search.run([*shown, callbacks.checkpoint(self.seconds, save)])
+        with self.progress(name, self.settings.epochs) as show:
+            return search.run([callbacks.progress(show), callbacks.checkpoint(self.seconds, save)])
 
 
 def looks(count: int, last: int, first: int = 0) -> list[int]:
     """At most `count` epochs up to `last`, evenly spaced in their logarithm, as whole numbers without repetition; 0 too if `first` is 0."""
     spaced = np.logspace(0, np.log10(last), count).round().astype(int).tolist()
-    return sorted({*spaced, last, *([0] if first == 0 else [])})
+    return sorted({*spaced, first, last})
 
 
 def stability(inversions: Inversions, epochs: Sequence[int]) -> dict[str, Array]:
@@ -110,13 +108,13 @@ def stability(inversions: Inversions, epochs: Sequence[int]) -> dict[str, Array]
     rows = torch.isin(inversions.looks, torch.tensor(epochs)).nonzero().flatten()
     wrong = inversions.wrong[rows]
     alive = inversions.error[:, inversions.looks[rows]].isfinite()
-    count = len(inversions.repeats)
+    pairs = list(itertools.combinations(range(len(inversions.repeats)), 2))
     return {
         "stability_epochs": inversions.looks[rows].numpy(),
         "stability_z": overlap_z(wrong).T,
         "straggler_z": overlap_z(inversions.stragglers),
         "misclassified": torch.where(alive, wrong.double().mean(2).t(), torch.nan).numpy(),
-        "stability_pairs": np.array([(i, j) for i in range(count) for j in range(i + 1, count)]).reshape(-1, 2),
+        "stability_pairs": np.array(pairs).reshape(-1, 2),
     }
 
 
@@ -171,17 +169,10 @@ def straggler_arrays(inversions: Inversions, train: Samples) -> dict[str, Array]
     in the data set.
     """
     rows = most_voted(inversions.stragglers, inversions.logits, train.labels, GALLERY)
-    return {
-        "stragglers": inversions.stragglers.numpy(),
-        "predicted": inversions.predicted.numpy(),
-        "index": train.index.numpy(),
-        "labels": train.labels.numpy(),
-        "clean_labels": train.clean.numpy(),
-        "fingerprint": train.fingerprints.numpy(),
-        "judged_epoch": inversions.judged.numpy(),
-        "gallery": rows.numpy(),
-        "gallery_inputs": train.inputs[rows].numpy(),
-    }
+    tensors = {"stragglers": inversions.stragglers, "predicted": inversions.predicted, "judged_epoch": inversions.judged}
+    tensors |= {"index": train.index, "labels": train.labels, "clean_labels": train.clean, "fingerprint": train.fingerprints}
+    tensors |= {"gallery": rows, "gallery_inputs": train.inputs[rows]}
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def inversion_table(arrays: Mapping[str, Array]) -> "pandas.DataFrame":
@@ -197,15 +188,14 @@ def inversion_table(arrays: Mapping[str, Array]) -> "pandas.DataFrame":
     rows = []
     for c, name in enumerate(names):
         for place, repeat in enumerate(arrays["repeats"].tolist()):
-            epoch = epochs[place, c]
-            there = int(epoch) if np.isfinite(epoch) else None
-            radius, error = (np.nan, np.nan) if there is None else (arrays["radii"][place, there, c], arrays["error"][place, there])
-            smallest = np.nanmin(arrays["radii"][place, :, c]) if np.isfinite(arrays["radii"][place, :, c]).any() else np.nan
-            rest = (str(name), smallest, arrays["judged_epoch"][place, c], shares[place, c], None if there is None else later[place, c])
-            rows.append((c, repeat, epoch, radius, error, *rest))
-    columns = ["class", "repeat", "epoch", "radius", "error", "name", "smallest_radius", "judged_epoch", "straggler_share"]
-    columns.append("passed_later")
-    return pandas.DataFrame(rows, columns=columns)
+            radii, at = arrays["radii"][place, :, c], epochs[place, c]
+            inverted = bool(np.isfinite(at))
+            radius, error = (radii[int(at)], arrays["error"][place, int(at)]) if inverted else (np.nan, np.nan)
+            smallest = np.nanmin(radii) if np.isfinite(radii).any() else np.nan
+            judged, passed_later = arrays["judged_epoch"][place, c], later[place, c] if inverted else None
+            rows.append((c, repeat, at, radius, error, str(name), smallest, judged, shares[place, c], passed_later))
+    columns = ("class", "repeat", "epoch", "radius", "error", "name", "smallest_radius", "judged_epoch", "straggler_share", "passed_later")
+    return pandas.DataFrame(rows, columns=list(columns))
 
 
 def class_rows(arrays: Mapping[str, Array]) -> tuple[list[str], list[list[str]]]:
@@ -217,11 +207,11 @@ def class_rows(arrays: Mapping[str, Array]) -> tuple[list[str], list[list[str]]]
     count = len(arrays["repeats"])
     rows = []
     for c, name in enumerate(arrays["class_names"]):
-        own = table[table["class"] == c]
-        inverted = int(own["epoch"].notna().sum())
-        later = f"{own['passed_later'].eq(True).sum()} of {inverted}" if inverted else "-"
+        networks = table[table["class"] == c]
+        inverted = int(networks["epoch"].notna().sum())
+        later = f"{networks['passed_later'].eq(True).sum()} of {inverted}" if inverted else "-"
         digits = {"epoch": 0, "radius": 3, "smallest_radius": 3, "straggler_share": 4}
-        epoch, radius, smallest, share = (spread(own[column].to_numpy(), places) for column, places in digits.items())
+        epoch, radius, smallest, share = (spread(networks[column].to_numpy(), places) for column, places in digits.items())
         rows.append([str(name), f"{inverted} of {count}", epoch, radius, smallest, later, share])
     return ["class", "inversions", "epoch", "radius there", "smallest radius", "passed later", "stragglers (share)"], rows
 

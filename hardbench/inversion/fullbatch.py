@@ -58,13 +58,15 @@ class FullBatch(Learner):
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross entropy of each network's samples, [R] in nats, from logits [R, K, N]."""
-        losses = functional.cross_entropy(logits, labels, reduction="none")
-        return losses.mean(1) if self._share is None else (losses * self._share).sum(1)
+        return self._mean(functional.cross_entropy(logits, labels, reduction="none"))
 
     def accuracy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Share of each network's samples whose largest logit is the label's, [R], from logits [R, K, N]."""
-        right = (logits.gather(1, labels.unsqueeze(1)).squeeze(1) >= logits.amax(1)).float()
-        return right.mean(1) if self._share is None else (right * self._share).sum(1)
+        return self._mean((logits.gather(1, labels.unsqueeze(1)).squeeze(1) >= logits.amax(1)).float())
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """Mean over each network's samples, [R] of values [R, N]."""
+        return values.mean(1) if self._share is None else (values * self._share).sum(1)
 
     def forward_all(self, inputs: Tensor) -> ForwardPass:
         """A pass with the present weights; `last_pass` stays as it is."""

@@ -27,9 +27,7 @@ def prepare_pool(settings: PoolSettings, seed: int) -> tuple[Split, Standardise]
     if settings.class_map is not None:
         split = map_classes(split, settings.class_map)
     split, kind = TASKS[settings.task].call(settings, split, seed)
-    if settings.noise_ratio:
-        wrong = make_labels_wrong(split.train, settings.noise_ratio, split.num_classes, Seeds(seed).child("data", "noise"))
-        split = replace(split, train=wrong)
+    split = make_labels_wrong(split, settings.noise_ratio, seed)
     mean, std = moments(split.train.inputs, kind)
     return split, Standardise(mean, std + TINY if kind == "pixel" else (std.square() + TINY).sqrt())
 

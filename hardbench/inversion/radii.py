@@ -3,17 +3,15 @@
 Ciceri et al. 2024 (arXiv:2303.05161), of two classes; Pukowski & Lu 2024 (arXiv:2409.14401), of many.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
+from hardbench.artifacts import Array
 from hardbench.registry import DETECTORS
 from hardbench.settings import InversionSettings
 
-Array = np.ndarray[Any, Any]
 RISE = 1e-5  # growth of a smoothed radius up to which it counts as rounding of a flat curve
 EXACT = 1e-6  # squared radii below this are rounding and set to 0: a class of one sample has radius 0
 PASSED = 0.01  # an inversion is passed if the radius is later smaller than at the inversion by more than this share
@@ -63,15 +61,15 @@ def smooth(curves: Array, window: int = 11, patience: int = 20, guard: int = 20)
     curves = np.asarray(curves, dtype=float)
     if len(curves) < 2 * half + patience + 2:
         return np.full(curves.shape[1:], np.nan)
-    means = sliding_window_view(curves, 2 * half + 1, axis=0).mean(-1)  # of epochs half, half + 1, ...
+    windows = sliding_window_view(curves, 2 * half + 1, axis=0)  # [T - 2 half, ..., window]
+    means = windows.mean(-1)  # of epochs half, half + 1, ...
     ahead = sliding_window_view(means[2:], patience, axis=0)
     low = means[1 : 1 + len(ahead)]
     confirmed = (low < means[: len(low)]) & (low < ahead.min(-1)) & (ahead[..., -1] - low > RISE)
     epochs = np.arange(len(low)).reshape(-1, *[1] * (curves.ndim - 1)) + half + 1
     confirmed &= epochs >= guard
     middle = confirmed.argmax(0) + half + 1
-    window_of = sliding_window_view(curves, 2 * half + 1, axis=0)  # [T - 2 half, ..., window]
-    near = np.take_along_axis(window_of, (middle - half)[None, ..., None], axis=0)[0]
+    near = np.take_along_axis(windows, (middle - half)[None, ..., None], axis=0)[0]
     near = np.where((middle - half)[..., None] + np.arange(2 * half + 1) < guard, np.inf, near)
     return np.where(confirmed.any(0), middle - half + near.argmin(-1), np.nan)
 

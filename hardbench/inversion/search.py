@@ -7,7 +7,7 @@ are the samples that the network misclassifies then.
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from hardbench import seeding
+from hardbench.artifacts import Array
 from hardbench.data.batches import Batches
 from hardbench.data.samples import Samples, Split
 from hardbench.data.transforms import Standardise
@@ -27,7 +28,6 @@ from hardbench.settings import InversionSettings, TrainingSettings
 from hardbench.training import callbacks, memory
 from hardbench.training.loop import Callback, TrainState, fit
 
-Array = np.ndarray[Any, Any]
 State = dict[str, Tensor]
 DETECT_EVERY = 10  # epochs from one run of the detector to the next
 
@@ -42,8 +42,7 @@ class TrainingData:
 
     def networks(self, settings: TrainingSettings, streams: Sequence[seeding.Seeds]) -> Stacked:
         """Newly initialised networks for the data, one per stream."""
-        networks: Stacked = MODELS[settings.model].call(self.train.shape, self.num_classes, settings, streams).to(self.train.labels.device)
-        return networks
+        return MODELS[settings.model].call(self.train.shape, self.num_classes, settings, streams).to(self.train.labels.device)
 
     def batches(self, streams: Sequence[seeding.Seeds]) -> Batches:
         """The whole data set as the batch of every step, for one network per stream."""
@@ -89,22 +88,22 @@ class Inversions:
 
     def state(self) -> dict[str, Any]:
         """The fields as a checkpoint keeps them."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return dict(vars(self))
 
 
 def first_complete(searches: Sequence[Inversions], count: int) -> Inversions:
     """The first `count` complete networks of several searches on the same samples, or all there are if fewer."""
-    complete = [r for r, has_all in enumerate(itertools.chain(*(search.complete for search in searches))) if has_all][:count]
-    rows = torch.tensor(complete, dtype=torch.long)
-    picked: dict[str, Any] = {}
-    for name, value in searches[0].state().items():
+    complete = [has_all for search in searches for has_all in search.complete]
+    rows = torch.tensor(complete).nonzero().flatten()[:count]
+    picked: dict[str, Any] = {"looks": searches[0].looks}
+    for name in vars(searches[0]).keys() - picked.keys():
         values = [getattr(search, name) for search in searches]
-        if isinstance(value, list):
+        if isinstance(values[0], list):
             networks = list(itertools.chain(*values))
-            picked[name] = [networks[r] for r in complete]
+            picked[name] = [networks[r] for r in rows]
         else:
             axis = 1 if name == "wrong" else 0
-            picked[name] = value if name == "looks" else torch.cat(values, axis).index_select(axis, rows)
+            picked[name] = torch.cat(values, axis).index_select(axis, rows)
     return Inversions(**picked)
 
 
@@ -133,12 +132,7 @@ class RadiusRecorder:
     """
 
     def __init__(
-        self,
-        data: TrainingData,
-        settings: InversionSettings,
-        learner: FullBatch,
-        looks: Iterable[int] = (),
-        sink: callbacks.Sink | None = None,
+        self, data: TrainingData, settings: InversionSettings, learner: FullBatch, looks: Iterable[int], sink: callbacks.Sink | None
     ):
         self.data, self.settings, self.learner = data, settings, learner
         repeats, classes = learner.networks.repeats, data.num_classes

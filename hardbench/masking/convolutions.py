@@ -4,9 +4,9 @@ Images have the shape [N, C, H, W], in the memory order that is fastest for a ma
 channels (`prepare`), then adds the outputs of some channels to a start (`into`).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,58 +46,73 @@ def scheme(height: int, width: int, dtype: torch.dtype) -> Scheme | None:
     return _FOUR if height % 4 == width % 4 == 0 and dtype == torch.float32 else None
 
 
-class Map(Protocol):
-    """A linear map without its bias."""
+class Map:
+    """A linear map without its bias; `weight` has its input channels on axis 1. `room` is the most numbers held per input: input, output
+    and intermediate ones.
+    """
+
+    weight: Tensor
+    out_shape: tuple[int, ...]
+    room: int
 
     def prepare(self, inputs: Tensor) -> Any:
         """The inputs, transformed once for all sets of channels."""
+        raise NotImplementedError
+
+    def apply(self, prepared: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The outputs of prepared inputs by some weight: the map's own, or that of some channels."""
+        raise NotImplementedError
 
     def empty(self, count: int) -> Tensor:
         """An uninitialised tensor for the outputs of `count` inputs."""
+        return self.weight.new_empty(count, *self.out_shape)
 
     def into(self, out: Tensor, prepared: Any, start: Tensor, sign: int = 1, channels: Tensor | None = None) -> None:
         """out = start + sign * (the outputs of the given input channels, by default all); `start` broadcasts."""
+        weight = self.weight
+        if channels is not None:
+            prepared, weight = prepared.index_select(1, channels), weight.index_select(1, channels)
+        torch.add(start, self.apply(prepared, weight), alpha=sign, out=out)
 
     def full(self, inputs: Tensor, bias: Tensor) -> Tensor:
         """The outputs of all channels plus the bias."""
-
-    @property
-    def room(self) -> int:
-        """The most numbers held per input: input, output and intermediate ones."""
+        return self.apply(inputs, self.weight, bias.flatten())
 
 
-class Direct:
-    """torch's convolution."""
+class Direct(Map):
+    """torch's convolution: [N, C, H, W] to [N, C', H', W']."""
 
-    def __init__(self, conv: nn.Conv2d, weight: Tensor, out_shape: tuple[int, ...], in_size: int):
-        self.weight, self.out_shape = weight, out_shape
-        self.conv = conv
-        self.room = in_size + out_shape[0] * out_shape[1] * out_shape[2]
+    def __init__(self, conv: nn.Conv2d, weight: Tensor, inputs: Tensor):
+        self.conv, self.weight = conv, weight
+        outputs = self.apply(inputs, weight)
+        self.out_shape, self.room = tuple(outputs.shape[1:]), inputs[0].numel() + outputs[0].numel()
 
     def prepare(self, inputs: Tensor) -> Tensor:
         """The inputs, channel by channel in memory."""
         return inputs.contiguous()
 
-    def empty(self, count: int) -> Tensor:
-        """[count, C', H', W']."""
-        return self.weight.new_empty(count, *self.out_shape)
-
-    def into(self, out: Tensor, prepared: Tensor, start: Tensor, sign: int = 1, channels: Tensor | None = None) -> None:
-        """The convolution of the chosen channels."""
-        weight = self.weight
-        if channels is not None:
-            prepared, weight = prepared.index_select(1, channels), weight.index_select(1, channels)
-        torch.add(start, self._convolve(prepared, weight), alpha=sign, out=out)
-
-    def full(self, inputs: Tensor, bias: Tensor) -> Tensor:
+    def apply(self, prepared: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """[N, C', H', W']."""
-        return self._convolve(inputs, self.weight, bias.flatten())
-
-    def _convolve(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return functional.conv2d(inputs, weight, bias, self.conv.stride, self.conv.padding, self.conv.dilation)
+        return functional.conv2d(prepared, weight, bias, self.conv.stride, self.conv.padding, self.conv.dilation)
 
 
-class Bilinear:
+class Dense(Map):
+    """A linear layer on flattened channels: [N, C, ...] to [N, K]."""
+
+    def __init__(self, weight: Tensor, channels: int):
+        self.weight, self.out_shape = weight.view(len(weight), channels, -1), (len(weight),)
+        self.room = weight.shape[0] + 2 * weight.shape[1]
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """[N, C, positions]."""
+        return inputs.reshape(len(inputs), self.weight.shape[1], -1)
+
+    def apply(self, prepared: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """[N, K]."""
+        return functional.linear(prepared.flatten(1), weight.flatten(1), bias)
+
+
+class Bilinear(Map):
     """A convolution 3x3, stride 1, padding 1, tile by tile: a linear map of the tile, products channel by channel, a linear map back.
 
     Tiles of 4x4 outputs take 36 products instead of 144 (Winograd's; Lavin & Gray 2016, arXiv:1509.09308), images of 2x2, whose border is
@@ -170,45 +185,14 @@ class Bilinear:
             yield (self.forth @ tile.reshape(self.forth.shape[1], -1)).view(self.points, channels, -1)
 
 
-class Dense:
-    """A linear layer on flattened channels: [N, C, ...] to [N, K]."""
-
-    def __init__(self, weight: Tensor, channels: int):
-        self.weight = weight.view(len(weight), channels, -1)
-        self.room = weight.shape[0] + 2 * weight.shape[1]
-
-    def prepare(self, inputs: Tensor) -> Tensor:
-        """[N, C, positions]."""
-        return inputs.reshape(len(inputs), self.weight.shape[1], -1)
-
-    def empty(self, count: int) -> Tensor:
-        """[count, K]."""
-        return self.weight.new_empty(count, len(self.weight))
-
-    def into(self, out: Tensor, prepared: Tensor, start: Tensor, sign: int = 1, channels: Tensor | None = None) -> None:
-        """One product of the chosen channels."""
-        weight = self.weight
-        if channels is not None:
-            prepared, weight = prepared.index_select(1, channels), weight.index_select(1, channels)
-        torch.add(start, prepared.flatten(1) @ weight.flatten(1).t(), alpha=sign, out=out)
-
-    def full(self, inputs: Tensor, bias: Tensor) -> Tensor:
-        """[N, K]."""
-        return functional.linear(inputs.reshape(len(inputs), -1), self.weight.flatten(1), bias.flatten())
-
-
-def fast_pool(module: nn.MaxPool2d | nn.AvgPool2d) -> Callable[[Tensor], Tensor]:
+def fast_pool(module: nn.MaxPool2d | nn.AvgPool2d, images: Tensor) -> Tensor:
     """The pooling for any memory order; 2x2 on a CPU as three elementwise operations, many times faster than torch's on [H, W, C, N]."""
     plain = all(value in (2, (2, 2)) for value in (module.kernel_size, module.stride)) and module.padding in (0, (0, 0))
-
-    def pooled(images: Tensor) -> Tensor:
-        if not plain or images.device.type != "cpu":
-            outputs: Tensor = module(images)
-            return outputs
-        height, width = images.shape[2] // 2 * 2, images.shape[3] // 2 * 2
-        corners = [images[:, :, top:height:2, left:width:2] for top in (0, 1) for left in (0, 1)]
-        if isinstance(module, nn.MaxPool2d):
-            return torch.maximum(torch.maximum(corners[0], corners[1]), torch.maximum(corners[2], corners[3]))
-        return (corners[0] + corners[1] + corners[2] + corners[3]) / 4
-
-    return pooled
+    if not plain or images.device.type != "cpu":
+        outputs: Tensor = module(images)
+        return outputs
+    height, width = images.shape[2] // 2 * 2, images.shape[3] // 2 * 2
+    corners = [images[:, :, top:height:2, left:width:2] for top in (0, 1) for left in (0, 1)]
+    if isinstance(module, nn.MaxPool2d):
+        return torch.maximum(torch.maximum(corners[0], corners[1]), torch.maximum(corners[2], corners[3]))
+    return (corners[0] + corners[1] + corners[2] + corners[3]) / 4

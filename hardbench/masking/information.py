@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardbench.artifacts import masked_key
+from hardbench.artifacts import json_numbers, masked_key
 from hardbench.metrics.classification import overall_accuracy
 from hardbench.settings import ESTIMATES
 
@@ -59,12 +59,8 @@ def class_information(confusion: Tensor) -> Tensor:
     counts = confusion.double()
     given = counts / counts.sum(-1, keepdim=True)
     overall = (counts.sum(-2) / counts.sum((-2, -1))[..., None]).unsqueeze(-2)
-    return (
-        (torch.special.xlogy(given, given) - torch.special.xlogy(given, overall))
-        .nan_to_num(nan=0.0)
-        .sum(-1)
-        .where(counts.sum(-1) > 0, torch.nan)
-    )
+    terms = torch.special.xlogy(given, given) - torch.special.xlogy(given, overall)
+    return terms.nan_to_num(nan=0.0).sum(-1).where(counts.sum(-1) > 0, torch.nan)
 
 
 def mask_arrays(
@@ -165,13 +161,6 @@ def _slope(products: Tensor, residuals: Tensor) -> Tensor:
     """Slopes [P, P] of residuals [S] on products [S, P, P]."""
     centred = products - products.mean(0)
     return torch.einsum("spq,s->pq", centred, residuals - residuals.mean()) / centred.square().sum(0)
-
-
-def json_numbers(values: np.ndarray[Any, Any]) -> Any:
-    """The values as a list for JSON, which has no nan: None for those that are not finite."""
-    numbers = np.asarray(values, dtype=object)
-    numbers[~np.isfinite(values)] = None
-    return numbers.tolist()
 
 
 def per_repeat(layers: Sequence[int], arrays: Mapping[str, np.ndarray], r: int) -> dict[str, Any]:

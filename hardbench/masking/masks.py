@@ -37,7 +37,7 @@ class FoldedBlock:
     map: Map
     bias: Tensor  # [1, C] or [1, C, 1, 1]
     activation: nn.Module | None
-    pooling: list[Callable[[Tensor], Tensor]]
+    pooling: list[nn.MaxPool2d | nn.AvgPool2d]
     shape: tuple[int, ...]  # of one image's output, after pooling
     multiplications: int  # of one image, by the plain formula
 
@@ -50,7 +50,7 @@ class FoldedBlock:
     def pool(self, values: Tensor) -> Tensor:
         """The pooling of activations: the input of the next block."""
         for pooling in self.pooling:
-            values = pooling(values)
+            values = fast_pool(pooling, values)
         return values
 
 
@@ -74,13 +74,10 @@ def subsets(channels: int, count: int, generator: torch.Generator) -> Tensor:
     return torch.stack(list(masks.values()))
 
 
-def _leaves(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+def _leaves(chain: Chain) -> list[tuple[str, nn.Module]]:
     """The modules of a chain in the order they are run, with their paths."""
-    if not isinstance(module, Chain | nn.Sequential):
-        yield path, module
-        return
-    for name, child in module.named_children():
-        yield from _leaves(child, f"{path}.{name}".removeprefix("."))
+    modules = chain.named_modules(remove_duplicate=False)
+    return [(path, module) for path, module in modules if not isinstance(module, Chain | nn.Sequential)]
 
 
 def check_sequential(chain: Chain, model: str) -> None:
@@ -98,26 +95,24 @@ def check_sequential(chain: Chain, model: str) -> None:
 def folded_blocks(chain: Chain, input_shape: Sequence[int], dtype: torch.dtype = torch.float32) -> list[FoldedBlock]:
     """A network in eval mode as a list of blocks; the output of the last one is the logits."""
     blocks: list[FoldedBlock] = []
-    modules = list(_leaves(chain))
+    modules = _leaves(chain)
     device = next(chain.parameters()).device
     values = torch.zeros(1, *input_shape, device=device, dtype=dtype)
-    channels = input_shape[0]
     for place, (path, module) in enumerate(modules):
         if isinstance(module, nn.Conv2d | nn.Linear):
             following = modules[place + 1][1] if place + 1 < len(modules) else None
             weight, bias = (part.to(dtype) for part in _folded(module, following if isinstance(following, nn.BatchNorm2d) else None))
-            linear = _map(module, weight, values, channels)
-            channels = len(weight)
+            linear = _map(module, weight, values)
             bias = bias.view(1, -1, *(1, 1) * isinstance(module, nn.Conv2d))
             values = linear.full(values, bias)
             multiplications = weight.numel() * prod(values.shape[2:])
             shape = tuple(values.shape[1:])
-            blocks.append(FoldedBlock(f"features.{place}", path, channels, linear, bias, None, [], shape, multiplications))
+            blocks.append(FoldedBlock(f"features.{place}", path, len(weight), linear, bias, None, [], shape, multiplications))
         elif isinstance(module, _POINTWISE):
             blocks[-1].activation = module
         elif isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
-            blocks[-1].pooling.append(fast_pool(module))
-            values = blocks[-1].pooling[-1](values)
+            blocks[-1].pooling.append(module)
+            values = fast_pool(module, values)
             blocks[-1].shape = tuple(values.shape[1:])
     return blocks
 
@@ -134,14 +129,10 @@ def _folded(module: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None) -> tuple
     return weight, bias
 
 
-def _map(module: nn.Conv2d | nn.Linear, weight: Tensor, values: Tensor, channels: int) -> Map:
+def _map(module: nn.Conv2d | nn.Linear, weight: Tensor, values: Tensor) -> Map:
     if isinstance(module, nn.Linear):
-        return Dense(weight, channels if values.ndim == 4 else values.shape[1])
-    fast = Bilinear.of(module, weight, values)
-    if fast is not None:
-        return fast
-    shape = nn.functional.conv2d(values, weight, None, module.stride, module.padding, module.dilation).shape[1:]
-    return Direct(module, weight, tuple(shape), prod(values.shape[1:]))
+        return Dense(weight, values.shape[1])
+    return Bilinear.of(module, weight, values) or Direct(module, weight, values)
 
 
 def mask_cost(blocks: Sequence[FoldedBlock], layer: int) -> int:

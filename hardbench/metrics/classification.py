@@ -37,7 +37,6 @@ def nearest_mean_accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Te
     sums = torch.zeros(num_classes, train[0].numel(), dtype=torch.float64)
     for rows, row_labels in zip(train.split(4096), labels.split(4096), strict=True):
         sums.index_add_(0, row_labels, rows.flatten(1).double())
-    counts = torch.bincount(labels, minlength=num_classes).double()
-    means = sums / counts[:, None]
+    means = sums / torch.bincount(labels, minlength=num_classes).double()[:, None]
     scores = test.flatten(1).double() @ means.t() - means.square().sum(1) / 2  # the nearest has the largest
     return (scores.nan_to_num(-torch.inf).argmax(1) == truth).double().mean().item()

@@ -13,8 +13,4 @@ def participation_ratio(view: LayerView) -> Tensor:
     Isotropic samples give about D n / (n + D + 1) with n = N - 1: compare it between equal N only.
     """
     scale = (view.activations.shape[1] - 1) ** 2
-
-    def value(r: int) -> Tensor:
-        return variances(view.activations)[r].sum() ** 2 * scale / self_frobenius(view.activations)[r]
-
-    return per_network(value, view.activations)
+    return per_network(lambda r: variances(view.activations)[r].sum() ** 2 * scale / self_frobenius(view.activations)[r], view.activations)

@@ -31,20 +31,20 @@ def mean_stderr(values: Array) -> tuple[Array, Array]:
     return mean, np.sqrt(squares.sum(axis=0) / np.where(count > 1, (count - 1.0) * count, np.nan))
 
 
-def mean_text(mean: float, stderr: float, digits: int = 4) -> str:
+def mean_text(mean: float | Array, stderr: float | Array, digits: int = 4) -> str:
     """A mean and its standard error as a person reads them, "0.9312 +- 0.0021"; "-" without a mean, the mean alone without an error."""
     return (f"{mean:.{digits}f}" if np.isfinite(mean) else "-") + (f" +- {stderr:.{digits}f}" if np.isfinite(stderr) else "")
 
 
-def last_points(arrays: Mapping[str, Array]) -> Array:
-    """Index of each repeat's last measured evaluation point [R]; -1 if it has none. A stopped repeat's ends early."""
-    measured = np.isfinite(arrays["accuracy"])  # [R, T]
+def last_points(arrays: Mapping[str, Array], by: str = "accuracy") -> Array:
+    """Index [R] of each repeat's last evaluation point with a number in the array `by`; -1 if it has none. A stopped repeat ends early."""
+    measured = np.isfinite(arrays[by])  # [R, T]
     return np.where(measured.any(axis=1), measured.shape[1] - 1 - measured[:, ::-1].argmax(axis=1), -1)
 
 
-def final(arrays: Mapping[str, Array], name: str) -> Array:
-    """A stored [R, T, ...] at each repeat's last measured evaluation point [R, ...]; nan for a repeat without one."""
-    last = last_points(arrays)
+def final(arrays: Mapping[str, Array], name: str, by: str = "accuracy") -> Array:
+    """A stored [R, T, ...] at each repeat's last point with a number in the array `by` [R, ...]; nan for a repeat without one."""
+    last = last_points(arrays, by)
     values = np.array(arrays[name][np.arange(len(last)), last], dtype=float)
     values[last < 0] = np.nan
     return values
@@ -131,8 +131,7 @@ def hardness_table(arrays: Mapping[str, Array]) -> "pandas.DataFrame":
     names = [str(name) for name in arrays.get("class_names", np.arange(classes))]
     unmeasured = np.full((len(accuracy), classes, classes), np.nan)
     counts, overlap = (final(arrays, name) if name in arrays else unmeasured for name in ("confusion", "overlap_dynamic"))
-    samples = mean_stderr(counts.sum(axis=2))[0]
-    columns: dict[str, Any] = {"class": np.arange(classes), "name": names, "test_samples": samples}
+    columns: dict[str, Any] = {"class": np.arange(classes), "name": names, "test_samples": mean_stderr(counts.sum(axis=2))[0]}
     columns["repeats"] = np.isfinite(accuracy).sum(axis=0)
     columns |= _spread("hardness", 1 - accuracy) | _spread("accuracy", accuracy) | _spread("loss", final(arrays, "loss_per_class"))
     for level in LEVELS:

@@ -13,8 +13,7 @@ def overlap(means: Tensor, centre: Tensor | None = None) -> Tensor:
     nan in rows and columns of a class without samples or whose mean is 0.
     """
     vectors = means.double() if centre is None else means.double() - centre.double().unsqueeze(-2)
-    lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    unit = vectors / lengths
+    unit = vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     cosine = (unit @ unit.transpose(-1, -2)).clamp(-1, 1)
     same = torch.eye(cosine.shape[-1], dtype=torch.bool, device=cosine.device)
     return torch.where(same & ~cosine.isnan(), 1.0, cosine)

@@ -49,9 +49,7 @@ def ridge_r2(view: LayerView) -> Tensor:
         return undefined(view)
 
     def value(r: int) -> Tensor:
-        predicted = _ridges(view.fit_activations)[r].predict(
-            member(view.fit_activations, r), member(fit_after, r), member(view.activations, r)
-        )
+        predicted = _predicted(view, r, member(fit_after, r))
         error = predicted.sub_(member(after, r)).square_().mean(0, dtype=torch.float64).sum()
         return 1 - error / (variances(after)[r].sum() * (1 - 1 / len(predicted)))
 
@@ -102,8 +100,9 @@ def _factorise(fitted: Tensor, variance: Tensor) -> _Ridge:
 def _predictions(view: LayerView) -> list[Tensor]:
     """Classes [N] predicted for every network's held-out samples."""
     one_hot = functional.one_hot(view.fit_labels, view.num_classes).float()
-    predictions = []
-    for r, model in enumerate(_ridges(view.fit_activations)):
-        scores = model.predict(member(view.fit_activations, r), one_hot.clone(), member(view.activations, r))
-        predictions.append(scores.argmax(1))
-    return predictions
+    return [_predicted(view, r, one_hot.clone()).argmax(1) for r in range(len(view.fit_activations))]
+
+
+def _predicted(view: LayerView, r: int, targets: Tensor) -> Tensor:
+    """Predictions [N, P] for network r's held-out samples, of a fit of targets [M, P], which are overwritten."""
+    return _ridges(view.fit_activations)[r].predict(member(view.fit_activations, r), targets, member(view.activations, r))

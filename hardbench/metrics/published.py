@@ -15,21 +15,6 @@ from hardbench.metrics.information import binned_information, unit_entropies
 from hardbench.metrics.view import LayerView, centred, per_network, remembered, self_frobenius, squared_frobenius, variances
 
 
-def batch_probe_accuracy(view: LayerView) -> Tensor:
-    """Accuracy of a ridge classifier on the very samples it was fitted on, per network [R], in [0, 1]."""
-    return probes.probe_accuracy(_fitted_on_itself(view))
-
-
-def batch_f1_score(view: LayerView) -> Tensor:
-    """Weighted F1 of the same classifier, per network [R], in [0, 1]."""
-    return probes.f1_score(_fitted_on_itself(view))
-
-
-def batch_mutual_information(view: LayerView) -> Tensor:
-    """Plug-in information of the first components over 50 bins, uncorrected, per network [R], nats."""
-    return binned_information(view, bins=50, permutations=0)
-
-
 def summed_gaussian_entropy(view: LayerView) -> Tensor:
     """Sum of the units' Gaussian entropies, not below 0, per network [R], nats; one dead unit makes it 0."""
 
@@ -57,9 +42,11 @@ def _fitted_on_itself(view: LayerView) -> LayerView:
 
 
 PUBLISHED: dict[str, Callable[[LayerView], Tensor]] = {
-    "probe_accuracy": batch_probe_accuracy,
-    "f1_score": batch_f1_score,
-    "mutual_information": batch_mutual_information,
+    # of a ridge classifier, on the very samples it was fitted on, in [0, 1]
+    "probe_accuracy": lambda view: probes.probe_accuracy(_fitted_on_itself(view)),
+    "f1_score": lambda view: probes.f1_score(_fitted_on_itself(view)),
+    # plug-in information of the first components over 50 bins, uncorrected, nats
+    "mutual_information": lambda view: binned_information(view, bins=50, permutations=0),
     "gaussian_entropy": summed_gaussian_entropy,
     "linear_cka": biased_cka,
 }

@@ -131,8 +131,7 @@ def _squared_frobenius(x: Tensor, y: Tensor) -> float:
 @remembered
 def self_frobenius(stack: Tensor) -> list[float]:
     """|X'X|_F^2 of every network's centred activations."""
-    members = (centred(stack, r) for r in range(len(stack)))
-    return [squared_frobenius(x, x) for x in members]
+    return [squared_frobenius(x, x) for x in (centred(stack, r) for r in range(len(stack)))]
 
 
 def select(words: Sequence[str], has_anchors: bool) -> list[str]:

@@ -77,7 +77,5 @@ def check_streams(network: nn.Module, shape: Sequence[int]) -> None:
         network.train()(torch.zeros(2, *shape))
     if drew or not torch.equal(before, torch.get_rng_state()):
         first = drew[0] if drew else network
-        raise ConfigError(
-            f"model: {paths[first] or 'it'} ({type(first).__name__}) draws from torch's global stream in training; "
-            "hardbench.models.dropout.Dropout has a stream of its own"
-        )
+        drawing = f"{paths[first] or 'it'} ({type(first).__name__}) draws from torch's global stream in training"
+        raise ConfigError(f"model: {drawing}; hardbench.models.dropout.Dropout has a stream of its own")

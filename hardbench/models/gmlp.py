@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hardbench.models.anchors import Anchors, StackedAnchors
-from hardbench.models.layers import Chain, Residual, UnitScale, init_members
+from hardbench.models.layers import Chain, Residual, UnitScale, init_members, outputs_of
 from hardbench.models.mlp import hidden_blocks
 from hardbench.models.stacked import Stacked
 from hardbench.products import ALIGNED
@@ -33,10 +33,7 @@ class GreedyStack(Stacked):
 
     def detached_activations(self, inputs: Tensor) -> list[Tensor]:
         """Per layer [R, B, D], each computed from the detached activations of the layer before."""
-        activations: list[Tensor] = []
-        for block in self.blocks:
-            activations.append(block(activations[-1].detach() if activations else self.rows(inputs)))
-        return activations
+        return outputs_of(self.blocks, self.rows(inputs), detached=True)
 
 
 def draw_anchors(num_classes: int, width: int) -> Tensor:

@@ -1,6 +1,6 @@
 """One network as plain PyTorch: a chain of hidden blocks with a head, the blocks' own modules, and how weights are drawn at the start."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,15 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def outputs_of(blocks: Iterable[nn.Module], inputs: Tensor, detached: bool = False) -> list[Tensor]:
+    """Output of every block of a sequence; `detached` gives each block its input without the graph before it."""
+    outputs = []
+    for block in blocks:
+        inputs = block(inputs.detach() if detached else inputs)
+        outputs.append(inputs)
+    return outputs
+
+
 class Chain(nn.Module):
     """One network as plain PyTorch: hidden blocks in sequence, then a head that turns the last activations into logits."""
 
@@ -28,11 +37,7 @@ class Chain(nn.Module):
 
     def activations(self, inputs: Tensor) -> list[Tensor]:
         """Output of every hidden block, [B, ...] each."""
-        activations = []
-        for block in self.blocks:
-            inputs = block(inputs)
-            activations.append(inputs)
-        return activations
+        return outputs_of(self.blocks, inputs)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits [B, K]."""

@@ -17,8 +17,8 @@ class Networks(nn.Module):
 
     def __init__(self, members: Sequence[Chain], input_shape: Sequence[int]):
         super().__init__()
-        for wrong in (type(member).__name__ for member in members if not isinstance(member, Chain)):
-            raise TypeError(f"{type(self).__name__} of {wrong}; of Chain(blocks, head), whose hidden layers can be seen")
+        for kind in (type(member).__name__ for member in members if not isinstance(member, Chain)):
+            raise TypeError(f"{type(self).__name__} of {kind}; of Chain(blocks, head), whose hidden layers can be seen")
         self.repeats = len(members)
         self.input_ndim = len(input_shape)
         self._plain = [copy.deepcopy(members[0])]  # in a list: a template, not a submodule
@@ -39,30 +39,36 @@ class Networks(nn.Module):
         """[R, B, K] from the last layer's activations [R, B, D]."""
         raise NotImplementedError
 
+    def tensors(self, r: int) -> Mapping[str, Tensor]:
+        """The parameters and buffers of network r, by the names and in the shapes of plain PyTorch: views that can be written to."""
+        raise NotImplementedError
+
     def member_state(self, r: int) -> dict[str, Tensor]:
         """state_dict of network r as plain PyTorch, copied."""
-        raise NotImplementedError
+        return {name: view.clone(memory_format=torch.contiguous_format) for name, view in self.tensors(r).items()}
 
     def load_member(self, r: int, state: dict[str, Tensor]) -> None:
         """Put a plain network's state_dict into place r; TrainingError if it is none of this shape."""
-        raise NotImplementedError
+        self.check(state)
+        for name, view in self.tensors(r).items():
+            view.copy_(state[name])
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits [R, B, K]."""
         return self.logits(self.features(inputs))
 
-    def _dropouts(self) -> list[tuple[Dropout, torch.device]]:
+    def _generators(self) -> list[torch.Generator]:
         device = next(self.parameters()).device
-        return [(module, device) for module in self.modules() if isinstance(module, Dropout)]
+        return [module.stream(device) for module in self.modules() if isinstance(module, Dropout)]
 
     def streams(self) -> list[Tensor]:
         """States of the random streams inside the networks (dropout)."""
-        return [module.stream(device).get_state() for module, device in self._dropouts()]
+        return [generator.get_state() for generator in self._generators()]
 
     def load_streams(self, states: Sequence[Tensor]) -> None:
         """Put the random streams back to the states that `streams` gave."""
-        for (module, device), state in zip(self._dropouts(), states, strict=True):
-            module.stream(device).set_state(state.clone())
+        for generator, state in zip(self._generators(), states, strict=True):
+            generator.set_state(state.clone())
 
     def states(self) -> list[dict[str, Tensor]]:
         """state_dict of every network as plain PyTorch, in the order of the repeats."""
@@ -106,12 +112,8 @@ class Looped(Networks):
 
     def __init__(self, members: Sequence[Chain], input_shape: Sequence[int]):
         super().__init__(members, input_shape)
-        self.members = nn.ModuleList(member.to(memory_format=torch.channels_last) for member in members)
-
-    def _chain(self, r: int) -> Chain:
-        member = self.members[r]
-        assert isinstance(member, Chain)
-        return member
+        self._chains = [member.to(memory_format=torch.channels_last) for member in members]
+        self.members = nn.ModuleList(self._chains)
 
     def parts(self, active: Sequence[bool]) -> Iterator[tuple[slice, Callable[[Tensor], Tensor]]]:
         """One part per active network, so that only one graph is held at a time."""
@@ -120,7 +122,7 @@ class Looped(Networks):
                 yield slice(r, r + 1), functools.partial(self._logits_of, r)
 
     def _logits_of(self, r: int, inputs: Tensor) -> Tensor:
-        return self._chain(r)(self._image(inputs, r)).unsqueeze(0)
+        return self._chains[r](self._image(inputs, r)).unsqueeze(0)
 
     def _image(self, inputs: Tensor, r: int) -> Tensor:
         batch = inputs if inputs.ndim == self.input_ndim + 1 else inputs[r]
@@ -128,22 +130,17 @@ class Looped(Networks):
 
     def activations(self, inputs: Tensor) -> list[Tensor]:
         """Per hidden block [R, B, D], flattened."""
-        members = [self._chain(r).activations(self._image(inputs, r)) for r in range(self.repeats)]
+        members = [chain.activations(self._image(inputs, r)) for r, chain in enumerate(self._chains)]
         return [torch.stack([hidden.flatten(1) for hidden in layer]) for layer in zip(*members, strict=True)]
 
     def features(self, inputs: Tensor) -> Tensor:
         """The last hidden block's activations [R, B, D], without keeping the others."""
-        return torch.stack([self._chain(r).blocks(self._image(inputs, r)).flatten(1) for r in range(self.repeats)])
+        return torch.stack([chain.blocks(self._image(inputs, r)).flatten(1) for r, chain in enumerate(self._chains)])
 
     def logits(self, features: Tensor) -> Tensor:
         """[R, B, K]."""
-        return torch.stack([self._chain(r).head(features[r].clone()) for r in range(self.repeats)])
+        return torch.stack([chain.head(features[r].clone()) for r, chain in enumerate(self._chains)])
 
-    def member_state(self, r: int) -> dict[str, Tensor]:
+    def tensors(self, r: int) -> Mapping[str, Tensor]:
         """state_dict of network r."""
-        return {name: tensor.detach().clone() for name, tensor in self.members[r].state_dict().items()}
-
-    def load_member(self, r: int, state: dict[str, Tensor]) -> None:
-        """Put a plain network's state_dict into place r."""
-        self.check(state)
-        self.members[r].load_state_dict(state)
+        return self.members[r].state_dict()

@@ -1,6 +1,6 @@
 """R networks as batched products over R, for chains of linear layers; and which chains have that form."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch.nn import functional
 from hardbench.errors import ConfigError
 from hardbench.models.anchors import Anchors, StackedAnchors
 from hardbench.models.dropout import Dropout, StackedDropout
-from hardbench.models.layers import ACTIVATIONS, Chain, Residual, UnitScale
+from hardbench.models.layers import ACTIVATIONS, Chain, Residual, UnitScale, outputs_of
 from hardbench.models.networks import Looped, Networks
 from hardbench.products import ALIGNED, product
 
@@ -85,11 +85,7 @@ class Stacked(Networks):
 
     def activations(self, inputs: Tensor) -> list[Tensor]:
         """Per hidden layer [R, B, D]."""
-        activations, hidden = [], self.rows(inputs)
-        for block in self.blocks:
-            hidden = block(hidden)
-            activations.append(hidden)
-        return activations
+        return outputs_of(self.blocks, self.rows(inputs))
 
     def logits(self, features: Tensor) -> Tensor:
         """[R, B, K]."""
@@ -109,23 +105,14 @@ class Stacked(Networks):
         assert isinstance(self.head, StackedLinear)
         return activations, self.head.columns(inputs)
 
-    def _tensors(self, r: int) -> Iterator[tuple[str, Tensor]]:
-        for path, module in self.named_modules():
-            if isinstance(module, StackedLinear | StackedAnchors):
-                yield from ((f"{path}.{name}", view.detach()) for name, view in module.tensors(r).items())
-
-    def member_state(self, r: int) -> dict[str, Tensor]:
-        """state_dict of network r as plain PyTorch."""
-        return {name: view.clone(memory_format=torch.contiguous_format) for name, view in self._tensors(r)}
-
-    def load_member(self, r: int, state: dict[str, Tensor]) -> None:
-        """Put a plain network's state_dict into place r."""
-        self.check(state)
-        for name, view in self._tensors(r):
-            view.copy_(state[name])
+    def tensors(self, r: int) -> Mapping[str, Tensor]:
+        """The weights, biases and anchors of network r."""
+        stacked = {path: module for path, module in self.named_modules() if isinstance(module, StackedLinear | StackedAnchors)}
+        return {f"{path}.{name}": view.detach() for path, module in stacked.items() for name, view in module.tensors(r).items()}
 
 
 _SHARED = (*(type(make()) for make in ACTIVATIONS.values()), nn.Identity, UnitScale)  # what is done to [R, B, D] as to [B, D]
+_FORMS: dict[type[nn.Module], Callable[..., nn.Module]] = {nn.Linear: StackedLinear, Anchors: StackedAnchors, Dropout: StackedDropout}
 
 
 def stack_or_loop(members: Sequence[Chain], input_shape: Sequence[int]) -> Networks:
@@ -156,17 +143,11 @@ def unstackable(chain: Chain) -> str | None:
 def _stacked(members: Sequence[Any]) -> nn.Module:
     """R modules of one kind as one: linear layers, anchors and dropout stacked, sequences member by member, activations shared."""
     first: nn.Module = members[0]
-    match first:
-        case nn.Sequential():
-            return nn.Sequential(*(_stacked(modules) for modules in zip(*members, strict=True)))
-        case Residual():
-            return Residual(_stacked([member.block for member in members]))
-        case nn.Linear():
-            return StackedLinear(members)
-        case Anchors():
-            return StackedAnchors(members)
-        case Dropout():
-            return StackedDropout(members)
-        case nn.Flatten():
-            return nn.Identity()
-    return first
+    if isinstance(first, nn.Sequential):
+        return nn.Sequential(*(_stacked(modules) for modules in zip(*members, strict=True)))
+    if isinstance(first, Residual):
+        return Residual(_stacked([member.block for member in members]))
+    if isinstance(first, nn.Flatten):
+        return nn.Identity()
+    form = _FORMS.get(type(first))
+    return first if form is None else form(members)

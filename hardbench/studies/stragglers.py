@@ -10,15 +10,15 @@ Source: Pukowski & Lu 2024 (arXiv:2409.14401), sections 4 and 5.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from hardbench import console, machine, seeding, tracking
-from hardbench.artifacts import ACCURACY, ARRAYS, CHECKPOINTS, CLASSES_TABLE, DETECTION, HARD_SAMPLES, LAST, SUMMARY
+from hardbench.artifacts import ACCURACY, ARRAYS, CHECKPOINTS, CLASSES_TABLE, DETECTION, HARD_SAMPLES, LAST, SUMMARY, Array
 from hardbench.configs.stragglers import Config
-from hardbench.data.samples import Samples, Split
+from hardbench.data.samples import Split
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.hard_samples import slices
 from hardbench.hard_samples.cuts import HardEasyOrder, TrainSlice
@@ -32,9 +32,8 @@ from hardbench.lifecycle import Prepared, Stages
 from hardbench.settings import STRAGGLERS
 from hardbench.stored import StoredRun
 from hardbench.training import callbacks, checkpoints, memory
-from hardbench.training.loop import Callback, TrainState, fit
+from hardbench.training.loop import Callback, TrainState, every, fit
 
-Array = np.ndarray[Any, Any]
 STUDY = "stragglers"
 FIGURES = None
 
@@ -46,32 +45,19 @@ class PreparedStudy(Prepared):
     split: Split
     data: TrainingData
 
-    @property
-    def labels(self) -> torch.Tensor:
-        """Labels [N] that networks are trained on."""
-        return self.split.train.labels
-
 
 @dataclass
 class Work:
     """A study at work: what it is about, where it is stored, what it has found so far; arrays: see hard_samples/tables.py."""
 
-    prepared: PreparedStudy
+    config: Config
+    split: Split
+    data: TrainingData  # the split's, on the device
     run: tracking.Run
     stages: Stages
     saved: dict[str, Any] | None  # the state of the group of networks that was under way
     facts: list[str] = field(default_factory=list)
     arrays: dict[str, Array] = field(default_factory=dict)
-
-    @property
-    def config(self) -> Config:
-        """The study's settings."""
-        return cast(Config, self.prepared.config)
-
-    @property
-    def split(self) -> Split:
-        """The study's samples."""
-        return self.prepared.split
 
     def note(self, fact: str) -> None:
         """Remember something a reader has to know, and say it once."""
@@ -89,34 +75,29 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedStudy:
     empty = [name for c, name in enumerate(split.class_names) if not (split.train.labels == c).any()]
     if empty:
         raise ConfigError(f"subset_size: {config.subset_size}; samples of every class, and there is none of {', '.join(empty)}")
-    memory.check(estimate(config, split, config.precision), config, device, {"sets": 1})
+    memory.check(estimate(config, split, config.precision), config, device, "sets")
     cells = len(config.train_ratios) * len(config.remaining_train_ratios)
-    memory.check(slices.estimate(split, lambda one: training_settings(one, config.precision)), config, device, {"repeats": cells})
+    memory.check(slices.estimate(split, lambda settings: training_settings(settings, config.precision)), config, device, "repeats", cells)
     dataset = config.dataset.rpartition("/")[2]
     note = f"Hard samples of {len(split.train)} from {dataset} by {', '.join(config.strategy)}; "
     note += f"{config.sets} x {config.repeats} networks\nHard test samples are in-sample for the score that named them."
+    title = config.name or f"{'+'.join(config.strategy)} {dataset} s{config.seed}"
+    data = TrainingData(split.train.to(device), standardise.to(device), split.num_classes)
     return PreparedStudy(
-        config=config,
-        title=config.name or f"{'+'.join(config.strategy)} {dataset} s{config.seed}",
-        note=note,
-        device=device,
-        dataset=config.dataset,
-        digest=split.digest,
-        split=split,
-        data=TrainingData(split.train.to(device), standardise.to(device), split.num_classes),
+        config=config, title=title, note=note, device=device, dataset=config.dataset, digest=split.digest, split=split, data=data
     )
 
 
 def compute(prepared: PreparedStudy, run: tracking.Run, stages: Stages) -> None:
     """Search, scores, grid, results."""
-    work = Work(prepared, run, stages, stages.newest({}))
-    config, labels, classes = prepared.config, prepared.labels, prepared.split.num_classes
+    work = Work(prepared.config, prepared.split, prepared.data, run, stages, stages.newest({}))
+    config, samples, classes = work.config, work.split.train, work.split.num_classes
     stages.only_to_resume(f"{CHECKPOINTS}/{LAST}")
     inversions = _stragglers(work)
-    counts = straggler_counts(inversions, labels, classes)
+    counts = straggler_counts(inversions, samples.labels, classes)
     logits = _scores(work, len(counts)) if set(config.strategy) - {STRAGGLERS} else None
-    more = counts + int(config.noise_ratio * len(labels) / classes)
-    hard = identify(config.strategy, inversions, logits, labels, prepared.split.train.index, more, config.level)
+    more = counts + int(config.noise_ratio * len(samples) / classes)
+    hard = identify(config.strategy, inversions, logits, samples, more, config.level)
     _describe(work, inversions, counts, hard)
     _grid(work, hard)
     _store(work, inversions, hard)
@@ -124,12 +105,7 @@ def compute(prepared: PreparedStudy, run: tracking.Run, stages: Stages) -> None:
 
 def _showing(show: Callable[[int, str], None], text: str, before: int = 0) -> Callback:
     """Tells a progress bar how far a group is, at every tenth step."""
-
-    def look(state: TrainState) -> None:
-        if state.step % 10 == 0 or state.last:
-            show(before + state.step, text)
-
-    return look
+    return every(10, lambda state: show(before + state.step, text))
 
 
 def _stragglers(work: Work) -> Inversions:
@@ -138,23 +114,21 @@ def _stragglers(work: Work) -> Inversions:
 
     def draw_networks(repeats: Sequence[int]) -> Inversions:
         def make() -> dict[str, Any]:
+            search = Search(work.data, config, repeats, config.seed, config.precision)
             with console.progress(f"{work.run.id[:8]} search", config.epochs) as show:
-                text = f"networks {repeats[0]} to {repeats[-1]}"
-                ready = Search(work.prepared.data, config, repeats, config.seed, config.precision)
-                return search_until_inverted(ready, _showing(show, text)).state()
+                return search_until_inverted(search, _showing(show, f"networks {repeats[0]} to {repeats[-1]}")).state()
 
         return Inversions(**work.stages.once(f"search_{repeats[0]:03d}", make))
 
     inversions = find_inversions(config, range(config.sets), draw_networks)
-    missing = config.sets - len(inversions.repeats)
-    if missing == config.sets:
-        raise TrainingError(
-            f"if_no_inversion: retry; none of {10 * config.sets} networks has an inversion of every class in {config.epochs} epochs"
-        )
+    complete, drawn = len(inversions.repeats), 10 * config.sets
+    if not complete:
+        none = f"none of {drawn} networks has an inversion of every class in {config.epochs} epochs"
+        raise TrainingError(f"if_no_inversion: retry; {none}")
     if any(not whole and not ended for whole, ended in zip(inversions.complete, inversions.logits.isfinite().all(2).all(1), strict=True)):
         raise TrainingError(f"lr: {config.lr:g}; a smaller one, as a network that is to find stragglers diverged")
-    if missing:
-        work.note(f"sets: {config.sets}; {len(inversions.repeats)} complete ones among {10 * config.sets} networks, and these are used")
+    if complete < config.sets:
+        work.note(f"sets: {config.sets}; {complete} complete ones among {drawn} networks, and these are used")
     return inversions
 
 
@@ -166,7 +140,7 @@ def _scores(work: Work, sets: int) -> tuple[torch.Tensor, torch.Tensor]:
         streams = [seeding.Seeds(config.seed).child("score", s) for s in range(sets)]
         with console.progress(f"{work.run.id[:8]} scores", config.epochs) as show:
             settings = training_settings(config, config.precision)
-            logits, steps = fresh_logits(work.prepared.data, settings, streams, _showing(show, f"{sets} networks"))
+            logits, steps = fresh_logits(work.data, settings, streams, _showing(show, f"{sets} networks"))
         return {"logits": logits, "steps": steps}
 
     state = work.stages.once("scores", make)
@@ -181,19 +155,16 @@ def _describe(work: Work, inversions: Inversions, counts: torch.Tensor, hard: Ma
     parts = {"index": samples.index, "labels": samples.labels, "clean": samples.clean, "fingerprint": samples.fingerprints}
     parts |= {"networks": inversions.repeats, "counts": counts, "inversion_epoch": inversions.inversion_epoch}
     arrays: dict[str, Array] = {"strategies": np.array(config.strategy)} | {name: value.numpy() for name, value in parts.items()}
-    for name, one in hard.items():
-        arrays |= {f"scores_{name}": one.score.float().numpy(), f"hard_{name}": one.hard.numpy()}
+    for name, chosen in hard.items():
+        arrays |= {f"scores_{name}": chosen.score.float().numpy(), f"hard_{name}": chosen.hard.numpy()}
     work.run.write_arrays(HARD_SAMPLES, arrays)
-    lost = int(inversions.inversion_epoch.isnan().sum())
-    if lost:
-        work.note(
-            f"if_no_inversion: {config.if_no_inversion}; {lost} of {inversions.inversion_epoch.numel()} class inversions were not found"
-        )
-    for name, one in hard.items():
-        for s, mask in enumerate(one.hard):
+    if lost := int(inversions.inversion_epoch.isnan().sum()):
+        absent = f"{lost} of {inversions.inversion_epoch.numel()} class inversions were not found"
+        work.note(f"if_no_inversion: {config.if_no_inversion}; {absent}")
+    for name, chosen in hard.items():
+        for s, mask in enumerate(chosen.hard):
             per_class = torch.bincount(samples.labels[mask], minlength=work.split.num_classes)
-            without = [work.split.class_names[c] for c in (per_class == 0).nonzero().flatten().tolist()]
-            if without:
+            if without := [work.split.class_names[c] for c in (per_class == 0).nonzero().flatten().tolist()]:
                 work.note(f"strategy: {name}; no hard sample of class {', '.join(without)} in set {s}")
 
 
@@ -212,82 +183,69 @@ def _grid(work: Work, hard: Mapping[str, HardSamples]) -> None:
     with console.progress(f"{work.run.id[:8]} grid", len(groups) * config.epochs) as show:
         for done, (m, s) in enumerate(groups):
             order = HardEasyOrder.of(hard[config.strategy[m]].hard[s], seeding.Seeds(config.seed).child("data", "split", s))
-            cuts = {
-                (p, q): order.train_slice(ratio, share, config.reduce_hard)
-                for p, ratio in enumerate(config.train_ratios)
-                for q, share in enumerate(config.remaining_train_ratios)
-            }
-            for (p, q), cut in cuts.items():
-                arrays["train_samples"][m, p, q, s] = len(cut)
-            text = f"{config.strategy[m]}, set {s}"
-            _group(work, order, cuts, (m, s), _showing(show, text, done * config.epochs))
+            _group(work, order, m, s, _showing(show, f"{config.strategy[m]}, set {s}", done * config.epochs))
             arrays["done"][m, s] = True
             work.run.write_text(ACCURACY, network_table(work.arrays).to_csv(index=False))
 
 
-def _group(work: Work, order: HardEasyOrder, cuts: Mapping[tuple[int, int], TrainSlice], place: tuple[int, int], show: Callback) -> None:
-    """The networks of one set and strategy, trained together; cells that nothing is left to train on stay nan and are a fact."""
-    config, (m, s) = work.config, place
-    name = f"{config.strategy[m]}_{s}"
-    cells = {cell: cut for cell, cut in cuts.items() if len(cut)}
-    for p, q in cuts.keys() - cells.keys():
+def _group(work: Work, order: HardEasyOrder, m: int, s: int, show: Callback) -> None:
+    """The networks of strategy m and set s, trained together; cells that nothing is left to train on stay nan and are a fact."""
+    config, arrays, name = work.config, work.arrays, work.config.strategy[m]
+    slices = {}
+    for p, ratio in enumerate(config.train_ratios):
+        for q, remaining in enumerate(config.remaining_train_ratios):
+            part = order.train_slice(ratio, remaining, config.reduce_hard)
+            arrays["train_samples"][m, p, q, s] = len(part)
+            slices[p, q] = part
+    cells = {cell: part for cell, part in slices.items() if len(part)}
+    for p, q in slices.keys() - cells.keys():
         where = f"train ratio {config.train_ratios[p]:g}, remaining {config.remaining_train_ratios[q]:g}"
-        work.note(f"remaining_train_ratios: no training sample is left of {config.strategy[m]}, set {s}, at {where}: nan")
-    for group, lacks in (("hard", lambda cut: cut.hard_end == 0), ("easy", lambda cut: cut.easy_start == len(order.rows))):
-        if any(map(lacks, cuts.values())):
-            work.note(f"train_ratios: no {group} test sample of {config.strategy[m]}, set {s}: its accuracy is nan")
+        work.note(f"remaining_train_ratios: no training sample is left of {name}, set {s}, at {where}: nan")
+    lacking = {"hard": [part.hard_end == 0 for part in slices.values()]}
+    lacking["easy"] = [part.easy_start == len(order.rows) for part in slices.values()]
+    for group, lacks in lacking.items():
+        if any(lacks):
+            work.note(f"train_ratios: no {group} test sample of {name}, set {s}: its accuracy is nan")
     if not cells:
         return
-
-    def make() -> dict[str, Any]:
-        data, rows = work.prepared.data, order.rows.to(work.prepared.device)
-        samples = Samples(*(getattr(data.train, part)[rows] for part in ("inputs", "labels", "index", "clean")))
-        streams = [seeding.Seeds(config.seed).child("set", s, "repeat", config.first_repeat + r) for r in range(config.repeats)]
-        settings = training_settings(config, config.precision)
-        networks = SliceTraining(replace(data, train=samples), list(cells.values()), streams, settings)
-        _train(work, networks, name, show)
-        return {**networks.accuracies(), "lost": len(networks.learner.diverged)}
-
-    tested = work.stages.once(f"grid_{name}", make)
+    tested = work.stages.once(f"grid_{name}_{s}", lambda: _trained(work, order, list(cells.values()), name, s, show))
     if tested["lost"]:
-        work.note(f"lr: {config.lr:g}; {tested['lost']} networks of {config.strategy[m]}, set {s}, diverged: nan")
+        work.note(f"lr: {config.lr:g}; {tested['lost']} networks of {name}, set {s}, diverged: nan")
     for i, (p, q) in enumerate(cells):
         for key in (*TESTS, "per_class"):
-            work.arrays[f"accuracy_{key}"][m, p, q, s] = tested[key][i * config.repeats : (i + 1) * config.repeats].cpu().numpy()
+            arrays[f"accuracy_{key}"][m, p, q, s] = tested[key][i * config.repeats : (i + 1) * config.repeats].cpu().numpy()
 
 
-def _train(work: Work, networks: SliceTraining, name: str, show: Callback) -> None:
-    """Train a group to its end, from its last checkpoint on if there is one."""
-    config = work.config
-    saved = work.saved
-    if saved is not None and saved.get("group") == name:
+def _trained(work: Work, order: HardEasyOrder, slices: Sequence[TrainSlice], name: str, s: int, show: Callback) -> dict[str, Any]:
+    """Accuracies of a group of networks at the end of their training, which goes on from its last checkpoint if there is one."""
+    config, saved, group = work.config, work.saved, f"{name}_{s}"
+    data = replace(work.data, train=work.data.train.pick(order.rows.to(work.data.train.labels.device)))
+    streams = [seeding.Seeds(config.seed).child("set", s, "repeat", config.first_repeat + r) for r in range(config.repeats)]
+    networks = SliceTraining(data, slices, streams, training_settings(config, config.precision))
+    learner, batches = networks.learner, networks.batches
+    if saved is not None and saved.get("group") == group:
         with checkpoints.restoring(work.run.folder / CHECKPOINTS / LAST, saved.get("steps"), config.epochs):
-            networks.learner.load(saved)
-            networks.batches.load(saved["batches"])
+            learner.load(saved)
+            batches.load(saved["batches"])
 
     def save(state: TrainState) -> None:
-        work.stages.save({**networks.learner.state(), "batches": networks.batches.state(), "group": name})
+        work.stages.save({**learner.state(), "batches": batches.state(), "group": group})
 
-    fit(
-        networks.learner,
-        networks.batches,
-        config.epochs,
-        [callbacks.divergence(), show, callbacks.checkpoint(config.checkpoint_every, save)],
-    )
+    fit(learner, batches, config.epochs, [callbacks.divergence(), show, callbacks.checkpoint(config.checkpoint_every, save)])
+    return {**networks.accuracies(), "lost": len(learner.diverged)}
 
 
 def _store(work: Work, inversions: Inversions, hard: Mapping[str, HardSamples]) -> None:
     """metrics.npz, tables and metrics."""
-    arrays = work.arrays
-    masks = np.stack([one.hard.numpy() for one in hard.values()], 1)  # [S, M, N]
-    scores = np.stack([one.score.numpy() for one in hard.values()], 1)
-    arrays |= agreement_arrays(masks, scores, work.prepared.labels.numpy(), work.split.num_classes)
-    arrays |= {"class_names": np.array(work.split.class_names), "inversion_epoch": inversions.inversion_epoch.numpy()}
-    arrays |= {name: value.numpy() for name, value in gallery(work.split.train, inversions, list(hard.values())).items()}
+    arrays, split = work.arrays, work.split
+    masks = np.stack([chosen.hard.numpy() for chosen in hard.values()], 1)  # [S, M, N]
+    scores = np.stack([chosen.score.numpy() for chosen in hard.values()], 1)
+    arrays |= agreement_arrays(masks, scores, split.train.labels.numpy(), split.num_classes)
+    arrays |= {"class_names": np.array(split.class_names), "inversion_epoch": inversions.inversion_epoch.numpy()}
+    arrays |= {name: value.numpy() for name, value in gallery(split.train, inversions, list(hard.values())).items()}
     work.run.write_arrays(ARRAYS, arrays)
-    work.run.write_text(ACCURACY, network_table(arrays).to_csv(index=False))
-    work.run.write_text(SUMMARY, summary_table(arrays).to_csv(index=False))
-    work.run.write_text(CLASSES_TABLE, class_table(arrays).to_csv(index=False))
+    for file, table in ((ACCURACY, network_table), (SUMMARY, summary_table), (CLASSES_TABLE, class_table)):
+        work.run.write_text(file, table(arrays).to_csv(index=False))
     _log(work, masks)
     if work.config.noise_ratio:
         _log_detection(work, masks, scores)
@@ -313,16 +271,14 @@ def _log_detection(work: Work, masks: Array, scores: Array) -> None:
     """Recall, precision and average precision of every strategy for the wrong labels: detection.csv and metrics."""
     import pandas
 
-    noisy = (work.prepared.labels != work.split.train.clean).numpy()
+    noisy = (work.split.train.labels != work.split.train.clean).numpy()
     rows = []
     for m, name in enumerate(work.config.strategy):
-        detections = []
-        for s in range(len(masks)):
-            rng = np.random.default_rng(seeding.Seeds(work.config.seed).child("bootstrap", name, s).integer)
-            detections.append(detection(scores[s, m], masks[s, m], noisy, rng))
-            rows.append({"strategy": name, "set": s, **detections[-1]})
+        seeds = [seeding.Seeds(work.config.seed).child("bootstrap", name, s) for s in range(len(masks))]
+        detections = [detection(scores[s, m], masks[s, m], noisy, np.random.default_rng(seed.integer)) for s, seed in enumerate(seeds)]
+        rows += [{"strategy": name, "set": s, **numbers} for s, numbers in enumerate(detections)]
         for key in ("recall", "precision", "average_precision"):
-            work.run.log({f"noise_{key}/{name}": np.array([one[key] for one in detections])})
+            work.run.log({f"noise_{key}/{name}": np.array([numbers[key] for numbers in detections])})
     work.run.log({"noise_base_rate": float(noisy.mean())})
     work.run.write_text(DETECTION, pandas.DataFrame(rows).to_csv(index=False))
 

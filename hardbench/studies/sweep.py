@@ -6,7 +6,6 @@
 
 import importlib
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from hardbench.artifacts import IN_FLIGHT, PER_CELL, PER_RUN, PLAN
 from hardbench.campaign import grid, jobs, plan
 from hardbench.campaign.collect import Campaign
 from hardbench.campaign.executors import Executor, Local, Ray
-from hardbench.campaign.grid import Cell
 from hardbench.campaign.jobs import Job
 from hardbench.campaign.plan import Plan
 from hardbench.campaign.results import counts
@@ -61,52 +59,37 @@ class PreparedCampaign(Prepared):
     swept: list[str]
     executor: Executor | None  # none where only the plan is shown
 
+    def preview(self) -> bool:
+        """Show the plan where `dry_run` asks for it."""
+        if self.executor is None:
+            todo = self.plan.todo(self.config.retry_failed, self.config.rerun)
+            _show(self.config, self.plan, _jobs(self.config, self.plan, todo))
+        return self.executor is None
+
     def opening(self, study: str, stored: StoredRun | None) -> AbstractContextManager[tracking.Run]:
         """The campaign's run: a new one, or the one of the same key, however it ended."""
         return tracking.sweep(self.config.study, self.key, self.config, self.title, self.note, self.config.tag or {})
-
-    def describe(self, run: tracking.Run) -> None:
-        """Nothing: its cells say on what they are computed."""
 
     def copied(self, run: tracking.Run) -> Sequence[str]:
         """The tables and figures."""
         return [PER_RUN, PER_CELL, *(name for name in dict.fromkeys(run.published) if name.startswith("figures/"))]
 
 
-def run(config: CampaignSettings) -> None:
-    """Do a campaign, or show its plan."""
-    if config.dry_run:
-        prepared = prepare(config)
-        todo = prepared.plan.todo(config.retry_failed, config.rerun)
-        _show(config, prepared.plan, _jobs(config, prepared.plan, todo))
-    else:
-        launch(sys.modules[__name__], config)
-
-
 def prepare(config: CampaignSettings, stored: StoredRun | None = None) -> PreparedCampaign:
     """Plan the cells, and what is to be done of them."""
     configs, swept = cells_of(config)
-    module = importlib.import_module(f"hardbench.studies.{config.study}")
+    study = importlib.import_module(f"hardbench.studies.{config.study}")
     torch.set_num_threads(1)
-    planned = plan.make(config.study, getattr(module, "NUMBERS", 1), configs, swept)
+    planned = plan.make(config.study, getattr(study, "NUMBERS", 1), configs, swept)
     key = _key(config, swept)
     parent = tracking.parent_of(config.study, key)
     if parent is not None and parent.status == "RUNNING" and parent.has(IN_FLIGHT):
         plan.refresh(planned, parent.file(IN_FLIGHT).read_text().split())
     work = _jobs(config, planned, planned.todo(config.retry_failed, config.rerun))
     note = f"{len(planned.cells)} cells, {sum(cell.networks for cell in planned.cells)} networks\nswept: {', '.join(swept) or 'nothing'}"
-    return PreparedCampaign(
-        config=config,
-        title=config.name or f"sweep {config.study} {' x '.join(swept) or 'of one cell'}",
-        note=note,
-        device=torch.device("cpu"),
-        dataset="",
-        digest="",
-        key=key,
-        plan=planned,
-        swept=swept,
-        executor=None if config.dry_run else _executor(config, work),
-    )
+    title = config.name or f"sweep {config.study} {' x '.join(swept) or 'of one cell'}"
+    executor = None if config.dry_run else _executor(config, work)
+    return PreparedCampaign(config=config, title=title, note=note, key=key, plan=planned, swept=swept, executor=executor)
 
 
 def compute(prepared: PreparedCampaign, run: tracking.Run, stages: Stages) -> None:
@@ -120,7 +103,7 @@ def compute(prepared: PreparedCampaign, run: tracking.Run, stages: Stages) -> No
     run.write_text(PLAN, _lines(work))
     campaign.known(todo)
     try:
-        _run_jobs(campaign, prepared.executor, work, planned)
+        _run_jobs(campaign, prepared.executor, work)
     finally:
         campaign.close()
     states = counts(planned.states)
@@ -128,8 +111,8 @@ def compute(prepared: PreparedCampaign, run: tracking.Run, stages: Stages) -> No
     console.say(f"cells: {', '.join(f'{count} {state}' for state, count in states.items())}")
     if failed := campaign.failed():
         more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-        told = f"sweep: {len(failed)} of {len(planned.cells)} cells failed: {failed[0]}{more}; --retry-failed tries them again"
-        raise TrainingError(told, measured=True, finished=True)
+        line = f"sweep: {len(failed)} of {len(planned.cells)} cells failed: {failed[0]}{more}; --retry-failed tries them again"
+        raise TrainingError(line, measured=True, finished=True)
 
 
 def report(stored: StoredRun) -> None:
@@ -155,20 +138,17 @@ def _workers(config: CampaignSettings) -> int:
     return max(1, int(torch.cuda.device_count() / share)) if _cuda(config) else len(os.sched_getaffinity(0))
 
 
-def _jobs(config: CampaignSettings, made: Plan, todo: Sequence[int]) -> list[Job]:
+def _jobs(config: CampaignSettings, planned: Plan, todo: Sequence[int]) -> list[Job]:
     """Stacks of what can be stacked, one job per cell of the rest."""
-    stacked = [index for index in todo if config.study == "train" and jobs.stackable(made.cells[index].config)]
-    work = jobs.stacks(made.cells, stacked, made.data, _cuda(config), _workers(config))
+    stacked = [index for index in todo if config.study == "train" and jobs.stackable(planned.cells[index].config)]
+    work = jobs.stacks(planned.cells, stacked, _cuda(config), _workers(config))
+    place = {"study": config.study, "store": os.path.abspath("."), "uri": tracking.uri()}  # noqa: PTH100
     for index in todo:
         if index not in stacked:
-            cell = made.cells[index]
-            payload = {"study": config.study, "settings": _given(cell), "store": os.path.abspath("."), "uri": tracking.uri()}  # noqa: PTH100
+            cell = planned.cells[index]
+            payload = {**place, "settings": cell.config.as_dict()}
             work.append(Job((jobs.Part(index, 0, cell.networks),), f"{__name__}:run_cell", payload))
     return work
-
-
-def _given(cell: Cell) -> dict[str, Any]:
-    return {name: getattr(cell.config, name) for name in cell.config.as_dict()}
 
 
 def _executor(config: CampaignSettings, work: Sequence[Job]) -> Executor:
@@ -178,13 +158,12 @@ def _executor(config: CampaignSettings, work: Sequence[Job]) -> Executor:
     return Local(_workers(config), config.tries, torch.cuda.device_count() if _cuda(config) else 0)
 
 
-def _run_jobs(campaign: Campaign, executor: Executor, work: Sequence[Job], made: Plan) -> None:
+def _run_jobs(campaign: Campaign, executor: Executor, work: Sequence[Job]) -> None:
     """Run the jobs and hand every result to the campaign, with the progress shown."""
-    total = sum(job.networks for job in work)
     prepared = [campaign.prepare(job) for job in work]
-    with console.progress("sweep", total) as show, closing(executor.run(prepared, campaign.started)) as results:
+    with console.progress("sweep", sum(job.networks for job in work)) as show, closing(executor.run(prepared, campaign.started)) as results:
         more: Sequence[Job] | None = None
-        show(0, f"0/{len(made.cells)} cells")
+        show(0, f"0/{len(campaign.plan.cells)} cells")
         while True:
             try:
                 result = results.send(more)
@@ -198,9 +177,8 @@ def run_cell(payload: Mapping[str, Any]) -> str:
     """In a worker: run a study in the run that was opened for it; that run's id."""
     os.chdir(payload["store"])
     os.environ["MLFLOW_TRACKING_URI"], os.environ["MLFLOW_RUN_ID"] = payload["uri"], payload["run"]
-    study = payload["study"]
-    module = importlib.import_module(f"hardbench.studies.{study}")
-    launch(module, module.Config(**payload["settings"]))
+    study = importlib.import_module(f"hardbench.studies.{payload['study']}")
+    launch(study, study.Config(**payload["settings"]))
     return str(payload["run"])
 
 
@@ -210,26 +188,24 @@ def _lines(work: Sequence[Job]) -> str:
     return "".join(f"job {number}: {row}\n" for number, row in enumerate(rows))
 
 
-def _show(config: CampaignSettings, made: Plan, work: Sequence[Job]) -> None:
+def _show(config: CampaignSettings, planned: Plan, work: Sequence[Job]) -> None:
     """The plan as a table: cells by state, networks, time and memory."""
-    number = counts(made.states)
-    todo = sum(job.networks for job in work)
-    rows = [[state, count] for state, count in number.items()] + [["networks to train", todo], ["jobs", len(work)]]
     workers = min(_workers(config), max(1, len(work)))
-    seconds, memory = _estimate(config, made, work)
-    rows += [["workers", workers]]
+    rows: list[tuple[str, object]] = [*counts(planned.states).items(), ("networks to train", sum(job.networks for job in work))]
+    rows += [("jobs", len(work)), ("workers", workers)]
+    seconds, memory = _estimate(planned, work)
     if seconds:
-        rows += [["estimated time", _duration(seconds / workers)], ["memory", f"{memory * workers:.0f} MiB ({memory:.0f} per worker)"]]
-    rows += [["estimated time of other jobs", "unknown"]] * any(job.call != jobs.STACK for job in work)
-    console.table(f"sweep {config.study}: {len(made.cells)} cells", ["", "count"], rows)
+        rows += [("estimated time", _duration(seconds / workers)), ("memory", f"{memory * workers:.0f} MiB ({memory:.0f} per worker)")]
+    if any(job.call != jobs.STACK for job in work):
+        rows.append(("estimated time of other jobs", "unknown"))
+    console.table(f"sweep {config.study}: {len(planned.cells)} cells", ["", "count"], rows)
 
 
-def _estimate(config: CampaignSettings, made: Plan, work: Sequence[Job]) -> tuple[float, float]:
+def _estimate(planned: Plan, work: Sequence[Job]) -> tuple[float, float]:
     """Seconds of all stacked jobs one after the other, and the MiB one worker needs; from a probe of each kind of stack."""
-    asked = plan.probes(made.cells, work)
+    asked = plan.probes(planned.cells, work)
     seconds = memory = 0.0
-    local = Local(1, 2)
-    with closing(local.run([job for job, _ in asked], lambda running: None)) as results:
+    with closing(Local(1, 2).run([job for job, _ in asked], lambda running: None)) as results:
         for result in results:
             same = next(same for job, same in asked if job is result.job)
             if result.error is not None:

@@ -3,6 +3,7 @@
 Question: which classes are learned late, and does the geometry of their representations say so; for gmlp
 and mlp also what each layer knows. Expect about .96 on ten MNIST classes after one epoch of the default
 network; that takes a second or two per network on a laptop core, a ResNet an hour per CIFAR epoch.
+Greedy layers (gmlp) learn by the losses of Shoham & Permuter 2020 (arXiv:2007.08140).
 """
 
 from collections.abc import Mapping
@@ -14,12 +15,11 @@ from hardbench import console, tracking
 from hardbench.artifacts import BEST, CHECKPOINTS, DYNAMICS, DYNAMICS_POINTS
 from hardbench.configs.train import Config
 from hardbench.data.samples import load
-from hardbench.data.transforms import unit_of
 from hardbench.hard_samples import recorder, sample_hardness
 from hardbench.hard_samples.recorder import LogitRecorder
 from hardbench.hardness_runs import pinned, read_hardness
 from hardbench.lifecycle import Prepared, Stages
-from hardbench.metrics.hardness import hardness_table, mean_stderr
+from hardbench.metrics.hardness import hardness_table, mean_stderr, mean_text
 from hardbench.stored import StoredRun
 from hardbench.trained import check_diverged, last_measured, store_result
 from hardbench.training import callbacks, checkpoints
@@ -42,24 +42,18 @@ class PreparedTraining(Prepared):
 def prepare(config: Config, stored: StoredRun | None = None) -> PreparedTraining:
     """Data, networks and learner, with the groups that a hardness splits the samples into."""
     config = pinned(config)
-    setup = train_setup(config)
+    setup, tags = train_setup(config), {}
     if config.hardness is not None:
+        tags["hardbench.source_run"] = sample_hardness.run_and_strategy(config.hardness)[0]
         setup.groups = read_hardness(config.hardness).groups(setup.split, len(load(config, config.seed).train))
+    dataset, classes, samples = config.dataset.rpartition("/")[2], setup.split.num_classes, len(setup.split.train)
+    note = f"{config.repeats} {config.model} on {dataset} ({classes} classes, {samples} training samples)\n"
+    note += f"{config.epochs} epochs, {config.optimizer} {config.lr:g}"
+    title = config.name or f"{config.model} {dataset} s{config.seed}"
+    device, digest = setup.learner.device, setup.split.digest
     return PreparedTraining(
-        config=config,
-        title=config.name or f"{config.model} {config.dataset.rpartition('/')[2]} s{config.seed}",
-        note=_note(config, setup.split.num_classes, len(setup.split.train)),
-        device=setup.learner.device,
-        dataset=config.dataset,
-        digest=setup.split.digest,
-        tags={} if config.hardness is None else {"hardbench.source_run": sample_hardness.run_and_strategy(config.hardness)[0]},
-        setup=setup,
+        config=config, title=title, note=note, device=device, dataset=config.dataset, digest=digest, tags=tags, setup=setup
     )
-
-
-def _note(config: Config, classes: int, samples: int) -> str:
-    head = f"{config.repeats} {config.model} on {config.dataset.rpartition('/')[2]} ({classes} classes, {samples} training samples)"
-    return f"{head}\n{config.epochs} epochs, {config.optimizer} {config.lr:g}"
 
 
 def compute(prepared: PreparedTraining, run: tracking.Run, stages: Stages) -> None:
@@ -75,10 +69,10 @@ def compute(prepared: PreparedTraining, run: tracking.Run, stages: Stages) -> No
 
     def save(state: TrainState) -> None:
         now = training.state()
-        stages.save(now, (BEST, training.best_weights(networks=now["networks"])))
+        stages.save(now, (BEST, training.best_weights(now["networks"])))
 
+    further = [] if logits is None else [at(steps, logits)]
     with console.progress(run.id[:8], setup.total) as show:
-        further = [at(steps, logits)] if logits else []
         training.run(run.log, [*further, callbacks.progress(show), callbacks.checkpoint(config.checkpoint_every, save)])
     step = setup.learner.steps
     run.log({"samples_per_second": step * setup.batches.size * config.repeats / training.seconds}, step)
@@ -90,15 +84,14 @@ def compute(prepared: PreparedTraining, run: tracking.Run, stages: Stages) -> No
     result = training.result()
     store_result(run, config, result)
     if config.log_model:
-        raw = setup.split.test.inputs[:2]
-        run.log_model(setup.learner.networks.member(0).cpu(), setup.standardise(raw, unit_of(raw)))
+        run.log_model(setup.learner.networks.member(0).cpu(), setup.standardise(setup.split.test.inputs[:2]))
     check_diverged(run, config, result)
 
 
 def _logit_recorder(run: tracking.Run, setup: TrainSetup, points: int) -> LogitRecorder:
     """The callback that records the logits of the training samples; a warning where that is a lot."""
     train = setup.batches.train
-    needed = recorder.recording_bytes(setup.config.repeats, points, len(train), setup.split.num_classes)
+    needed = 4 * setup.config.repeats * points * len(train) * setup.split.num_classes  # bytes
     if needed > recorder.LARGE:
         console.warn(f"record_dynamics: {needed / 1e9:.1f} GB for {points} points; fewer with eval_steps")
     return LogitRecorder(train, setup.standardise.to(setup.learner.device), run.fetch(DYNAMICS_POINTS), run.publish)
@@ -107,9 +100,7 @@ def _logit_recorder(run: tracking.Run, setup: TrainSetup, points: int) -> LogitR
 def report(stored: StoredRun) -> None:
     """Print the class table and the accuracy."""
     console.table("Class hardness (test set)", *class_rows(stored.arrays))
-    mean, stderr = mean_stderr(last_measured(stored.arrays, "accuracy"))
-    spread = "" if np.isnan(stderr) else f" +- {stderr:.4f}"
-    console.say(f"test accuracy {mean:.4f}{spread}")
+    console.say(f"test accuracy {mean_text(*mean_stderr(last_measured(stored.arrays, 'accuracy')))}")
     if "last" in stored.tags.get("hardbench.best", ""):
         console.say("best.pt is last.pt: there is no validation split (val_size 0)")
 

@@ -1,8 +1,11 @@
-"""Callbacks of the training loop: what is recorded, when a network stops, when a checkpoint is written."""
+"""Callbacks of the training loop: what is recorded, when a network stops, when a checkpoint is written.
 
+Those with a state of their own are made by a function; the others are functions whose last argument is the `TrainState`.
+"""
+
+import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping
 from math import isfinite
 from typing import Any
 
@@ -12,7 +15,6 @@ from torch import Tensor
 
 from hardbench.artifacts import layer_key
 from hardbench.data.samples import Samples
-from hardbench.data.transforms import Standardise
 from hardbench.errors import TrainingError
 from hardbench.training.evaluation import evaluate, reaches
 from hardbench.training.layer_metrics import LayerMetrics, defined
@@ -40,12 +42,11 @@ class Records:
             raise ValueError(f"{axis}: step {state.step} after step {steps[-1]}")
         if state.step not in steps[-1:]:
             steps.append(state.step)
-        shown = {}
+        shown, ended = {}, state.ended
         for name, value in values.items():
             row = value.detach().to("cpu", torch.float64)
-            for r in state.learner.stopped:
-                if state.step > state.learner.measured_until(r):
-                    row[r] = torch.nan
+            if ended:
+                row[ended] = torch.nan
             rows = self._rows.setdefault(name, (axis, []))[1]
             if len(rows) != len(steps) - 1:
                 raise ValueError(f"{name}: {len(rows)} rows before point {len(steps)} of {axis}")
@@ -83,10 +84,10 @@ class Records:
 
 
 def divergence() -> Callback:
-    """Freezes repeats whose training loss is not finite: on a CPU at once, on a GPU (where a look costs a wait) every 50 steps."""
+    """Freezes repeats whose training loss is not finite: on a CPU at once, on a GPU (where reading a loss costs a wait) every 50 steps."""
     losses: list[Tensor] = []
 
-    def watch(state: TrainState) -> None:
+    def freeze_diverged(state: TrainState) -> None:
         if state.step == 0:
             return
         losses.append(state.scalars["loss"])
@@ -103,25 +104,21 @@ def divergence() -> Callback:
                 state.learner.diverged[r] = first + int(bad[:, r].int().argmax())
                 state.learner.freeze(r, state.learner.diverged[r])
 
-    return watch
+    return freeze_diverged
 
 
-def curves(records: Records, sink: Sink) -> Callback:
+def curves(records: Records, sink: Sink, state: TrainState) -> None:
     """Training scalars of the step just made, which it has anyway, and the learning rate."""
-
-    def log(state: TrainState) -> None:
-        shown = records.add("log_steps", state, {f"train_{name}": value for name, value in state.scalars.items()})
-        metrics = {}
-        for name, value in shown.items():
-            phase, _, metric = name.partition("_")
-            if value.ndim == 1:
-                metrics[f"{phase}/{metric}"] = value
-            else:
-                metrics |= {f"{phase}_{metric}/{layer:02d}": row for layer, row in enumerate(value.T)}
-        lr = state.learner.settings.lr * state.learner.factor(state.step - 1, state.total, state.learner.settings)
-        sink(metrics | {"train/lr": np.array(lr)}, state.step)
-
-    return log
+    shown = records.add("log_steps", state, {f"train_{name}": value for name, value in state.scalars.items()})
+    metrics = {}
+    for name, value in shown.items():
+        phase, _, metric = name.partition("_")
+        if value.ndim == 1:
+            metrics[f"{phase}/{metric}"] = value
+        else:
+            metrics |= {f"{phase}_{metric}/{layer:02d}": row for layer, row in enumerate(value.T)}
+    lr = state.learner.settings.lr * state.learner.factor(state.step - 1, state.total, state.learner.settings)
+    sink(metrics | {"train/lr": np.array(lr)}, state.step)
 
 
 class Best:
@@ -135,7 +132,7 @@ class Best:
     def keep(self, state: TrainState, accuracy: Tensor) -> None:
         """Take the weights of the repeats whose validation accuracy [R] has improved."""
         for r, now in enumerate(accuracy.tolist()):
-            if now > self.accuracy[r] and state.step <= state.learner.measured_until(r):
+            if now > self.accuracy[r] and r not in state.ended:
                 self.accuracy[r], self.step[r] = now, state.step
                 self.networks[r] = state.learner.networks.member_state(r)
 
@@ -148,101 +145,67 @@ class Best:
         self.networks, self.accuracy, self.step = state["networks"], state["accuracy"], state["step"]
 
 
-@dataclass(frozen=True)
-class Evaluator:
-    """Evaluates networks: the sets of samples, the constants of standardisation, the classes."""
-
-    test: Samples
-    val: Samples | None
-    standardise: Standardise
-    num_classes: int
-
-    def measure(self, state: TrainState, samples: Samples) -> dict[str, Tensor]:
-        """Everything one pass over the samples gives."""
-        return evaluate(state.learner, samples, self.standardise, self.num_classes).arrays()
+def measure(state: TrainState, samples: Samples) -> dict[str, Tensor]:
+    """Everything one pass over the samples gives."""
+    return evaluate(state.learner, samples, state.batches.standardise).arrays()
 
 
-def evaluation(records: Records, sink: Sink, evaluator: Evaluator, best: Best) -> Callback:
+def evaluation(records: Records, sink: Sink, best: Best, test: Samples, val: Samples | None, state: TrainState) -> None:
     """Everything measured of the test set; loss and accuracy of the validation set (nan without one), which decide what is best."""
-
-    def measure(state: TrainState) -> None:
-        measured = evaluator.measure(state, evaluator.test)
-        held = {name: torch.full_like(measured[name], torch.nan) for name in ("loss", "accuracy")}
-        if evaluator.val is not None:
-            held = evaluator.measure(state, evaluator.val)
-            best.keep(state, held["accuracy"])
-        shown = records.add("steps", state, measured | {f"val_{name}": held[name] for name in ("loss", "accuracy")})
-        metrics = {f"test/{name}": shown[name] for name in ("loss", "accuracy")}
-        if evaluator.val is not None:
-            metrics |= {f"val/{name}": shown[f"val_{name}"] for name in ("loss", "accuracy")}
-        for name in ("accuracy", "loss"):
-            metrics |= {f"class_{name}/{c:02d}": shown[f"{name}_per_class"][:, c] for c in range(evaluator.num_classes)}
-        sink(metrics, state.step)
-
-    return measure
+    measured = measure(state, test)
+    held_out = {name: torch.full_like(measured[name], torch.nan) for name in ("loss", "accuracy")}
+    if val is not None:
+        held_out = measure(state, val)
+        best.keep(state, held_out["accuracy"])
+    shown = records.add("steps", state, measured | {f"val_{name}": held_out[name] for name in ("loss", "accuracy")})
+    metrics = {f"test/{name}": shown[name] for name in ("loss", "accuracy")}
+    if val is not None:
+        metrics |= {f"val/{name}": shown[f"val_{name}"] for name in ("loss", "accuracy")}
+    for name in ("accuracy", "loss"):
+        metrics |= {f"class_{name}/{c:02d}": values for c, values in enumerate(shown[f"{name}_per_class"].T)}
+    sink(metrics, state.step)
 
 
-def layers(records: Records, sink: Sink, layer_metrics: LayerMetrics) -> Callback:
+def layers(records: Records, sink: Sink, layer_metrics: LayerMetrics, state: TrainState) -> None:
     """The layer metrics of the held-out and the training samples; at the last step of the test samples, too."""
-
-    metric_of = {layer_key(name, phase): name for name in layer_metrics.names for phase in ("val", "train", "test")}
-
-    def measure(state: TrainState) -> None:
-        rows = records.add("steps", state, layer_metrics.measure(state.learner, "val") | layer_metrics.measure(state.learner, "train"))
-        if state.last:
-            rows |= records.add("end", state, layer_metrics.measure(state.learner, "test"))
-        metrics: dict[str, np.ndarray] = {}
-        for key, row in rows.items():
-            if key in metric_of:
-                metrics |= {f"{key}/{layer:02d}": values for layer, values in enumerate(defined(metric_of[key], row).T)}
-        sink(metrics, state.step)
-
-    return measure
+    rows = records.add("steps", state, layer_metrics.measure(state.learner, "val") | layer_metrics.measure(state.learner, "train"))
+    if state.last:
+        rows |= records.add("end", state, layer_metrics.measure(state.learner, "test"))
+    metrics: dict[str, np.ndarray] = {}
+    for phase, name in itertools.product(("val", "train", "test"), layer_metrics.names):
+        if (key := layer_key(name, phase)) in rows:
+            metrics |= {f"{key}/{layer:02d}": values for layer, values in enumerate(defined(name, rows[key]).T)}
+    sink(metrics, state.step)
 
 
-def groups(records: Records, sink: Sink, evaluator: Evaluator, samples_of: Mapping[tuple[str, str], Samples]) -> Callback:
+def groups(records: Records, sink: Sink, samples_of: Mapping[tuple[str, str], Samples], state: TrainState) -> None:
     """Everything measured of groups of samples, by (phase, group), such as the hard ones among the test samples."""
-
-    def measure(state: TrainState) -> None:
-        metrics: dict[str, np.ndarray] = {}
-        for (phase, group), samples in samples_of.items():
-            seen = {f"{name}_{phase}_{group}": value for name, value in evaluator.measure(state, samples).items()}
-            shown = records.add("steps", state, seen)
-            there = samples.labels.unique().tolist()
-            for name in ("loss", "accuracy"):
-                metrics[f"{phase}/{name}_{group}"] = shown[f"{name}_{phase}_{group}"]
-                each = shown[f"{name}_per_class_{phase}_{group}"]
-                metrics |= {f"class_{name}_{phase}_{group}/{c:02d}": each[:, c] for c in there}
-        sink(metrics, state.step)
-
-    return measure
+    metrics: dict[str, np.ndarray] = {}
+    for (phase, group), samples in samples_of.items():
+        shown = records.add("steps", state, {f"{name}_{phase}_{group}": value for name, value in measure(state, samples).items()})
+        for name in ("loss", "accuracy"):
+            metrics[f"{phase}/{name}_{group}"] = shown[f"{name}_{phase}_{group}"]
+            per_class = shown[f"{name}_per_class_{phase}_{group}"]
+            metrics |= {f"class_{name}_{phase}_{group}/{c:02d}": per_class[:, c] for c in samples.labels.unique().tolist()}
+    sink(metrics, state.step)
 
 
-def validation(evaluator: Evaluator, best: Best, but_not: Sequence[int]) -> Callback:
-    """Looks for the best weights at the end of every epoch that is no evaluation point."""
-    skip = frozenset(but_not)
-
-    def look(state: TrainState) -> None:
-        if evaluator.val is not None and state.epoch_ends and state.step not in skip:
-            best.keep(state, evaluator.measure(state, evaluator.val)["accuracy"])
-
-    return look
+def validation(best: Best, val: Samples, evaluated: Container[int], state: TrainState) -> None:
+    """Compares the weights with the best ones at the end of every epoch, but for the steps that are `evaluated` anyway."""
+    if state.epoch_ends and state.step not in evaluated:
+        best.keep(state, measure(state, val)["accuracy"])
 
 
-def target(train: Samples, evaluator: Evaluator, accuracy: float, stop: bool = True) -> Callback:
-    """At the end of an epoch: notes which repeats' accuracy on the clean training set has first reached the target, and freezes them."""
-
-    def look(state: TrainState) -> None:
-        learner = state.learner
-        waiting = [r for r in range(learner.networks.repeats) if r not in learner.reached and r not in learner.stopped]
-        if state.epoch_ends and waiting:
-            met = reaches(learner, train, evaluator.standardise, accuracy)
-            for r in [r for r in waiting if met[r]]:
-                learner.reached[r] = state.step
-                if stop:
-                    learner.freeze(r, state.step)
-
-    return look
+def target(accuracy: float, stop: bool, state: TrainState) -> None:
+    """At the end of an epoch: notes which repeats' accuracy on the clean training set has first reached the target; `stop` freezes them."""
+    learner, batches = state.learner, state.batches
+    waiting = [r for r in range(learner.networks.repeats) if r not in learner.reached and r not in learner.stopped]
+    if state.epoch_ends and waiting:
+        met = reaches(learner, batches.train, batches.standardise, accuracy)
+        for r in [r for r in waiting if met[r]]:
+            learner.reached[r] = state.step
+            if stop:
+                learner.freeze(r, state.step)
 
 
 def checkpoint(seconds: float, write: Callable[[TrainState], None]) -> Callback:

@@ -54,9 +54,9 @@ def load(path: Path, wanted: Mapping[str, Any] = MappingProxyType({})) -> dict[s
     """Read a checkpoint, tensors on the CPU, data only; TrainingError if it cannot be read or lacks something of `wanted`."""
     try:
         with ZipFile(files.regular(path)) as archive:  # torch does not check the checksums
-            if any(member.compress_type != ZIP_STORED for member in archive.infolist()):
-                raise BadZipFile
-            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size or archive.testzip() is not None:
+            members = archive.infolist()
+            stored = all(member.compress_type == ZIP_STORED for member in members)
+            if not stored or sum(member.file_size for member in members) > path.stat().st_size or archive.testzip() is not None:
                 raise BadZipFile
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes the reader raise

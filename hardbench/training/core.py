@@ -12,7 +12,7 @@ from hardbench.settings import TrainingSettings
 from hardbench.training.callbacks import Best, Records, Sink
 from hardbench.training.layer_metrics import sample_count
 from hardbench.training.loop import Callback, fit
-from hardbench.training.setup import Prepare, TrainSetup, measuring_callbacks, remembered, train_setup
+from hardbench.training.setup import TrainSetup, measuring_callbacks, remembered, train_setup
 
 Journal = list[tuple[dict[str, np.ndarray], int]]  # metrics with their step, as they were measured
 
@@ -82,42 +82,33 @@ class Training:
         facts = (split.val is not None, split.bayes_accuracy, split.digest, len(split.train))
         return TrainResult(arrays, learner.steps, diverged, reached, *facts)
 
-    def best_weights(self, place: int = 0, networks: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
-        """The weights of a configuration's networks with their step and validation accuracy, as best.pt holds them.
+    def best_weights(self, networks: Sequence[Mapping[str, Any]], place: int = 0) -> dict[str, Any]:
+        """The best weights of a configuration's networks with their step and validation accuracy, as best.pt holds them.
 
-        `networks` are the weights of all networks now, where the caller has them.
+        `networks` are the weights of all networks now: the best ones where there is no validation split.
         """
-        rows, learner = self.setup.rows(place), self.setup.learner
-        if self.setup.split.val is None:
-            if networks is None:
-                learner.settle()
-                networks = learner.networks.states()
-            chosen = {"networks": networks[rows], "step": [learner.steps] * (rows.stop - rows.start), "is_last": True}
-        else:
-            chosen = {name: value[rows] for name, value in self.best.state().items()}
-        return {**chosen, "standardise": self.setup.standardise.constants()}
-
-    def last_weights(self, place: int = 0) -> dict[str, Any]:
-        """The weights of a configuration's networks at the end, as last.pt of a sweep's run holds them."""
-        learner = self.setup.learner
-        learner.settle()
-        networks = learner.networks.states()[self.setup.rows(place)]
-        return {"networks": networks, "steps": learner.steps, "standardise": self.setup.standardise.constants()}
+        rows, standardise = self.setup.rows(place), {"standardise": self.setup.standardise.constants()}
+        if self.setup.split.val is not None:
+            return {name: value[rows] for name, value in self.best.state().items()} | standardise
+        last = networks[rows]
+        return {"networks": last, "step": [self.setup.learner.steps] * len(last), "is_last": True} | standardise
 
 
-def train_stack(settings: Sequence[Mapping[str, Any]], load: Prepare = remembered) -> list[TrainResult]:
+def train_stack(settings: Sequence[Mapping[str, Any]]) -> list[TrainResult]:
     """Train configurations (as plain settings) in one stack; what each leaves behind."""
     began = time.monotonic()
-    training = Training(train_setup(*(TrainingSettings(**one) for one in settings), load=load))
+    training = Training(train_setup(*(TrainingSettings(**values) for values in settings), load=remembered))
     setup = training.setup
     journal: Journal = []
     training.run(lambda values, step: journal.append((dict(values), step)))
+    networks, constants = setup.learner.settled_states() if setup.config.keep_checkpoints else [], setup.standardise.constants()
     results = []
-    for place, member in enumerate(setup.members):
+    for place in range(len(setup.members)):
         result, rows = training.result(place), setup.rows(place)
         result.journal = [({name: value if value.ndim == 0 else value[rows] for name, value in row.items()}, step) for row, step in journal]
-        if member.keep_checkpoints:
-            result.checkpoints = {"last": training.last_weights(place), "best": training.best_weights(place)}
+        if networks:
+            last = {"networks": networks[rows], "steps": setup.learner.steps, "standardise": constants}
+            result.checkpoints = {"last": last, "best": training.best_weights(networks, place)}
         _cut_unmeasured(result)
         results.append(result)
     for result in results:
@@ -133,8 +124,6 @@ def per_network(name: str) -> bool:
 def _cut_unmeasured(result: TrainResult) -> None:
     """Cut off the points after the last measured one: where all networks of a member diverged, the stack may have gone on."""
     for letter, name in (("T", "accuracy"), ("S", "train_loss")):
-        if name not in result.arrays:
-            continue
         measured = np.isfinite(result.arrays[name]).any(0)
         kept = int(measured.nonzero()[0].max(initial=-1)) + 1
         for key, value in result.arrays.items():
@@ -174,20 +163,17 @@ def _at(known: Sequence[Mapping[tuple[str, int], np.ndarray]], nothing: Sequence
 
 def _stacked(values: Sequence[np.ndarray]) -> np.ndarray:
     """Parts [r, T, ...] along the repeats; one that ended early is nan from there on."""
-    longest = max((value.shape[1:] for value in values), key=lambda shape: shape[:1])
-    padded = []
-    for value in values:
-        whole = np.full((len(value), *longest), np.nan, dtype=value.dtype) if value.shape[1:] != longest else value
-        if whole is not value:
-            whole[:, : value.shape[1]] = value
-        padded.append(whole)
-    return np.concatenate(padded)
+    if values[0].ndim < 2:
+        return np.concatenate(values)
+    points = max(value.shape[1] for value in values)
+    missing = ([(0, 0), (0, points - value.shape[1]), *[(0, 0)] * (value.ndim - 2)] for value in values)
+    return np.concatenate([np.pad(value, width, constant_values=np.nan) for value, width in zip(values, missing, strict=True)])
 
 
 def _joined_checkpoints(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Checkpoints of the parts by name, their lists (of an item per network) one after the other."""
     checkpoints: dict[str, Any] = {}
     for name, first in parts[0].items():
-        lists = {key: [one for part in parts for one in part[name][key]] for key, value in first.items() if isinstance(value, list)}
+        lists = {key: [item for part in parts for item in part[name][key]] for key, value in first.items() if isinstance(value, list)}
         checkpoints[name] = {**first, **lists}
     return checkpoints

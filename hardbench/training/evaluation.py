@@ -46,23 +46,22 @@ class Evaluation:
         }
 
 
-def evaluate(learner: Learner, samples: Samples, standardise: Standardise, num_classes: int) -> Evaluation:
+def evaluate(learner: Learner, samples: Samples, standardise: Standardise) -> Evaluation:
     """Loss, confusion and class sums of the last hidden representation over all samples, from one forward pass."""
-    parts = (_part(learner, inputs, labels, num_classes) for inputs, labels in batches(samples, standardise))
+    parts = (_part(learner, inputs, labels) for inputs, labels in batches(samples, standardise))
     # added in turn: the rounding of torch.sum over the first axis depends on an element's place, and so on R
     return Evaluation(*(functools.reduce(torch.add, column) for column in zip(*parts, strict=True)))
 
 
 def batches(samples: Samples, standardise: Standardise) -> Iterator[tuple[Tensor, Tensor]]:
     """Standardised inputs and labels of all samples, in order."""
-    for start in range(0, len(samples), BATCH):
-        raw = samples.inputs[start : start + BATCH]
-        yield standardise(raw, unit_of(raw)), samples.labels[start : start + BATCH]
+    for raw, labels in zip(samples.inputs.split(BATCH), samples.labels.split(BATCH), strict=True):
+        yield standardise(raw, unit_of(raw)), labels
 
 
-def _part(learner: Learner, inputs: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+def _part(learner: Learner, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     features, logits = learner.forward(inputs)
-    repeats = len(logits)
+    repeats, _, num_classes = logits.shape
     with torch.inference_mode():
         losses = cross_entropy(logits, labels.expand(repeats, -1)).double()
         # not a product: the rounding of a matrix-vector kernel depends on the alignment of a network's rows

@@ -112,7 +112,7 @@ class Greedy(Learner):
         return {"loss": losses[:, -1], "accuracy": accuracies[:, -1], "layer_loss": losses, "layer_accuracy": accuracies}
 
 
-def learner(networks: Networks, settings: TrainingSettings, total_steps: int) -> Learner:
+def make_learner(networks: Networks, settings: TrainingSettings, total_steps: int) -> Learner:
     """The learner for these networks: greedy for greedy networks, else backpropagation."""
     if isinstance(networks, GreedyStack):
         return Greedy(networks, settings, total_steps)

@@ -1,7 +1,8 @@
 """Layer metrics during training, on fixed samples of every phase (validation, train, test)."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -53,14 +54,15 @@ class LayerMetrics:
 
     def _activations(self, learner: Learner, samples: Samples, repeats: range) -> list[Tensor]:
         """Per layer [r, N, D] float32 of some repeats."""
-        parts: list[list[Tensor]] = []
-        for inputs, _ in batches(samples, self.standardise):
-            parts.append([hidden[repeats.start : repeats.stop].float() for hidden in learner.activations(inputs)])
-        return [torch.cat(list(layer), 1) for layer in zip(*parts, strict=True)]
+        parts = [
+            [hidden[repeats.start : repeats.stop].float() for hidden in learner.activations(inputs)]
+            for inputs, _ in batches(samples, self.standardise)
+        ]
+        return [torch.cat(layer, 1) for layer in zip(*parts, strict=True)]
 
     def _measure(self, learner: Learner, phase: str, repeats: range) -> dict[str, Tensor]:
         samples = self.phases[phase]
-        views = list(self._views(learner, samples, repeats))
+        views = self._views(learner, samples, repeats)
         values = {layer_key(name, phase): _over_layers(views, name) for name in self.names}
         if phase != "val":
             return values
@@ -68,55 +70,41 @@ class LayerMetrics:
             values |= {layer_key(name, "null_mean"): band.mean(0), layer_key(name, "null_std"): band.std(0, correction=1)}
         if self.published_batch:
             batch = self.phases["train"].pick(torch.arange(min(self.published_batch, len(samples)), device=samples.labels.device))
-            batch_views = list(self._views(learner, batch, repeats))
+            batch_views = self._views(learner, batch, repeats)
             for name in [name for name in self.names if name in PUBLISHED]:
                 values[layer_key(name, "published")] = torch.stack([PUBLISHED[name](view) for view in batch_views], -1)
         return values
 
     def _null(self, views: Sequence[LayerView]) -> dict[str, Tensor]:
         """The metrics that read labels, under permuted labels [M, R, L]."""
-        names = [name for name in self.names if "labels" in LAYER_METRICS[name].reads]
-        bands: dict[str, list[Tensor]] = {name: [] for name in names}
+        bands: dict[str, list[Tensor]] = {name: [] for name in self.names if "labels" in LAYER_METRICS[name].reads}
         for m in range(self.null_repeats):
             generator = self.seeds.child("null", m).generator()
-            first = views[0]
-            labels, fit_labels = (
-                old[torch.randperm(len(old), generator=generator).to(old.device)] for old in (first.labels, first.fit_labels)
-            )
+            both = (views[0].labels, views[0].fit_labels)
+            labels, fit_labels = (old[torch.randperm(len(old), generator=generator).to(old.device)] for old in both)
             permuted = [view.with_labels(labels, fit_labels) for view in views]
-            for name in names:
-                bands[name].append(_over_layers(permuted, name))
+            for name, band in bands.items():
+                band.append(_over_layers(permuted, name))
         return {name: torch.stack(band) for name, band in bands.items() if band}
 
-    def _views(self, learner: Learner, samples: Samples, repeats: range) -> Iterator[LayerView]:
+    def _views(self, learner: Learner, samples: Samples, repeats: range) -> list[LayerView]:
         """One view per layer; neighbours share tensors."""
         held, fit = (self._activations(learner, part, repeats) for part in (samples, self.fit))
         inputs = self._inputs(samples, slice(None)).flatten(1).unsqueeze(0)
-        anchors: Tensor | None = None
-        scores: list[Tensor | None] = [None] * len(held)
-        tau = float("nan")
+        views = [
+            LayerView(hidden, before, inputs, samples.labels, self.num_classes, fitted, self.fit.labels, seeds=self.seeds)
+            for hidden, before, fitted in zip(held, [inputs, *held], fit, strict=False)
+        ]
         if isinstance(learner.networks, GreedyStack):
             head = learner.networks.head
-            anchors, tau = head.vectors[repeats.start : repeats.stop], head.tau
+            anchors = head.vectors[repeats.start : repeats.stop]
             scores = [similarity_scores(hidden, anchors, head.similarity) for hidden in held]
-        for i, hidden in enumerate(held):
-            last = i + 1 == len(held)
-            yield LayerView(
-                activations=hidden,
-                before=held[i - 1] if i else inputs,
-                inputs=inputs,
-                labels=samples.labels,
-                num_classes=self.num_classes,
-                fit_activations=fit[i],
-                fit_labels=self.fit.labels,
-                after=None if last else held[i + 1],
-                fit_after=None if last else fit[i + 1],
-                scores=scores[i],
-                next_scores=None if last else scores[i + 1],
-                anchors=anchors,
-                tau=tau,
-                seeds=self.seeds,
-            )
+            views = [replace(view, scores=score, anchors=anchors, tau=head.tau) for view, score in zip(views, scores, strict=True)]
+        linked = (
+            replace(view, after=following.activations, fit_after=following.fit_activations, next_scores=following.scores)
+            for view, following in itertools.pairwise(views)
+        )
+        return [*linked, views[-1]]
 
 
 def draw_samples(train: Samples, held: Samples, test: Samples, seeds: Seeds) -> tuple[dict[str, Samples], Samples]:

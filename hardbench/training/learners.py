@@ -102,16 +102,16 @@ class Learner:
         """The last step at which repeat r has finite numbers; inf while it learns."""
         return self.diverged[r] - 1 if r in self.diverged else self.stopped.get(r, inf)
 
-    def settle(self) -> None:
-        """Put the weights of frozen repeats back (the optimiser of a stack moves all members)."""
+    def settled_states(self) -> list[dict[str, Tensor]]:
+        """state_dict of every network, the frozen ones put back to theirs (the optimiser of a stack moves all members)."""
         for r, state in self.frozen.items():
             self.networks.load_member(r, state)
+        return self.networks.states()
 
     def state(self) -> dict[str, Any]:
         """Everything that `load` needs to go on: weights, random streams, optimiser, steps made and the repeats that have stopped."""
-        self.settle()
         return {
-            "networks": self.networks.states(),
+            "networks": self.settled_states(),
             "streams": self.networks.streams(),
             "optimizer": self.optimizer.state_dict(),
             "steps": self.steps,
@@ -124,26 +124,23 @@ class Learner:
     def load(self, state: dict[str, Any]) -> None:
         """Continue from the step at which `state` was taken; TrainingError if it is not of these networks."""
         try:
-            self._take(state)
+            self.steps = int(state["steps"])
+            if not 0 <= self.steps <= self.total_steps:
+                raise TrainingError(f"checkpoint: step {self.steps}; from 0 to {self.total_steps}")
+            self.frozen, self.stopped = dict(state["frozen"]), dict(state["stopped"])
+            self.diverged, self.reached = dict(state["diverged"]), dict(state["reached"])
+            self.networks.load_states(state["networks"])  # may not be finite: the next loss shows it
+            for frozen in self.frozen.values():
+                self.networks.check(frozen)
+            self.networks.load_streams(state["streams"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            for parameter, buffers in self.optimizer.state.items():
+                for name, value in buffers.items():
+                    if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                        raise TrainingError(f"checkpoint: {name} {list(value.shape)} of the optimiser; {list(parameter.shape)}")
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # torch's errors for other shapes
-            raise TrainingError(
-                f"checkpoint: {' '.join(str(error).split())[:200]}; a state of these {self.networks.repeats} networks"
-            ) from None
-
-    def _take(self, state: dict[str, Any]) -> None:
-        self.steps = int(state["steps"])
-        if not 0 <= self.steps <= self.total_steps:
-            raise TrainingError(f"checkpoint: step {self.steps}; from 0 to {self.total_steps}")
-        self.frozen, self.stopped, self.diverged, self.reached = (dict(state[key]) for key in ("frozen", "stopped", "diverged", "reached"))
-        self.networks.load_states(state["networks"])  # may not be finite: the next loss shows it
-        for frozen in self.frozen.values():
-            self.networks.check(frozen)
-        self.networks.load_streams(state["streams"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for parameter, buffers in self.optimizer.state.items():
-            for name, value in buffers.items():
-                if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
-                    raise TrainingError(f"checkpoint: {name} {list(value.shape)} of the optimiser; {list(parameter.shape)}")
+            reason = " ".join(str(error).split())[:200]
+            raise TrainingError(f"checkpoint: {reason}; a state of these {self.networks.repeats} networks") from None
         self.resumed = True
 
 

@@ -31,6 +31,11 @@ class TrainState:
         return any(step == self.step and r not in self.learner.diverged for r, step in self.learner.stopped.items())
 
     @property
+    def ended(self) -> list[int]:
+        """The repeats without numbers at this step, which have stopped before it or diverged."""
+        return [r for r in self.learner.stopped if self.step > self.learner.measured_until(r)]
+
+    @property
     def last(self) -> bool:
         """True if training ends here: by its length, or because no repeat learns any more."""
         return self.step == self.total or not any(self.learner.active)

@@ -1,14 +1,15 @@
 """A check that networks fit into memory, before any is built: estimated from a network on torch's meta device, which holds no numbers."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
 import torch
 
-from hardbench.errors import ConfigError, DataError, brief
+from hardbench.data.batches import batch_length
+from hardbench.errors import ConfigError, DataError, HardbenchError, brief
 from hardbench.models.networks import Looped
 from hardbench.ram import free_memory
 from hardbench.registry import MODELS
@@ -23,6 +24,7 @@ Count = Callable[[Any, int], int]  # of a study's settings and its networks
 CPU = torch.device("cpu")
 
 
+@dataclass(eq=False)
 class Estimate:
     """The least bytes that training takes: weights, gradients, optimiser's state, activations of a batch, Python objects.
 
@@ -30,19 +32,14 @@ class Estimate:
     machine's memory; activations are held of at most `at_once` networks x samples (None: of all networks on a batch).
     """
 
-    def __init__(
-        self,
-        shape: Sequence[int],
-        classes: int,
-        samples: int,
-        plain: Plain,
-        copies: int = 0,
-        rows: Count | None = None,
-        at_once: Count | None = None,
-    ):
-        self.shape, self.classes, self.samples = tuple(shape), classes, samples
-        self.plain, self.copies, self.rows, self.at_once = plain, copies, rows, at_once
-        self._built: dict[tuple[Any, ...], tuple[int, int, int, bool]] = {}
+    shape: Sequence[int]
+    classes: int
+    samples: int
+    plain: Plain
+    copies: int = 0
+    rows: Count | None = None
+    at_once: Count | None = None
+    _built: dict[tuple[Any, ...], tuple[int, int, int, bool]] = field(default_factory=dict, init=False)
 
     def __call__(self, config: Any, networks: int) -> int:
         """Bytes of that many networks together."""
@@ -53,11 +50,10 @@ class Estimate:
         settings = self.plain(config)
         weights, modules, activations, looped = self.network(settings)
         slots = bool(settings.momentum) if settings.optimizer == "sgd" else 2
-        full = settings.batch_size == "full"
-        batch = self.samples if full else min(int(settings.batch_size), self.samples)
+        batch = batch_length(settings.batch_size, self.samples)
         held = batch * (1 if looped else networks)
         held = held if self.at_once is None else min(held, self.at_once(config, networks))
-        of_batch = FLOAT * (held * activations + batch * prod(self.shape) * (1 if full else networks))
+        of_batch = FLOAT * (held * activations + batch * prod(self.shape) * (1 if settings.batch_size == "full" else networks))
         return networks * (weights * FLOAT * (2 + slots + self.copies) + modules * MODULE + NETWORK) + of_batch
 
     def results(self, config: Any, networks: int) -> int:
@@ -92,40 +88,33 @@ def _cut(settings: Any, layers: int) -> Any:
     return replace(settings, widths=settings.widths[:layers]) if settings.widths else replace(settings, depth=layers)
 
 
-def check(estimate: Estimate, config: Any, device: torch.device, networks: Mapping[str, int], others: int = 0) -> None:
+def check(estimate: Estimate, config: Any, device: torch.device, name: str, multiple: int = 1, others: int = 0) -> None:
     """ConfigError that names the setting to blame and its largest fitting value, if training does not fit into memory.
 
-    DataError if no setting helps. `networks` are settings that count networks, each with the number of networks that 1 of it stands for;
+    DataError if no setting helps. `name` is the setting that counts networks, `multiple` the number of networks that 1 of it stands for;
     `others` networks train beside them.
     """
     parts = {device: estimate.training, CPU: estimate.results} if device.type == "cuda" else {device: estimate}
-    for name, multiple in networks.items():
-        for place, part in parts.items():
+    for place, part in parts.items():
 
-            def need(settings: Any, name: str = name, multiple: int = multiple, part: Count = part) -> int:
-                return part(settings, getattr(settings, name) * multiple + others)
+        def need(settings: Any, part: Count = part) -> int:
+            return part(settings, getattr(settings, name) * multiple + others)
 
-            if need(config) > (room := available(place)):
-                raise _refusal(estimate, config, name, need, room, place)
+        if need(config) > (room := available(place)):
+            raise _refusal(estimate, config, name, need, room, place)
 
 
-def _refusal(
-    estimate: Estimate, config: Any, name: str, need: Callable[[Any], int], room: int, device: torch.device
-) -> ConfigError | DataError:
+def _refusal(estimate: Estimate, config: Any, name: str, need: Callable[[Any], int], room: int, device: torch.device) -> HardbenchError:
     """The error for settings that need more memory than there is."""
     usual = {name: 5} | USUAL
-    values = {setting: _value(config, setting) for setting in usual if setting != "epochs" or estimate.rows}
-    ranked = sorted(
-        (setting for setting in values if values[setting] > 1), key=lambda setting: values[setting] / usual[setting], reverse=True
-    )
-    fitting = {setting: most for setting in ranked if (most := _largest(need, config, setting, values[setting], room))}
+    excess = {setting: _value(config, setting) / common for setting, common in usual.items() if setting != "epochs" or estimate.rows}
+    ranked = sorted((setting for setting in excess if _value(config, setting) > 1), key=excess.__getitem__, reverse=True)
+    fitting = {setting: most for setting in ranked if (most := _largest(need, config, setting, room))}
     takes = f"{_size(need(config))} and {_size(room)} are free ({device.type})"
     if not fitting and need(functools.reduce(lambda least, setting: _less(least, setting, 1), ranked, config)) > room:
-        inputs = "x".join(map(str, estimate.shape))
-        return DataError(
-            f"dataset: {config.dataset}; fewer than {estimate.classes} classes, or inputs smaller than {inputs}: it takes {takes}"
-        )
-    blamed = next(iter(fitting), ranked[0] if ranked else name)
+        smaller = f"fewer than {estimate.classes} classes, or inputs smaller than {'x'.join(map(str, estimate.shape))}"
+        return DataError(f"dataset: {config.dataset}; {smaller}: it takes {takes}")
+    blamed = next(iter(fitting), ranked[0])
     allowed = f"at most about {fitting[blamed]}" if blamed in fitting else "less"
     given = brief(str(getattr(config, blamed)).strip("()").replace(" ", ""))
     return ConfigError(f"{blamed}: {given}; {allowed}{' of them' * (blamed == 'eval_steps')}, as this takes {takes}")
@@ -149,9 +138,9 @@ def _less(config: Any, name: str, count: Any) -> Any:
         return config
 
 
-def _largest(need: Callable[[Any], int], config: Any, name: str, value: int, room: int) -> int:
+def _largest(need: Callable[[Any], int], config: Any, name: str, room: int) -> int:
     """The largest value of a setting that fits, below its own; 0 if none does."""
-    low, high = 0, value
+    low, high = 0, _value(config, name)
     while high - low > max(1, low // 50):
         middle = (low + high) // 2
         low, high = (middle, high) if need(_less(config, name, middle)) <= room else (low, middle)

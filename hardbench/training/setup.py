@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
 
 from hardbench import machine, seeding
 from hardbench.config import options
-from hardbench.data.batches import Batches
+from hardbench.data.batches import Batches, batch_length
 from hardbench.data.samples import Samples, Split, make_labels_wrong, prepare
 from hardbench.data.transforms import Standardise, check_fits, standardise_for, unit_of
 from hardbench.errors import ConfigError
@@ -19,7 +20,7 @@ from hardbench.models.gmlp import GreedyStack
 from hardbench.registry import MODELS
 from hardbench.settings import DataSettings, TrainingSettings
 from hardbench.training import callbacks, memory
-from hardbench.training.greedy import learner
+from hardbench.training.greedy import make_learner
 from hardbench.training.layer_metrics import LayerMetrics, draw_samples
 from hardbench.training.learners import Learner
 from hardbench.training.loop import Callback, at, evaluation_steps, every
@@ -31,9 +32,9 @@ _loaded: dict[str, Split] = {}  # the last split of this process
 def data_key(config: TrainingSettings) -> str:
     """A key of the samples before labels are made wrong: configurations with the same key share them."""
     unlike = ("corruption_p", "noise_ratio", "normalize", "mean", "std", "shift", "augment")
-    found = {name: getattr(config, name) for name in options(DataSettings) if name not in unlike}
+    values = {name: getattr(config, name) for name in options(DataSettings) if name not in unlike}
     drawn = config.val_size or config.dataset == "gaussian" or (config.subset_size != "all" and config.subset_from == "random")
-    return str(sorted(found.items())) + (f" seed {config.seed}" if drawn else "")
+    return str(sorted(values.items())) + (f" seed {config.seed}" if drawn else "")
 
 
 def remembered(config: TrainingSettings, seed: int) -> Split:
@@ -84,22 +85,24 @@ def train_setup(config: TrainingSettings, *others: TrainingSettings, load: Prepa
     """
     members = (config, *others)
     device = machine.take(config)
-    noisy = [_own_labels(load, member) for member in members]
+    # labels are made wrong here and not by `load`, whose samples members share
+    noisy = [make_labels_wrong(load(replace(member, noise_ratio=0.0), member.seed), member.noise_ratio, member.seed) for member in members]
     split = noisy[0]
     for member in members:
         check_fits(member, split.train)
-    rows = _evaluations(len(split.train), split.num_classes)
-    estimate = memory.Estimate(split.train.shape, split.num_classes, len(split.train), lambda one: one, rows=rows)
-    memory.check(estimate, config, device, {"repeats": 1}, sum(other.repeats for other in others))
+    rows = partial(_evaluation_bytes, len(split.train), split.num_classes)
+    estimate = memory.Estimate(split.train.shape, split.num_classes, len(split.train), lambda training: training, rows=rows)
+    memory.check(estimate, config, device, "repeats", others=sum(other.repeats for other in others))
     standardise = standardise_for(config, split.train)
-    streams = [seeds for each in members for seeds in seeding.networks(each.seed, each.first_repeat, each.repeats)]
+    streams = [seeds for member in members for seeds in seeding.networks(member.seed, member.first_repeat, member.repeats)]
     networks = MODELS[config.model].call(split.train.shape, split.num_classes, config, streams).to(device)
     check_streams(networks.member(0), split.train.shape)
     train = split.train.to(device)
-    corruption_p = [each.corruption_p for each in members for _ in range(each.repeats)]
+    corruption_p = [member.corruption_p for member in members for _ in range(member.repeats)]
     labels = None
-    if any(each.noise_ratio for each in members) and others:
-        labels = torch.stack([own.train.labels for own, each in zip(noisy, members, strict=True) for _ in range(each.repeats)]).to(device)
+    if any(member.noise_ratio for member in members) and others:
+        rows_of_labels = [part.train.labels for part, member in zip(noisy, members, strict=True) for _ in range(member.repeats)]
+        labels = torch.stack(rows_of_labels).to(device)
     batches = Batches(train, standardise.to(device), config.batch_size, streams, corruption_p, config.augment, labels)
     alone = len(train) % batches.size == 1 or batches.size == 1
     if alone and any(isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d) for module in networks.modules()):
@@ -108,37 +111,22 @@ def train_setup(config: TrainingSettings, *others: TrainingSettings, load: Prepa
     metrics = select(config.layer_metrics, isinstance(networks, GreedyStack))
     if metrics and len(train) < 2:
         raise ConfigError(f"layer_metrics: {','.join(config.layer_metrics)}; none for a single training sample")
-    return TrainSetup(config, split, standardise, learner(networks, config, total), batches, total, metrics, members, noisy)
+    return TrainSetup(config, split, standardise, make_learner(networks, config, total), batches, total, metrics, members, noisy)
 
 
-def _evaluations(samples: int, classes: int) -> Callable[[TrainingSettings, int], int]:
+def _evaluation_bytes(samples: int, classes: int, config: TrainingSettings, networks: int) -> int:
     """Bytes of what the evaluations of networks leave behind: three float64 arrays [R, T, K, K], and the rows they are made of."""
-
-    def count(one: TrainingSettings, networks: int) -> int:
-        batch = samples if one.batch_size == "full" else min(int(one.batch_size), samples)
-        points = len(evaluation_steps(one.eval_points, one.eval_steps, one.epochs * -(-samples // batch)))
-        return 2 * 3 * 8 * networks * points * classes**2
-
-    return count
-
-
-def _own_labels(load: Prepare, member: TrainingSettings) -> Split:
-    """A member's split; its labels are made wrong here, so that members can share what `load` has loaded."""
-    split = load(replace(member, noise_ratio=0.0), member.seed)
-    if not member.noise_ratio:
-        return split
-    seeds = seeding.Seeds(member.seed).child("data", "noise")
-    return replace(split, train=make_labels_wrong(split.train, member.noise_ratio, split.num_classes, seeds))
+    total = config.epochs * -(-samples // batch_length(config.batch_size, samples))
+    points = len(evaluation_steps(config.eval_points, config.eval_steps, total))
+    return 2 * 3 * 8 * networks * points * classes**2
 
 
 def static_overlaps(split: Split, standardise: Standardise) -> dict[str, np.ndarray]:
     """Overlaps [K, K] of the class means of the standardised training inputs, uncentred and centred."""
     train, classes = split.train, split.num_classes
     sums = torch.zeros(classes, *train.shape, dtype=torch.float64)
-    for start in range(0, len(train), 4096):
-        raw = train.inputs[start : start + 4096]
-        rows = raw.flatten(1).double().unsqueeze(0)
-        sums += class_sums(rows, train.labels[start : start + 4096], classes).view_as(sums)
+    for inputs, labels in zip(train.inputs.split(4096), train.labels.split(4096), strict=True):
+        sums += class_sums(inputs.flatten(1).double().unsqueeze(0), labels, classes).view_as(sums)
     counts = torch.bincount(train.labels, minlength=classes).double().view(-1, *(1,) * len(train.shape))
     unit = unit_of(train.inputs)
     shifted = [(part / unit - standardise.mean) / standardise.std + standardise.shift for part in (sums / counts, sums.sum(0) / len(train))]
@@ -148,35 +136,34 @@ def static_overlaps(split: Split, standardise: Standardise) -> dict[str, np.ndar
 
 def measuring_callbacks(setup: TrainSetup, records: callbacks.Records, best: callbacks.Best, sink: callbacks.Sink) -> list[Callback]:
     """The callbacks that measure a setup and stop its networks: all but progress and checkpoints."""
-    config, split, device = setup.config, setup.split, setup.learner.device
-    val = None if split.val is None else split.val.to(device)
-    evaluator = callbacks.Evaluator(split.test.to(device), val, setup.standardise.to(device), split.num_classes)
+    config, device = setup.config, setup.learner.device
+    test, val = setup.split.test.to(device), None if setup.split.val is None else setup.split.val.to(device)
     steps = evaluation_steps(config.eval_points, config.eval_steps, setup.total)
     groups = {key: samples.to(device) for key, samples in setup.groups.items()}
-    watching: list[Callback] = [callbacks.divergence()]
+    measuring: list[Callback] = [callbacks.divergence()]
     if has_target(config):
-        watching.append(callbacks.target(setup.batches.train, evaluator, config.target_accuracy, config.stop_at_target))
-    watching += [
-        every(config.log_every, callbacks.curves(records, sink)),
-        at(steps, callbacks.evaluation(records, sink, evaluator, best)),
-        *([at(steps, callbacks.layers(records, sink, layer_metrics_of(setup, evaluator)))] if setup.layer_metrics else []),
-        *([at(steps, callbacks.groups(records, sink, evaluator, groups))] if groups else []),
-        callbacks.validation(evaluator, best, steps),
-    ]
-    return watching
+        measuring.append(partial(callbacks.target, config.target_accuracy, config.stop_at_target))
+    measuring.append(every(config.log_every, partial(callbacks.curves, records, sink)))
+    measuring.append(at(steps, partial(callbacks.evaluation, records, sink, best, test, val)))
+    if setup.layer_metrics:
+        measuring.append(at(steps, partial(callbacks.layers, records, sink, layer_metrics_of(setup, test, val or test))))
+    if groups:
+        measuring.append(at(steps, partial(callbacks.groups, records, sink, groups)))
+    if val is not None:
+        measuring.append(partial(callbacks.validation, best, val, frozenset(steps)))
+    return measuring
 
 
 def has_target(config: TrainingSettings) -> bool:
-    """True if the training accuracy is watched: where the run is to stop by it, or the recipe (or the user) names a target of its own."""
+    """True if the training accuracy has a target: where the run is to stop by it, or the recipe (or the user) names one."""
     named = config.target_accuracy != options(TrainingSettings)["target_accuracy"].declared.default
     return config.stop_at_target or named or "target_accuracy" in MODELS[config.model].defaults
 
 
-def layer_metrics_of(setup: TrainSetup, evaluator: callbacks.Evaluator) -> LayerMetrics:
-    """The layer metrics of a run, on the validation split, or on the test set where there is none."""
-    config, train = setup.config, setup.batches.train
+def layer_metrics_of(setup: TrainSetup, test: Samples, held_out: Samples) -> LayerMetrics:
+    """The layer metrics of a run; `held_out` is the validation split, or the test set where there is none."""
+    config, batches, classes = setup.config, setup.batches, setup.split.num_classes
     seeds = seeding.Seeds(config.seed).child("data", "layers")
-    batch = setup.batches.size if config.layer_estimator == "published" else 0
-    phases, fitted = draw_samples(train, evaluator.val or evaluator.test, evaluator.test, seeds)
-    constants, classes = evaluator.standardise, evaluator.num_classes
-    return LayerMetrics(setup.layer_metrics, phases, fitted, constants, classes, seeds, config.null_repeats, batch)
+    batch = batches.size if config.layer_estimator == "published" else 0
+    phases, fitted = draw_samples(batches.train, held_out, test, seeds)
+    return LayerMetrics(setup.layer_metrics, phases, fitted, batches.standardise, classes, seeds, config.null_repeats, batch)
