@@ -5,7 +5,6 @@ import functools
 import importlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 
 import click
@@ -14,17 +13,9 @@ from hardbench import __version__
 from hardbench.config import Config
 from hardbench.errors import ConfigError, HardbenchError, Killed, nearest, printable
 from hardbench.options import SettingsCommand
+from hardbench.registry import commands
 
 INTERRUPTED = 130
-ORDER = ("train", "eval", "simulate", "sweep", "mask-mi", "invert", "stragglers", "plot", "compare", "resume", "data", "ui")
-
-
-@functools.cache
-def commands() -> dict[str, Path]:
-    """The files of the commands by their names, in the order of the help."""
-    paths = [path for folder in ("studies", "commands") for path in (Path(__file__).parent / folder).glob("[a-z]*.py")]
-    files = {path.stem.replace("_", "-"): path for path in paths}
-    return {name: files[name] for name in sorted(files, key=lambda name: (ORDER.index(name) if name in ORDER else 3.5, name))}
 
 
 def settings_of(name: str) -> ModuleType:

@@ -5,6 +5,7 @@ need the names, not torch. So what stands there are literals.
 """
 
 import ast
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,20 @@ from typing import Any, TypeVar
 from hardbench.errors import ConfigError, nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
+ORDER = ("train", "eval", "simulate", "sweep", "mask-mi", "invert", "stragglers", "plot", "compare", "resume", "data", "ui")
+
+
+@functools.cache
+def commands() -> dict[str, Path]:
+    """The files of the commands, in studies/ and commands/, by their names, in the order of the help."""
+    paths = [path for folder in ("studies", "commands") for path in (Path(__file__).parent / folder).glob("[a-z]*.py")]
+    files = {path.stem.replace("_", "-"): path for path in paths}
+    return {name: files[name] for name in sorted(files, key=lambda name: (ORDER.index(name) if name in ORDER else 6.5, name))}
+
+
+def studies() -> dict[str, Path]:
+    """Those of the commands that are studies."""
+    return {name: path for name, path in commands().items() if path.parent.name == "studies"}
 
 
 @dataclass(frozen=True)

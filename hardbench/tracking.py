@@ -11,7 +11,7 @@ from typing import Any
 from mlflow.entities import Run as MlflowRun
 from mlflow.entities import RunTag
 
-from hardbench import signals, store, taking
+from hardbench import registry, signals, store, taking
 from hardbench.config import Config
 from hardbench.errors import TrackingError
 from hardbench.store import KIND, PARENT, SWEEP, StoreAway, place, uri
@@ -20,8 +20,8 @@ from hardbench.taking import check_idle, connect, find, parent_of, runs
 from hardbench.written import VERSIONS, Run
 
 __all__ = ["KIND", "PARENT", "SWEEP", "Run", "check_idle", "connect", "find", "parent_of", "place", "runs", "uri"]
-STUDIES = ("train", "sweep", "mask-mi", "invert", "stragglers")
-"""The studies that have runs of their own, to go on with and to draw."""
+STUDIES = [name for name in registry.studies() if name not in ("eval", "simulate")]
+"""The studies whose runs are filed under their own names: an evaluation adds to a training, a simulation is one."""
 BEAT = 15.0  # seconds between two signs of life in the store
 FULL = (ENOSPC, EDQUOT, EROFS, EIO, EACCES)  # what is wrong with the disk, not with the program
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from hardbench import console, files, tracking
 from hardbench.configs.plot import Config
 from hardbench.errors import ConfigError
-from hardbench.figures import draw, folder_name, show
+from hardbench.figures import draw, folder_name, has_figures, show
 from hardbench.figures.runs import FigureOptions
 from hardbench.lifecycle import out_folder
 from hardbench.stored import StoredRun
@@ -19,7 +19,8 @@ from hardbench.stored import StoredRun
 def run(config: Config) -> None:
     """Draw the kinds asked for and list the files."""
     target = out_folder(config.out)
-    runs = [tracking.find(word, tracking.STUDIES, finished=True if word == "last" else None) for word in config.runs]
+    studies = [study for study in tracking.STUDIES if has_figures(study)]
+    runs = [tracking.find(word, studies, finished=True if word == "last" else None) for word in config.runs]
     runs = list({run.id: run for run in runs}.values())
     if len({run.study for run in runs}) > 1:
         raise ConfigError(f"runs: of {', '.join(run.study for run in runs)}; runs of one study")

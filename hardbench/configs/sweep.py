@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 from hardbench.campaign import grid
@@ -15,9 +14,10 @@ from hardbench.config import Config as AnyConfig
 from hardbench.config import named, options, parse_yaml, read_file
 from hardbench.declaration import Option, setting
 from hardbench.errors import ConfigError, nearest
+from hardbench.registry import studies
 from hardbench.settings import MachineSettings, PlaceSettings, wrong_name, wrong_tags
 
-STUDIES = sorted(path.stem for path in (Path(__file__).parents[1] / "studies").glob("[a-z]*.py") if path.stem != "sweep")
+STUDIES = sorted(path.stem for name, path in studies().items() if name != "sweep")
 
 
 @dataclass(frozen=True)

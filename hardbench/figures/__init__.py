@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 NAMED = 4  # runs that a folder is named after
 
 
+def has_figures(study: str) -> bool:
+    """True for a study with a file of figures."""
+    return (Path(__file__).parent / f"{study.replace('-', '_')}.py").is_file()
+
+
 def draw(
     runs: "Runs", folder: Path, kinds: Sequence[str] | None = None, options: "FigureOptions | None" = None, strict: bool = True
 ) -> list[str]:
