@@ -1,4 +1,4 @@
-"""The door: commands are the files of studies/ and commands/; here alone errors become exit codes."""
+"""The command line: commands are the files of studies/ and commands/; here alone errors become exit codes."""
 
 import ast
 import functools

@@ -1,4 +1,4 @@
-"""The whole error vocabulary: one line each, `setting: what came; what is allowed`, and the exit code the door turns it into."""
+"""The whole error vocabulary: one line each, `setting: what came; what is allowed`, and the exit code that it becomes."""
 
 import difflib
 import signal

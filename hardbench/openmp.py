@@ -26,9 +26,9 @@ def set_policy() -> None:
         os.environ.update(ASLEEP if machine_is_full() else BRIEFLY)
 
 
-def machine_is_full(looks: int = 5) -> bool:
-    """True if other threads than this one want all cores, at each of some looks a millisecond apart; False where Linux cannot be asked."""
-    for _ in range(looks):
+def machine_is_full() -> bool:
+    """True if other threads than this one want all cores, five times in a row, a millisecond apart; False where Linux cannot be asked."""
+    for _ in range(5):
         if runnable() <= (os.cpu_count() or 1):
             return False
         time.sleep(0.001)

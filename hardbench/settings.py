@@ -19,12 +19,12 @@ MODES = ("conv_weight", "activation_zero", "activation_mean")  # what a masked c
 
 
 def wrong_name(name: str) -> str | None:
-    """What a run's name must be, as text; None if this one is that."""
+    """The rule for a run's name, as text, if this name breaks it; else None."""
     return None if 0 < len(name) <= 250 and name.isprintable() else "one line of 1 to 250 characters"
 
 
 def wrong_tags(tags: Mapping[str, str]) -> str | None:
-    """What tags must be, as text; None if these are that. The store takes no tags that its addresses cannot hold."""
+    """The rule for tags, as text, if these break it; else None. The store takes no tags that its addresses cannot hold."""
     for key, value in tags.items():
         plain = re.fullmatch(r"[/\w.\- :]{1,250}", key) and posixpath.normpath(key) == key and not key.startswith(("/", ".."))
         if not plain or key == "." or key.startswith("hardbench."):

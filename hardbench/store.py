@@ -56,7 +56,7 @@ class Client:
 
 
 def _patient(call: Callable[..., Any], *words: Any, **more: Any) -> Any:
-    """What a call to MLflow gives, asked again while the database is locked."""
+    """The result of a call to MLflow, asked again while the database is locked."""
     until = time.monotonic() + BUSY
     while True:
         try:

@@ -13,7 +13,7 @@ from setups import copied
 from hardbench.cli import main
 from hardbench.errors import ConfigError, DataError
 from hardbench.inversion.agreement import class_shares, most_voted, overlap_z, share
-from hardbench.inversion.experiments import SearchSeries, looks
+from hardbench.inversion.experiments import SearchSeries, log_spaced
 from hardbench.inversion.pool import prepare_pool
 from hardbench.inversion.radii import class_means, distances, inversion_epochs, published, published_parity, radii, shortest, smooth
 from hardbench.inversion.search import Search, TrainingData, find_inversions, judging_epochs
@@ -391,10 +391,10 @@ def test_searches_in_a_row_go_on_in_the_one_that_was_interrupted(name, former):
             np.testing.assert_array_equal(getattr(again, key), getattr(before, key), err_msg=key)
 
 
-def test_looks_are_spaced_in_the_logarithm():
-    assert looks(4, 1000) == [0, 1, 10, 100, 1000]
-    assert looks(4, 1000, first=1) == [1, 10, 100, 1000]
-    assert looks(40, 3) == [0, 1, 2, 3]
+def test_epochs_are_spaced_evenly_in_their_logarithm():
+    assert log_spaced(4, 1000) == [0, 1, 10, 100, 1000]
+    assert log_spaced(4, 1000, first=1) == [1, 10, 100, 1000]
+    assert log_spaced(40, 3) == [0, 1, 2, 3]
 
 
 # the command

@@ -55,8 +55,8 @@ def basic_training_curves(runs: Runs, options: FigureOptions) -> dict[str, Figur
 def _curve_handles(runs: Runs, phases: Sequence[str]) -> list[Any]:
     counts = [style.networks(len(run.arrays["accuracy"]), between=",\n") for run in runs]
     if len(runs) == 1:
-        looks = [style.line_style(list(CURVES).index(phase)) | {"marker": "" if phase == "train" else "o"} for phase in phases]
-        lines = [style.handle(phase, markersize=3, **line) for phase, line in zip(phases, looks, strict=True)]
+        styles = [style.line_style(list(CURVES).index(phase)) | {"marker": "" if phase == "train" else "o"} for phase in phases]
+        lines = [style.handle(phase, markersize=3, **line) for phase, line in zip(phases, styles, strict=True)]
         return [*lines, style.note(counts[0])]
     names = zip(run_labels(runs), counts, strict=True)
     lines = [style.handle(f"{name}\n{count}", color=style.line_style(number)["color"]) for number, (name, count) in enumerate(names)]

@@ -95,7 +95,7 @@ class SearchSeries:
             return search.run([callbacks.progress(show), callbacks.checkpoint(self.seconds, save)])
 
 
-def looks(count: int, last: int, first: int = 0) -> list[int]:
+def log_spaced(count: int, last: int, first: int = 0) -> list[int]:
     """At most `count` epochs up to `last`, evenly spaced in their logarithm, as whole numbers without repetition; 0 too if `first` is 0."""
     spaced = np.logspace(0, np.log10(last), count).round().astype(int).tolist()
     return sorted({*spaced, first, last})

@@ -77,8 +77,8 @@ def compute(prepared: PreparedSearch, run: tracking.Run, stages: Stages) -> None
     saved = stages.newest(checkpoints.SEARCH)
     if saved is not None and saved["name"] == END and "done" not in saved:
         return  # everything is stored
-    looks = experiments.looks(LOOKS, config.epochs) if config.stability else []
-    points = experiments.looks(config.prune_points, config.epochs, first=1) if config.prune_curve else []
+    looks = experiments.log_spaced(LOOKS, config.epochs) if config.stability else []
+    points = experiments.log_spaced(config.prune_points, config.epochs, first=1) if config.prune_curve else []
 
     def progress(name: str, epochs: int) -> AbstractContextManager[Callable[[int, str], None]]:
         return console.progress(f"{run.id[:8]} {name}", epochs)
