@@ -22,11 +22,12 @@ from projects import with_one_run
 from test_hostile_files import Touch
 
 from hardbench import options as command_line
-from hardbench.cli import ORDER, main, settings_of
+from hardbench.cli import main, settings_of
 from hardbench.config import options
 from hardbench.data.samples import prepare
 from hardbench.errors import HardbenchError
 from hardbench.metrics.hardness import hardness_table
+from hardbench.registry import ORDER
 from hardbench.stored import StoredRun
 from hardbench.studies import eval as evaluation
 from hardbench.studies import sweep, train
