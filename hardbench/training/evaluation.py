@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from hardbench.data.samples import Samples
-from hardbench.data.transforms import Standardise, unit_of
+from hardbench.data.transforms import Standardise
 from hardbench.metrics.classification import accuracy_per_class, confusion_counts
 from hardbench.metrics.overlap import class_sums, overlap
 from hardbench.models.gmlp import GreedyStack
@@ -43,7 +43,7 @@ def evaluate(learner: Learner, samples: Samples, standardise: Standardise) -> di
 def batches(samples: Samples, standardise: Standardise) -> Iterator[tuple[Tensor, Tensor]]:
     """Standardised inputs and labels of all samples, in order."""
     for raw, labels in zip(samples.inputs.split(BATCH), samples.labels.split(BATCH), strict=True):
-        yield standardise(raw, unit_of(raw)), labels
+        yield standardise(raw), labels
 
 
 def _sums(learner: Learner, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
