@@ -8,8 +8,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from errno import EACCES, EDQUOT, EIO, ENOSPC, EROFS
 from typing import Any
 
-from mlflow.entities import Run as MlflowRun
-from mlflow.entities import RunTag
+from mlflow.entities import Run as MlflowRun, RunTag
 
 from hardbench import registry, signals, store, taking
 from hardbench.config import Config

@@ -13,8 +13,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import torch
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
-from mlflow.entities import Run as MlflowRun
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, Run as MlflowRun, RunTag
 
 from hardbench import __version__, files, store
 from hardbench.artifacts import SETTINGS

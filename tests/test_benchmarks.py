@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import __main__ as door
-from benchmarks import machine, report, rows
+from benchmarks import __main__ as door, machine, report, rows
 from benchmarks.row import ROUNDS, WALL, DifferentError, Goal, Outcome, Row, Setup, Workload, measure
 from benchmarks.rows import waiting
 from hardbench.errors import ConfigError, HardbenchError

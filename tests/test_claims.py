@@ -5,9 +5,7 @@ import pytest
 from made_runs import Run
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from test_figures import draw as draw_train
-from test_figures import make_run as train_run
-from test_figures import texts as drawn
+from test_figures import draw as draw_train, make_run as train_run, texts as drawn
 from test_layer_figures import draw, make_run, texts
 
 from hardbench.errors import TrackingError

@@ -8,8 +8,7 @@ import pytest
 
 from hardbench.errors import ConfigError
 from hardbench.registry import DATASETS, MODELS
-from hardbench.studies import eval as evaluation
-from hardbench.studies import invert, train
+from hardbench.studies import eval as evaluation, invert, train
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from makers import archive, idx_set, load
 from projects import with_one_run
 from test_hostile_files import Touch
@@ -29,8 +28,7 @@ from hardbench.errors import HardbenchError
 from hardbench.metrics.hardness import hardness_table
 from hardbench.registry import ORDER
 from hardbench.stored import StoredRun
-from hardbench.studies import eval as evaluation
-from hardbench.studies import sweep, train
+from hardbench.studies import eval as evaluation, sweep, train
 from hardbench.training import checkpoints
 
 pytestmark = pytest.mark.reliability

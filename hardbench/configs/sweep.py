@@ -10,8 +10,7 @@ from itertools import zip_longest
 from typing import Any
 
 from hardbench.campaign import grid
-from hardbench.config import Config as AnyConfig
-from hardbench.config import named, options, parse_yaml, read_file
+from hardbench.config import Config as AnyConfig, named, options, parse_yaml, read_file
 from hardbench.declaration import Option, setting
 from hardbench.errors import ConfigError, nearest
 from hardbench.registry import studies

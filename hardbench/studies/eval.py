@@ -18,8 +18,7 @@ from hardbench.artifacts import CLASS_REPORT, CONFUSION, TEST_RESULTS, json_numb
 from hardbench.configs.eval import STEPS, Config
 from hardbench.configs.train import Config as TrainConfig
 from hardbench.data.corruption import Corruption
-from hardbench.data.samples import Samples, Split
-from hardbench.data.samples import prepare as split_of
+from hardbench.data.samples import Samples, Split, prepare as split_of
 from hardbench.data.transforms import check_pixels, unit_of
 from hardbench.errors import DataError
 from hardbench.figures import save

@@ -14,8 +14,7 @@ from hardbench.configs.simulate import Config
 from hardbench.errors import TrackingError, TrainingError
 from hardbench.lifecycle import Stages, publish, so_far
 from hardbench.stored import SIMULATION, StoredRun
-from hardbench.studies import eval as evaluation
-from hardbench.studies import train
+from hardbench.studies import eval as evaluation, train
 from hardbench.studies.train import PreparedTraining
 
 STUDY = "train"  # its runs are those of a training, with a tag that says what else is done

@@ -21,10 +21,8 @@ from hardbench.campaign.collect import Campaign
 from hardbench.campaign.executors import Executor, Local, Ray
 from hardbench.campaign.jobs import Job
 from hardbench.campaign.plan import Plan
-from hardbench.config import Config as AnyConfig
-from hardbench.config import options
-from hardbench.configs.sweep import CampaignSettings, points_of, words_of
-from hardbench.configs.sweep import Config as Config
+from hardbench.config import Config as AnyConfig, options
+from hardbench.configs.sweep import CampaignSettings, Config as Config, points_of, words_of
 from hardbench.errors import HardbenchError, TrainingError
 from hardbench.hardness_runs import pinned_hardness
 from hardbench.lifecycle import Prepared, Stages, launch
