@@ -86,7 +86,13 @@ def ending() -> Iterator[None]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Within the block signals wait; the first of them comes after it, unless the block is left by one that came before."""
+    """Within the block signals wait; the first of them comes after it, unless the block is left by one that came before.
+
+    They come in the main thread alone: in another one the block holds nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     _held.append([])
     going = _going()
     try:

@@ -26,7 +26,7 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from hardbench import files, locks, machine
+from hardbench import files, locks, machine, signals
 from hardbench.errors import TrackingError
 from hardbench.stored import STUDY
 
@@ -45,22 +45,28 @@ class StoreAway(TrackingError):
 
 
 class Client:
-    """MlflowClient whose errors are TrackingErrors of one line."""
+    """MlflowClient whose errors are TrackingErrors of one line, and whose work on a database no signal interrupts."""
 
     def __init__(self, address: str):
         self._client = MlflowClient(address)
+        self._whole = nullcontext if address.startswith("http") else signals.held
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._client, name)
-        return partial(_patient, attribute) if callable(attribute) else attribute
+        return partial(_patient, attribute, self._whole) if callable(attribute) else attribute
 
 
-def _patient(call: Callable[..., Any], *words: Any, **more: Any) -> Any:
-    """The result of a call to MLflow, asked again while the database is locked."""
+def _patient(call: Callable[..., Any], whole: Callable[[], AbstractContextManager[None]], *words: Any, **more: Any) -> Any:
+    """The result of a call to MLflow, asked again while the database is locked.
+
+    A signal waits until a call to a database is over (`whole`): a transaction left in the middle stays open, and locks the database, for as
+    long as the error's traceback has its frames.
+    """
     until = time.monotonic() + BUSY
     while True:
         try:
-            return call(*words, **more)
+            with whole():
+                return call(*words, **more)
         except (MlflowException, OSError) as error:
             if "database is locked" not in str(error) or time.monotonic() > until:
                 raise _error(error) from None

@@ -2,14 +2,19 @@
 
 import os
 import signal
+import sqlite3
 import time
+from contextlib import closing
 
 import pytest
 from projects import client, last, new_project
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
-from hardbench import signals
+from hardbench import signals, tracking
 from hardbench.cli import main
 from hardbench.errors import Killed
+from hardbench.studies import train
 
 TRAIN = ["train", "--threads", "1", "--epochs", "1", "--subset-size", "100", "--eval-points", "2", "--width", "8", "--depth", "1"]
 
@@ -54,6 +59,38 @@ def test_what_a_signal_has_led_to_is_not_interrupted():
                 time.sleep(0.01)
             done.append("cleared away")
     assert done == ["cleared away"]
+
+
+def test_a_signal_in_the_middle_of_a_transaction_leaves_no_locked_database(monkeypatch, tmp_path):
+    """The statement under way is finished first; the run is then KILLED at once, which a locked database would not take."""
+    project = new_project(monkeypatch, tmp_path / "project")
+
+    def struck(rows):
+        for row in rows:
+            yield row
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    @event.listens_for(Engine, "before_cursor_execute", retval=True)
+    def interrupt(connection, cursor, statement, rows, context, many):
+        if many and statement.startswith("INSERT INTO metrics") and not interrupted:
+            interrupted.append(statement)
+            return statement, struck(rows)
+        return statement, rows
+
+    interrupted: list[str] = []
+    try:
+        with signals.ending(), pytest.raises(Killed, match="SIGTERM"), tracking.start("train", train.Config(), "title", "note") as run:
+            run.log({"accuracy": 0.5, "loss": 1.0})
+            try:
+                run.close()
+            except Killed:
+                with closing(sqlite3.connect(project / "mlflow.db", timeout=0)) as database:
+                    database.execute("BEGIN IMMEDIATE")
+                raise
+    finally:
+        event.remove(Engine, "before_cursor_execute", interrupt)
+    assert len(interrupted) == 1
+    assert (last().status, last().tags["error"], last().metrics) == ("KILLED", "Killed: SIGTERM", {"accuracy": 0.5, "loss": 1.0})
 
 
 def test_a_signal_that_somebody_has_caught_does_not_hide_the_next():
