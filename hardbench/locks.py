@@ -13,17 +13,24 @@ WAIT = 60.0  # seconds that a lock on a store is waited for: making a store take
 
 
 @contextmanager
-def awaited(path: Path, refuse: Callable[[], object] = lambda: None, pause: float = 0.02) -> Iterator[int]:
+def awaited(path: Path, refuse: Callable[[], object] = lambda: None, pause: float = 0.02, needed: str = "") -> Iterator[int]:
     """Within the block this process has the lock, by the handle that comes. Folders on the way are made, no link is followed.
 
-    While another one has it, `refuse` is called before every pause (seconds), and may end the waiting.
+    While another one has it, `refuse` is called before every pause (seconds), and may end the waiting. Where nothing can be locked:
+    TrackingError of the line `needed`, with the reason, or without one the OSError.
     """
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            handle = _open(path, os.O_RDWR | os.O_CREAT)
-            stack.callback(os.close, handle)
-            if _locked(handle, path):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                handle = _open(path, os.O_RDWR | os.O_CREAT)
+                stack.callback(os.close, handle)
+                locked = _locked(handle, path)
+            except OSError as error:
+                if not needed:
+                    raise
+                raise TrackingError(f"{needed} ({error.strerror})") from None
+            if locked:
                 yield handle
                 return
         refuse()
@@ -76,11 +83,7 @@ def waited(path: Path) -> Iterator[None]:
         if time.monotonic() > until:
             raise TrackingError(f"lock: {path}; another command has held it for {WAIT:.0f} s")
 
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(awaited(path, refuse))
-        except OSError as error:
-            raise TrackingError(f"lock: {path}; a file that can be made and locked ({error.strerror})") from None
+    with awaited(path, refuse, needed=f"lock: {path}; a file that can be made and locked"):
         _held.add(path)
         try:
             yield

@@ -3,7 +3,7 @@
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,8 @@ def taken(run: MlflowRun, wait: Callable[[], object] | None = None) -> Iterator[
     def refuse() -> None:
         raise TrackingError(busy(run))
 
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locks.awaited(lock_of(run), wait or refuse, 0.1))
-        except OSError as error:
-            raise TrackingError(f"run: {run_id}; its folder {home_of(run)} cannot be written ({error.strerror})") from None
+    needed = f"run: {run_id}; its folder {home_of(run)} cannot be written"
+    with locks.awaited(lock_of(run), wait or refuse, 0.1, needed):
         _mine.add(run_id)
         try:
             yield

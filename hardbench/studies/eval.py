@@ -39,7 +39,7 @@ class Measured(Prepared):
 
     trained: StoredRun
     split: Split
-    levels: dict[float, dict[str, np.ndarray]]  # by corruption_p, those of `Evaluation`; layer_accuracy [R, L] where layers predict
+    levels: dict[float, dict[str, np.ndarray]]  # by corruption_p, those of `evaluate`; layer_accuracy [R, L] where layers predict
 
     def opening(self, study: str, stored: StoredRun | None) -> AbstractContextManager[tracking.Run]:
         """The trained run, to add to."""
