@@ -15,7 +15,7 @@ from hardbench.cli import main
 from hardbench.data.samples import Samples
 from hardbench.errors import DataError
 from hardbench.hard_samples import sample_hardness
-from hardbench.hard_samples.dynamics import Dynamics
+from hardbench.hard_samples.recording import Recording
 from hardbench.registry import SCORES
 from hardbench.studies import sweep, train
 
@@ -66,7 +66,7 @@ def test_dynamics_are_the_logits_of_the_training_set(recorded):
 
 
 def test_every_score_reads_the_recording(recorded):
-    dynamics = Dynamics.of(_arrays(recorded))
+    dynamics = Recording.of(_arrays(recorded))
     for name in SCORES:
         score = SCORES[name].call(dynamics)
         assert score.shape == (2, len(dynamics.labels))

@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score, jaccard_score
 
 from hardbench.hard_samples import detection
 from hardbench.hard_samples.cuts import HardEasyOrder
-from hardbench.hard_samples.dynamics import Dynamics
+from hardbench.hard_samples.recording import Recording
 from hardbench.hard_samples.selection import hardest, hardest_at_level
 from hardbench.inversion import agreement
 from hardbench.registry import SCORES
@@ -21,7 +21,7 @@ LABELS = torch.tensor([0, 0, 2, 2])
 def dynamics(logits=LOGITS, labels=LABELS, **more):
     """One network, the logits at its last point; at the first they are all 0."""
     points = torch.stack([torch.zeros_like(logits), logits])[None]
-    return Dynamics(points, labels, torch.tensor([0, 9]), torch.arange(len(labels)), **more)
+    return Recording(points, labels, torch.tensor([0, 9]), torch.arange(len(labels)), **more)
 
 
 def score(name, **more):
@@ -57,7 +57,7 @@ def test_a_network_that_stopped_counts_at_its_last_point():
     found = dynamics()
     stopped = torch.cat([found.logits, torch.full_like(found.logits[:, :1], torch.nan)], 1)
     both = torch.cat([stopped, torch.cat([found.logits, LOGITS[None, None] * 2], 1)])
-    later = Dynamics(both, LABELS, torch.tensor([0, 9, 20]), found.index)
+    later = Recording(both, LABELS, torch.tensor([0, 9, 20]), found.index)
     np.testing.assert_allclose(SCORES["confidence"].call(later), [[-2, -1, -3, 4], [-4, -2, -6, 8]])
     np.testing.assert_allclose(SCORES["aum"].call(later)[0], np.array([-2, 1, 0, -1]) / 2)
 

@@ -3,8 +3,8 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -22,19 +22,21 @@ class Samples:
     """N inputs with their labels.
 
     inputs: uint8 [N, C, H, W] (pixels), or float32 [N, C, H, W] or [N, D] (taken as they are); labels: int64 [N];
-    index: int64 [N], the position in the data set's own order; clean: int64 [N], the labels before label noise.
+    index: int64 [N], the position in the data set's own order; clean: int64 [N], the labels before label noise;
+    planted: int64 [N], the kind of hardness that was planted on purpose (data/plant.py), 0 for none.
     """
 
     inputs: Tensor
     labels: Tensor
     index: Tensor
     clean: Tensor
+    planted: Tensor
 
     @classmethod
     def of(cls, inputs: Tensor, labels: Tensor) -> "Samples":
         """Samples as loaded, in their own order."""
         labels = labels.long()
-        return cls(inputs, labels, torch.arange(len(labels)), labels)
+        return cls(inputs, labels, torch.arange(len(labels)), labels, torch.zeros_like(labels))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,7 +48,7 @@ class Samples:
 
     def pick(self, rows: Tensor) -> "Samples":
         """The samples at the given rows, in that order."""
-        return Samples(self.inputs[rows], self.labels[rows], self.index[rows], self.clean[rows])
+        return self._each(lambda values: values[rows])
 
     @property
     def fingerprints(self) -> Tensor:
@@ -57,7 +59,10 @@ class Samples:
 
     def to(self, device: torch.device | str) -> "Samples":
         """The same samples on a device."""
-        return Samples(self.inputs.to(device), self.labels.to(device), self.index.to(device), self.clean.to(device))
+        return self._each(lambda values: values.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Samples":
+        return Samples(*(change(getattr(self, field.name)) for field in fields(self)))
 
 
 def distinct(names: Sequence[str]) -> tuple[str, ...]:

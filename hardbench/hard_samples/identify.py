@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hardbench.data.samples import Samples
-from hardbench.hard_samples.dynamics import Dynamics
+from hardbench.hard_samples.recording import Recording
 from hardbench.hard_samples.selection import hardest_at_level
 from hardbench.inversion.fullbatch import FullBatch
 from hardbench.inversion.search import Inversions, Search, TrainingData
@@ -77,11 +77,11 @@ def identify(
     for name in strategies:
         if name == STRAGGLERS:
             at_end = inversions.logits.unsqueeze(1)
-            dynamics = Dynamics(at_end, labels, torch.zeros(1, dtype=torch.long), index, inversions.stragglers)
-            result[name] = HardSamples(SCORES[name].call(dynamics), inversions.stragglers)
+            recording = Recording(at_end, labels, torch.zeros(1, dtype=torch.long), index, stragglers=inversions.stragglers)
+            result[name] = HardSamples(SCORES[name].call(recording), inversions.stragglers)
         else:
             assert logits is not None
-            score = SCORES[name].call(Dynamics(logits[0], labels, logits[1], index))
+            score = SCORES[name].call(Recording(logits[0], labels, logits[1], index))
             masks = [hardest_at_level(row, labels, count, level) for row, count in zip(score, counts, strict=True)]
             result[name] = HardSamples(score, torch.stack(masks))
     return result

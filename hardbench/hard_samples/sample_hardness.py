@@ -10,7 +10,7 @@ from torch import Tensor
 from hardbench.artifacts import DYNAMICS, HARD_SAMPLES, STRAGGLERS, Array
 from hardbench.data.samples import Samples, Split
 from hardbench.errors import ConfigError, DataError, TrackingError
-from hardbench.hard_samples.dynamics import Dynamics
+from hardbench.hard_samples.recording import Recording
 from hardbench.hard_samples.selection import hardest
 from hardbench.registry import SCORES
 
@@ -68,7 +68,7 @@ def read(study: str, run: str, arrays: Mapping[str, Array], strategy: str | None
 
     By the given strategy, or the run's first one; ConfigError if the run has no such score. A sample is hard if at least half of the run's
     sets (of stragglers), networks (of invert) or repeats (of recorded dynamics) call it hard. A repeat of dynamics calls hard the samples
-    that it misclassified at the end, or, for strategies other than stragglers, as many of the hardest ones.
+    that it misclassified at the end, or, for scores other than wrong_at_end, as many of the hardest ones.
     """
     scores, hard = SOURCES[study][1](arrays, run, strategy)
     return Hardness(run[:8], arrays["index"], hard.mean(0) >= 0.5, scores.mean(0), arrays["fingerprint"])
@@ -91,11 +91,11 @@ def _of_inversions(arrays: Mapping[str, Array], run: str, strategy: str | None) 
 
 
 def _of_dynamics(arrays: Mapping[str, Array], run: str, strategy: str | None) -> tuple[Array, Array]:
-    dynamics = Dynamics.of(arrays)
-    wrong = SCORES["stragglers"].call(dynamics) > 0
-    chosen = SCORES[strategy or "stragglers"]
-    score = chosen.call(dynamics)
-    if chosen.name == "stragglers":
+    recording = Recording.of(arrays)
+    wrong = SCORES["wrong_at_end"].call(recording) > 0
+    chosen = SCORES[strategy or "wrong_at_end"]
+    score = chosen.call(recording)
+    if chosen.name == "wrong_at_end":
         return score.numpy(), wrong.numpy()
     return score.numpy(), torch.stack([hardest(row, int(count)) for row, count in zip(score, wrong.sum(1), strict=True)]).numpy()
 

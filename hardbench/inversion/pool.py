@@ -35,7 +35,7 @@ def prepare_pool(settings: PoolSettings, seed: int) -> tuple[Split, Standardise]
 @TASKS.add("classes", subset_size=20000, depth=2)
 def classes(settings: PoolSettings, split: Split, seed: int) -> tuple[Split, str]:
     """One class per label (Pukowski & Lu): train and test pooled, a subset drawn from both, one mean and one variance for all inputs."""
-    pairs = ((getattr(split.train, name), getattr(split.test, name)) for name in ("inputs", "labels", "index", "clean"))
+    pairs = ((getattr(split.train, name), getattr(split.test, name)) for name in ("inputs", "labels", "index", "clean", "planted"))
     pool = Samples(*(torch.cat(pair) for pair in pairs))
     order = torch.randperm(len(pool), generator=Seeds(seed).child("data", "subset").generator())
     size = _size(settings, len(pool))

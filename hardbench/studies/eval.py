@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,7 @@ def _corrupted(test: Samples, p: float, seed: int) -> Samples:
         return test
     stream, unit = seeding.Seeds(seed).child("eval", f"{p:g}"), unit_of(test.inputs)
     values = Corruption([stream], [p], test.inputs.device)(test.inputs.unsqueeze(0), unit)[0] / unit
-    return Samples(values, test.labels, test.index, test.clean)
+    return replace(test, inputs=values)
 
 
 def compute(prepared: Measured, run: tracking.Run, stages: Stages) -> None:
