@@ -141,7 +141,7 @@ def test_more_activations_than_are_held_give_the_same(images, tmp_path, monkeypa
     monkeypatch.setattr("hardbench.training.evaluation.BATCH", 20)
     monkeypatch.setattr(recorder, "BATCH", 20)
     files = []
-    for held in (1 << 29, 20 * 11 * 4 * 2, 0):
+    for held in (1 << 29, TRAIN * 11 * 4 * 2 - 1, 0):
         monkeypatch.setattr(recorder, "HELD", held)
         made(state)
         files.append((tmp_path / "000000007.npy").read_bytes())

@@ -99,21 +99,19 @@ class DynamicsRecorder:
     def _measured(self, learner: Learner) -> Array:
         """The records [R, N + M] of the training samples, then the test samples, as the networks are now.
 
-        Memory beside them is bounded: activations are held up to HELD bytes, and computed a second time where they are more.
+        Memory beside them is bounded: activations of more than HELD bytes are not held, but computed a second time.
         """
         train, test, repeats = self.training.train, self.test, learner.networks.repeats
         point = np.zeros((repeats, len(train) + (0 if test is None else len(test))), self.record)
-        held, sums, room = [], torch.zeros((), dtype=torch.float64, device=learner.device), HELD
+        held, sums = [], torch.zeros((), dtype=torch.float64, device=learner.device)
         for rows, features, labels in self._passed(learner, train, point):
             own = self.training.membership
             trained_on = features if own is None else features * own[:, rows].unsqueeze(-1)
             sums = sums + class_sums(trained_on, labels, self.record["logits"].shape[0]).double()  # in turn, as `evaluate` does
-            room -= features.nbytes
-            held.append((rows, features, labels))
-            if room < 0:
-                held.clear()
+            if features[:, :1].nbytes * len(train) <= HELD:
+                held.append((rows, features, labels))
         directions = (sums / torch.linalg.vector_norm(sums, dim=-1, keepdim=True)).float()  # of the class means [R, K, D]
-        for rows, features, labels in held if room >= 0 else self._passed(learner, train, point):
+        for rows, features, labels in held or self._passed(learner, train, point):
             _put_cosines(point[:, rows], features, labels, directions)
         if test is not None:
             for rows, features, labels in self._passed(learner, test, point[:, len(train) :]):
