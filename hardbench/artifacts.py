@@ -22,6 +22,7 @@ TEST_RESULTS, CONFUSION, CLASS_REPORT = "test_results.json", "confusion.npy", "c
 RADII, STRAGGLERS, STABILITY, PRUNE_CURVE = "radii.npz", "stragglers.npz", "stability.npz", "prune_curve.npz"  # invert
 INVERSIONS, INVERSION_WEIGHTS = "inversion.csv", "inversion.pt"
 MASKING, FORMER_COUNTS = "masking.npz", "partial.npz"  # mask-mi; counts of an unfinished run of a former version
+PLANTED = "planted.npz"  # train, invert, stragglers
 HARD_SAMPLES, DETECTION = "hard_samples.npz", "detection.csv"  # stragglers
 ACCURACY, SUMMARY, CLASSES_TABLE = "accuracy.csv", "summary.csv", "classes.csv"
 PER_RUN, PER_CELL, SECONDS = "results_per_run.csv", "results_summary.csv", "seconds.npy"  # sweep
@@ -103,6 +104,7 @@ AXES: dict[str, dict[str, str]] = {
         "epochs": "T!", "radii": "RTK!", "distances": "RTKK!", "error": "RT!", "loss": "RT!", "inversion_epoch": "RK!", "class_names": "K!",
         "repeats": "R!", "retrained_radii": "RTK", "retrained_error": "RT", "retrained_inversion_epoch": "RK", "stragglers": "RN!",
         "predicted": "RN!", "index": "N!", "labels": "N!", "clean_labels": "N", "fingerprint": "N!", "judged_epoch": "RK!", "gallery": "G!",
+        "planted": "N", "plant_types": "Y",
         "gallery_inputs": "G+!", "stability_epochs": "E", "stability_z": "PE", "straggler_z": "P", "misclassified": "RE",
         "prune_epochs": "F", "prune_removed": "RF", "test_noise": "Z", "prune_error": "RZF", "prune_baseline": "RZ",
     },
@@ -119,19 +121,25 @@ AXES: dict[str, dict[str, str]] = {
     },
     "sweep": {"swept": "+!", "setting_*": "C", "baseline": "C", "seconds": "C+", "test_*": "C+"},
     HARD_SAMPLES: {
-        "strategies": "M!", "index": "N!", "labels": "N!", "fingerprint": "N!", "scores_*": "SN", "hard_*": "SN",
+        "strategies": "M!", "index": "N!", "labels": "N!", "fingerprint": "N!", "scores_*": "SN", "hard_*": "SN", "planted": "N",
+        "plant_types": "Y",
     },
-    STRAGGLERS: {"stragglers": "RN!", "index": "N!", "fingerprint": "N!"},
+    STRAGGLERS: {"stragglers": "RN!", "index": "N!", "fingerprint": "N!", "planted": "N", "plant_types": "Y"},
+    PLANTED: {
+        "planted": "N!", "labels": "N!", "clean": "N!", "index": "N!", "fingerprint": "N!", "plant_types": "Y!", "class_names": "K!",
+        "gallery_images": "YG+", "gallery_labels": "YG!", "gallery_clean": "YG!", "gallery_index": "YG!",
+    },
     DYNAMICS: {"logits": "RTNK!", "labels": "N!", "steps": "T!", "index": "N!", "fingerprint": "N!"},
 }  # fmt: skip
 OF_MASKED_LAYERS = ("masks", "kept", "mi", "accuracy", "class_information", "contribution")
-TEXT = ("class_names", "strategies", "swept", "setting_*", "layer_names", "models")
+TEXT = ("class_names", "strategies", "swept", "setting_*", "layer_names", "models", "plant_types")
 # fmt: off
 INTEGERS = (
     "steps", "log_steps", "epochs", "index", "labels", "fingerprint", "layers", "repeats", "stragglers", "predicted", "gallery", "done",
+    "planted",
 )
 # fmt: on
-CLASS_NUMBERS = ("labels", "clean_labels", "predicted", "gallery_labels", "gallery_clean", "gallery_predicted")
+CLASS_NUMBERS = ("labels", "clean", "clean_labels", "predicted", "gallery_labels", "gallery_clean", "gallery_predicted")
 
 
 def axes_of(kind: str, name: str) -> str:
@@ -169,6 +177,10 @@ def _check_numbers(arrays: Mapping[str, Array], classes: int | None, samples: in
         count = samples if name == "gallery" else classes
         if (arrays[name] >= count).any() or (arrays[name] < -1).any():
             raise ValueError(f"{name} counts up to {arrays[name].max()}; {count} there are")
+    if {"planted", "plant_types"} <= arrays.keys():
+        codes, types = arrays["planted"], len(arrays["plant_types"])
+        if (codes < 0).any() or (codes > types).any():
+            raise ValueError(f"planted counts from {codes.min()} to {codes.max()}; from 0 to {types}")
 
 
 def _masking_keys(arrays: Mapping[str, Array]) -> Iterator[str]:

@@ -166,9 +166,7 @@ def planted(split: Split, settings: PlantSettings, seed: int, closest: Closest) 
         if not int(share * len(train)):
             raise ConfigError(f"plant: {name}:{share:g}; a larger share, as it is less than one of {len(train)} training samples")
         if name in OF_IMAGES and len(train.shape) != 3:
-            raise ConfigError(
-                f"plant: {name}; a type for vectors, which the data set has ({', '.join(t for t in TYPES if t not in OF_IMAGES)})"
-            )
+            raise ConfigError(f"plant: {name}; images, and the data set has vectors")
     seeds = Seeds(seed).child("data", "plant")
     low, high = bounds(train.inputs)
     others = None if settings.plant_from is None else _inputs_of(settings, train.inputs, seed)

@@ -29,7 +29,7 @@ from hardbench.training.setup import TrainSetup, train_setup
 
 STUDY = "train"
 NUMBERS = 4  # raised when the same settings give other numbers: finished cells of sweeps are then computed again
-FIGURES = ("basic_training_curves", "class_hardness", "overlap_scatter", "confusion_matrix", "research_questions")
+FIGURES = ("basic_training_curves", "class_hardness", "overlap_scatter", "confusion_matrix", "research_questions", "planted")
 
 
 @dataclass(frozen=True, kw_only=True)
