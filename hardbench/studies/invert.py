@@ -18,7 +18,7 @@ import torch
 from hardbench import console, machine, tracking
 from hardbench.artifacts import CHECKPOINTS, INVERSION_WEIGHTS, INVERSIONS, PLANTED, PRUNE_CURVE, RADII, STABILITY, STRAGGLERS
 from hardbench.configs.invert import Config
-from hardbench.data.plant import planted_arrays
+from hardbench.data.plant import planted_arrays, planting
 from hardbench.data.samples import Split
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.inversion import agreement, experiments
@@ -59,7 +59,7 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedSearch:
     if stored is None and config.epochs < (least := shortest(config)):
         console.warn(f"epochs: {config.epochs}; the detector finds no inversion in fewer than {least}")
     dataset = config.dataset.rpartition("/")[2]
-    note = f"{config.repeats} networks on {len(split.train)} samples of {dataset}, {config.task}\n"
+    note = f"{config.repeats} networks on {len(split.train)} samples of {dataset}, {config.task}{planting(config)}\n"
     note += f"{config.epochs} full-batch epochs, detector {config.detector}, snapshot {config.snapshot}"
     title = config.name or f"{config.task} {dataset} s{config.seed}"
     data = TrainingData(split.train.to(device), standardise.to(device), split.num_classes)

@@ -18,7 +18,7 @@ import torch
 from hardbench import console, machine, seeding, tracking
 from hardbench.artifacts import ACCURACY, ARRAYS, CHECKPOINTS, CLASSES_TABLE, DETECTION, HARD_SAMPLES, LAST, PLANTED, SUMMARY, Array
 from hardbench.configs.stragglers import Config
-from hardbench.data.plant import TYPES, planted_arrays, truth
+from hardbench.data.plant import TYPES, planted_arrays, planting, truth
 from hardbench.data.samples import Split
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.hard_samples import slices
@@ -80,7 +80,7 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedStudy:
     cells = len(config.train_ratios) * len(config.remaining_train_ratios)
     memory.check(slices.estimate(split, config.precision), config, device, "repeats", cells)
     dataset = config.dataset.rpartition("/")[2]
-    note = f"Hard samples of {len(split.train)} from {dataset} by {', '.join(config.strategy)}; "
+    note = f"Hard samples of {len(split.train)} from {dataset}{planting(config)} by {', '.join(config.strategy)}; "
     note += f"{config.sets} x {config.repeats} networks\nHard test samples are in-sample for the score that named them."
     title = config.name or f"{'+'.join(config.strategy)} {dataset} s{config.seed}"
     data = TrainingData(split.train.to(device), standardise.to(device), split.num_classes)

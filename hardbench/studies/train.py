@@ -14,6 +14,7 @@ import numpy as np
 from hardbench import console, tracking
 from hardbench.artifacts import BEST, CHECKPOINTS, DYNAMICS, DYNAMICS_POINTS
 from hardbench.configs.train import Config
+from hardbench.data.plant import planting
 from hardbench.data.samples import load
 from hardbench.hard_samples import recorder, sample_hardness
 from hardbench.hard_samples.recorder import LogitRecorder
@@ -48,7 +49,7 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedTraining
         tags[SOURCE_RUN] = sample_hardness.run_and_strategy(config.hardness)[0]
         setup.groups = read_hardness(config.hardness).groups(setup.split, len(load(config, config.seed).train))
     dataset, classes, samples = config.dataset.rpartition("/")[2], setup.split.num_classes, len(setup.split.train)
-    note = f"{config.repeats} {config.model} on {dataset} ({classes} classes, {samples} training samples)\n"
+    note = f"{config.repeats} {config.model} on {dataset} ({classes} classes, {samples} training samples{planting(config)})\n"
     note += f"{config.epochs} epochs, {config.optimizer} {config.lr:g}"
     title = config.name or f"{config.model} {dataset} s{config.seed}"
     device, digest = setup.learner.device, setup.split.digest
