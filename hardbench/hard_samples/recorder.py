@@ -15,6 +15,7 @@ from torch import Tensor
 from hardbench import archives, artifacts, files
 from hardbench.artifacts import DYNAMICS, DYNAMICS_POINTS, Array
 from hardbench.data.batches import Batches
+from hardbench.data.plant import truth
 from hardbench.data.samples import Samples
 from hardbench.errors import TrainingError
 from hardbench.metrics.overlap import class_sums
@@ -63,13 +64,12 @@ class DynamicsRecorder:
     def _known(self, class_names: Sequence[str]) -> dict[str, Array]:
         """What is known of the samples from the start."""
         train, own = self.training.train, self.training.membership
-        known = {"labels": train.labels, "clean": train.clean, "index": train.index, "planted": train.planted}
-        known |= {"fingerprint": train.fingerprints}
+        known = {"labels": train.labels, "clean": train.clean, "index": train.index, "fingerprint": train.fingerprints}
         known["membership"] = torch.ones(self.training.repeats, len(train), dtype=torch.bool) if own is None else own
         if self.test is not None:
             known |= {"test_labels": self.test.labels, "test_index": self.test.index, "test_fingerprint": self.test.fingerprints}
         arrays = {name: value.cpu().numpy() for name, value in known.items()}
-        return arrays | {"class_names": np.array(class_names), "steps_per_epoch": np.array(self.training.per_epoch)}
+        return arrays | truth(train) | {"class_names": np.array(class_names), "steps_per_epoch": np.array(self.training.per_epoch)}
 
     @property
     def bytes_of_a_point(self) -> int:
