@@ -179,7 +179,7 @@ def points(images, tmp_path_factory):
 
 
 def test_memory_does_not_grow_with_the_points(tmp_path):
-    """Forty points become one file in the memory of four: far less than one point takes."""
+    """Four points or forty become one file in less memory than two take."""
     ready = training_setup(dataset="digits", width=8, repeats=4)
     made, peaks = recorder_of(ready, tmp_path / "dynamics"), []
     for step in range(1, 41):
@@ -189,7 +189,7 @@ def test_memory_does_not_grow_with_the_points(tmp_path):
         made.write(tmp_path / f"{count}.npz", range(1, count + 1))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] - peaks[0] < made.bytes_of_a_point / 2, peaks
+    assert max(peaks) < 2 * made.bytes_of_a_point, peaks
 
 
 def test_the_file_is_an_archive_like_any_other(points, tmp_path):
