@@ -80,7 +80,7 @@ def test_without_both_kinds_of_networks_nothing_has_an_influence():
     for membership in (torch.ones(3, 4, dtype=torch.bool), torch.zeros(3, 4, dtype=torch.bool)):
         found = influence(torch.ones(3, 2, dtype=torch.bool), membership)
         assert (found["influence_train"] == -1).all() and np.isnan(found["influence"]).all() and np.isnan(found["influence_stderr"]).all()
-        assert gallery(found, torch.ones(4, 1, 2, 2), torch.ones(2, 1, 2, 2))["gallery"].shape == (0,)
+        assert gallery(found, torch.ones(4, 1, 2, 2), torch.ones(2, 1, 2, 2))["influence_shown"].shape == (0,)
     assert influence(torch.ones(3, 0, dtype=torch.bool), membership)["influence"].shape == (0, 10)
 
 
@@ -99,10 +99,10 @@ def test_the_gallery_has_the_test_samples_that_owe_most():
     right[:, 3] = True
     found, inputs, tests = influence(right, membership, top=29), torch.rand(30, 1, 3, 3), torch.rand(20, 1, 3, 3)
     shown = gallery(found, inputs, tests, count=5)
-    rows = shown["gallery"]
+    rows = shown["influence_shown"]
     assert rows.tolist() == np.argsort(-found["influence"][:, 0], kind="stable")[:5].tolist() and 3 not in rows
-    np.testing.assert_array_equal(shown["gallery_inputs"], tests.numpy()[rows])
+    np.testing.assert_array_equal(shown["influence_inputs"], tests.numpy()[rows])
     supporters = found["influence_train"][rows]
-    assert (supporters[:, 28] == -1).all() and not shown["gallery_supporters"][:, 28].any()
-    np.testing.assert_array_equal(shown["gallery_supporters"][:, :28], inputs.numpy()[supporters[:, :28]])
-    assert 3 not in gallery(found, inputs, tests, count=20)["gallery"]  # always right: owes nothing to a sample
+    assert (supporters[:, 28] == -1).all() and not shown["influence_supporters"][:, 28].any()
+    np.testing.assert_array_equal(shown["influence_supporters"][:, :28], inputs.numpy()[supporters[:, :28]])
+    assert 3 not in gallery(found, inputs, tests, count=20)["influence_shown"]  # always right: owes nothing to a sample

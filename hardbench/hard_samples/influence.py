@@ -39,14 +39,14 @@ def influence(test_right: Tensor, membership: Tensor, top: int = TOP, block: int
     for first in range(0, tests, step):
         part = slice(first, first + step)
         hits = right[:, part].T @ inside  # [B, N] counts, exact in float32
-        misplaced = right[:, part].sum(0).unsqueeze(1) - hits  # right without it
-        difference = (hits / with_it - misplaced / without).masked_fill(~defined, -torch.inf)
+        hits_without = right[:, part].sum(0).unsqueeze(1) - hits  # right without it
+        difference = (hits / with_it - hits_without / without).masked_fill(~defined, -torch.inf)
         order = _largest(difference, kept)
         found = difference.gather(1, order)
         known = found.isfinite()
         rows[part, :kept] = torch.where(known, order, -1)
         values[part, :kept] = torch.where(known, found, torch.nan)
-        variance = _variance(hits.gather(1, order), with_it[order]) + _variance(misplaced.gather(1, order), without[order])
+        variance = _variance(hits.gather(1, order), with_it[order]) + _variance(hits_without.gather(1, order), without[order])
         errors[part, :kept] = torch.where(known, variance.sqrt(), torch.nan)
     return {"influence_train": rows.numpy(), "influence": values.numpy(), "influence_stderr": errors.numpy()}
 
@@ -54,9 +54,9 @@ def influence(test_right: Tensor, membership: Tensor, top: int = TOP, block: int
 def gallery(found: dict[str, Array], inputs: Tensor, test_inputs: Tensor, count: int = SHOWN) -> dict[str, Array]:
     """The `count` test samples with the largest influence on them, each with its supporters: what a figure shows of `influence`.
 
-    inputs: [N, ...] of the training samples; test_inputs: [M, ...]. `gallery` int64 [G], rows of the test samples, largest first; their
-    `gallery_inputs` [G, ...] and `gallery_supporters` [G, top, ...], zeros where there is no supporter. A test sample that no training
-    sample speeds on (influence 0 or below, or none) is left out, so that there may be fewer, or none.
+    inputs: [N, ...] of the training samples; test_inputs: [M, ...]. `influence_shown` int64 [G], rows of the test samples, largest first;
+    `influence_inputs` [G, ...], theirs, and `influence_supporters` [G, top, ...], zeros where there is no supporter. A test sample that
+    no training sample supports (influence 0 or below, or none) is left out, so that there may be fewer, or none.
     """
     largest = torch.from_numpy(found["influence"][:, 0])
     order = largest.nan_to_num(-1).sort(descending=True, stable=True).indices
@@ -64,7 +64,7 @@ def gallery(found: dict[str, Array], inputs: Tensor, test_inputs: Tensor, count:
     rows = torch.from_numpy(found["influence_train"])[shown]
     supporters = inputs[rows.clamp(min=0)]
     supporters[rows < 0] = 0
-    return {"gallery": shown.numpy(), "gallery_inputs": test_inputs[shown].numpy(), "gallery_supporters": supporters.numpy()}
+    return {"influence_shown": shown.numpy(), "influence_inputs": test_inputs[shown].numpy(), "influence_supporters": supporters.numpy()}
 
 
 def _largest(values: Tensor, count: int) -> Tensor:
