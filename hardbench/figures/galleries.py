@@ -28,7 +28,7 @@ FIRST = (
     "loss", "wrong_at_end",
 )  # fmt: skip
 CLASSES = 12  # classes in a gallery of several scores, evenly chosen of more
-SUPPORTERS = 8  # training samples beside a test sample
+TESTS, SUPPORTERS = 8, 8  # test samples, and training samples beside each
 LETTERS = 14  # of a class's name below an image
 
 
@@ -53,7 +53,7 @@ def _by_scores(run: StoredRun) -> Figure:
             row = int(run.arrays["gallery"][names.index(score), c, 0])
             _sample(axis, run, score, row, images.get(row), brief(classes[c]) if axis in axes[0] else "")
         _name_line(line[0], score)
-    _explain(figure, run, "the hardest sample of every class")
+    _explain(figure, run, "the hardest sample of every class (its label above)")
     return figure
 
 
@@ -119,7 +119,7 @@ def _name_line(axis: Axes, name: str) -> None:
 
 def _explain(figure: Figure, run: StoredRun, what: str) -> None:
     anything = "planted" in run.arrays and run.arrays["planted"].any()
-    text = f"{what}; below it the predicted class and the score, higher is harder" + ("; in colour: what was planted" if anything else "")
+    text = f"{what}; below: predicted class and score, higher is harder" + ("; in colour: what was planted" if anything else "")
     figure.suptitle(text, fontsize=style.SMALL + 1, parse_math=False)
 
 
@@ -139,8 +139,8 @@ def influence(run: StoredRun) -> Figure:
     if images.ndim != 4 or not len(images):
         raise ConfigError(f"influence: run {run.name} has {'vectors' if len(images) else 'no test sample with supporters'}; images")
     count = min(SUPPORTERS, values.shape[1])
-    figure, axes = style.sheet(len(images), 1 + count, width=1.0, height=1.3)
-    for line, image, supporters, test in zip(axes, images, arrays["influence_supporters"], arrays["influence_shown"], strict=True):
+    figure, axes = style.sheet(min(TESTS, len(images)), 1 + count, width=1.0, height=1.3)
+    for line, image, supporters, test in zip(axes, images, arrays["influence_supporters"], arrays["influence_shown"], strict=False):
         _describe(line[0], image, "", brief(classes[int(arrays["influence_test_labels"][test])]), False)
         for place, axis in enumerate(line[1:]):
             row = int(arrays["influence_train"][test, place])

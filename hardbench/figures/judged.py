@@ -58,7 +58,7 @@ def _detection(run: StoredRun, metric: str) -> Figure:
     repeats = arrays["detection_ap_repeats"][order] if by_rate else np.empty((*values.shape, 0))
     rates, names = arrays["detection_base_rate"], [literal(str(name)) for name in arrays["detection_types"]]
     columns = min(len(names), COLUMNS)
-    size = {"width": 1.9 + 1.5 / columns, "height": 0.9 + ROW * len(order)}
+    size = {"width": 1.6 + 2.0 / columns, "height": 0.75 + ROW * len(order) + 0.8 / -(-len(names) // columns)}
     figure, axes = style.panels(len(names), columns, sharex=True, sharey=True, **size)
     for place, axis in enumerate(axes):
         chance = float(rates[place]) if by_rate else 0.5
@@ -69,10 +69,11 @@ def _detection(run: StoredRun, metric: str) -> Figure:
         _points(axis, values[:, place], low[:, place], high[:, place], chance)
         axis.set_title(f"{names[place]}\nbase rate {rates[place]:.3f}", fontsize=style.SMALL + 1, parse_math=False)
         axis.set(xlim=(-0.04, 1.04), xticks=(0, 0.5, 1))
-    name_rows(axes[0], [literal(str(arrays["detection_scores"][score])) for score in order])
+    for axis in axes[::columns]:
+        name_rows(axis, [literal(str(arrays["detection_scores"][score])) for score in order])
     figure.supxlabel(label, fontsize=style.SMALL + 2)
     handles = _handles("base rate" if by_rate else ".5", repeats.shape[2])
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 1 + columns), frameon=False, fontsize=style.SMALL)
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(columns, 3), frameon=False, fontsize=style.SMALL)
     return figure
 
 
@@ -83,14 +84,15 @@ def _points(axis: Axes, values: Array, low: Array, high: Array, chance: float) -
         rows = np.flatnonzero((side == number) & np.isfinite(values))
         reach = np.nan_to_num(np.clip([values[rows] - low[rows], high[rows] - values[rows]], 0, None))
         axis.errorbar(values[rows], rows, xerr=reach, linestyle="", markersize=4, elinewidth=1, clip_on=False, **mark)
-    for row in np.flatnonzero(np.isnan(values)):
+    for row in np.flatnonzero(np.isnan(values)).tolist():
         axis.text(0.5, row, "not defined", fontsize=style.SMALL - 1, color=style.INK, ha="center", va="center")
 
 
 def _handles(chance: str, networks: int) -> list[Line2D]:
-    interval = "score averaged over networks" if networks > 1 else "score"
     handles = [style.handle(words.format(chance), linestyle="", markersize=4, **mark) for mark, words in reversed(SIDES)]
     handles.append(style.handle(chance, color=style.INK, linewidth=0.9, linestyle="--"))
     if networks > 1:
-        handles.append(style.handle(f"one of {networks} networks", color=style.GREY, marker="|", linestyle=""))
-    return [*handles, style.note(f"{interval}; 95 % bootstrap interval over samples")]
+        handles.append(
+            style.handle(f"one of {networks} networks; other marks: their mean score", color=style.GREY, marker="|", linestyle="")
+        )
+    return [*handles, style.handle("95 % bootstrap interval over samples", color=style.INK, linewidth=1)]

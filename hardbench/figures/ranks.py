@@ -14,8 +14,8 @@ from hardbench.figures.runs import StoredRun, each_run, literal, measured
 LINE = 0.17  # inches between labels
 TIE = 0.08  # inches between the bars that join scores
 HEAD = 0.75  # inches above the axis: title, critical difference, numbers
-TICKS = 9  # numbers at the axis, at most
-LEFT, RIGHT = 0.3, 0.7  # of the panel's width, between which the axis lies
+WIDTH = 6.0  # inches of a diagram
+LEFT, RIGHT = 0.29, 0.71  # of the panel's width, between which the axis lies
 
 
 @each_run
@@ -31,7 +31,7 @@ def critical_difference(run: StoredRun) -> Figure:
     tied = [groups(row, float(difference)) for row, difference in zip(ranks, arrays["friedman_critical_difference"], strict=True)]
     height = HEAD + TIE * (1 + max(map(len, tied))) + LINE * (-(-len(names) // 2) + 1)
     columns = 1 if len(types) == 1 else 2
-    figure, axes = style.panels(len(types), columns, width=5.2, height=height)
+    figure, axes = style.panels(len(types), columns, width=WIDTH, height=height)
     for place, axis in enumerate(axes):
         difference, p = float(arrays["friedman_critical_difference"][place]), float(arrays["friedman_p"][place])
         with_p = "Friedman's p < 0.001" if p < 0.001 else f"Friedman's p = {p:.3f}"
@@ -62,7 +62,7 @@ def _diagram(axis: Axes, ranks: Array, names: Sequence[str], difference: float, 
     line: dict[str, Any] = {"color": style.INK, "linewidth": 0.8, "clip_on": False}
     text: dict[str, Any] = {"fontsize": style.SMALL, "color": style.INK, "va": "center", "parse_math": False}
     axis.plot([LEFT, RIGHT], [HEAD, HEAD], **line)
-    for number in style.sampled(count, TICKS) + 1:
+    for number in range(1, count + 1) if count <= 10 else (1, *range(5, count + 1, 5)):
         x = LEFT + (number - 1) * scale
         axis.plot([x, x], [HEAD - 0.05, HEAD], **line)
         axis.text(x, HEAD - 0.12, str(number), ha="center", **text)

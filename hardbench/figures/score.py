@@ -15,7 +15,7 @@ from hardbench.figures import galleries, judged, ranks, style
 from hardbench.figures.runs import Kind, StoredRun, each_run, literal, measured, over_networks
 
 CORRECTNESS = ListedColormap(colormaps["viridis"](np.linspace(0, 0.92, 256)))  # its last yellow is unreadable on white
-REGIONS = ((0.01, 0.93, "easy to learn"), (0.5, 0.48, "ambiguous"), (0.01, 0.02, "hard to learn"))  # variability, confidence
+REGIONS = {"easy to learn": 0.97, "ambiguous": 0.5, "hard to learn": 0.03}  # by confidence, as the paper calls them
 APART = 3  # scores from which on they are ordered by likeness
 
 
@@ -38,10 +38,10 @@ def data_map(run: StoredRun) -> Figure:
     for axis, (name, rows) in zip(axes, groups, strict=True):
         drawn = rows[style.sampled(len(rows))]
         _map(axis, points[:, drawn], points[:, groups[0][1]])
-        part = f", {len(drawn)} drawn" if len(drawn) < len(rows) else ""
-        axis.set_title(f"{name}: {len(rows)} sample{'s' * (len(rows) != 1)}{part}", fontsize=style.SMALL)
-    for x, y, text in REGIONS:
-        axes[0].text(x, y, text, fontsize=style.SMALL - 1, style="italic", color=style.INK, ha="right" if x > 0.4 else "left")
+        part = f"{len(drawn)} of " * (len(drawn) < len(rows))
+        axis.set_title(f"{name}: {part}{len(rows)} sample{'s' * (len(rows) != 1)}", fontsize=style.SMALL, parse_math=False)
+    for name, confidence in REGIONS.items():
+        axes[0].text(0.51, confidence, name, fontsize=style.SMALL - 1, style="italic", color=style.INK, ha="right", va="center")
     figure.supxlabel("variability (standard deviation of $p_y$ over training)", fontsize=style.SMALL + 1)
     figure.supylabel("confidence (mean of $p_y$ over training)", fontsize=style.SMALL + 1)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), CORRECTNESS), ax=axes, aspect=30)
@@ -65,7 +65,8 @@ def _map(axis: Axes, points: Array, clean: Array) -> None:
     cells: dict[str, Any] = {"gridsize": (25, 20), "extent": (0, 0.5, 0, 1), "linewidths": 0.1, "mincnt": 1}
     axis.hexbin(clean[0], clean[1], bins="log", cmap="Greys", vmin=0.3, vmax=max(10 * clean.shape[1], 2), **cells)
     axis.scatter(points[0], points[1], s=6, c=points[2], cmap=CORRECTNESS, norm=Normalize(0, 1), linewidths=0)
-    axis.set(xlim=(-0.015, 0.515), ylim=(-0.04, 1.04), xticks=(0, 0.25, 0.5), yticks=(0, 0.5, 1))
+    axis.set(xlim=(-0.015, 0.515), ylim=(-0.04, 1.04), yticks=(0, 0.5, 1))
+    axis.set_xticks((0, 0.25, 0.5), ("0", ".25", ".5"))
 
 
 @each_run
@@ -119,7 +120,9 @@ def score_stability(run: StoredRun) -> Figure:
     judged.name_rows(axes[0, 0], [names[place] for place in shown])
     others = [name for place, name in enumerate(names) if place not in shown]
     if others:
-        figure.supxlabel(textwrap.fill(f"no number of one network, or no spread: {', '.join(others)}", 90), fontsize=style.SMALL - 1)
+        figure.supxlabel(
+            textwrap.fill(f"of all networks together, or the same for all samples: {', '.join(others)}", 90), fontsize=style.SMALL - 1
+        )
     return figure
 
 
