@@ -1,5 +1,7 @@
 """Galleries of the study of hardness scores: the hardest samples of every class, and test samples beside their supporters."""
 
+import textwrap
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -29,6 +31,7 @@ FIRST = (
 )  # fmt: skip
 CLASSES = 12  # classes in a gallery of several scores, evenly chosen of more
 TESTS, SUPPORTERS = 8, 8  # test samples, and training samples beside each
+LETTERS_PER_INCH = 12  # of a title
 LETTERS = 14  # of a class's name below an image
 
 
@@ -118,9 +121,16 @@ def _name_line(axis: Axes, name: str) -> None:
 
 
 def _explain(figure: Figure, run: StoredRun, what: str) -> None:
+    """Title a gallery of hardest samples."""
     anything = "planted" in run.arrays and run.arrays["planted"].any()
     text = f"{what}; below: predicted class and score, higher is harder" + ("; in colour: what was planted" if anything else "")
-    figure.suptitle(text, fontsize=style.SMALL + 1, parse_math=False)
+    _title(figure, text)
+
+
+def _title(figure: Figure, text: str) -> None:
+    """A title in as many lines as the figure's width asks for."""
+    wrapped = textwrap.fill(text, int(LETTERS_PER_INCH * figure.get_figwidth()))
+    figure.suptitle(wrapped, fontsize=style.SMALL + 1, parse_math=False)
 
 
 def brief(name: str) -> str:
@@ -152,7 +162,7 @@ def influence(run: StoredRun) -> Figure:
             _describe(axis, supporters[place], "", f"{label}\n{number}" + f"\n{planted}" * bool(planted), bool(planted))
     for axis, title in zip(axes[0, :2], ("test sample", "supporters"), strict=True):
         axis.set_title(title, fontsize=style.SMALL + 1, pad=4)
-    figure.suptitle(_influence_text(run), fontsize=style.SMALL + 1)
+    _title(figure, _influence_text(run))
     return figure
 
 
@@ -161,8 +171,8 @@ def _influence_text(run: StoredRun) -> str:
     samples = len(run.arrays["labels"])
     chance = np.sqrt(2 * np.log(max(samples, 2)))
     return (
-        "training samples with the largest influence on a test sample:\n"
-        "Pr[right | trained on it] - Pr[right | not] ± standard error;\n"
+        "training samples with the largest influence on a test sample: "
+        "Pr[right | trained on it] - Pr[right | not] ± standard error; "
         f"the largest of {samples} reaches about {chance:.1f} standard errors by chance"
     )
 

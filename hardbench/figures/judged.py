@@ -24,8 +24,8 @@ MEASURES = {
 # a point by where its interval lies: its mark and the words of the legend
 BELOW, WITHIN, ABOVE = 0, 1, 2
 SIDES: tuple[tuple[dict[str, Any], str], ...] = (
-    ({"marker": "v", "color": style.COLOURS[1], "markerfacecolor": style.COLOURS[1]}, "below {}: ranks them as easy"),
-    ({"marker": "s", "color": style.INK, "markerfacecolor": "white"}, "{} within the interval"),
+    ({"marker": "v", "color": style.COLOURS[1], "markerfacecolor": style.COLOURS[1]}, "below {}:\nranks them as easy"),
+    ({"marker": "s", "color": style.INK, "markerfacecolor": "white"}, "{} within\nthe interval"),
     ({"marker": "o", "color": style.COLOURS[0], "markerfacecolor": style.COLOURS[0]}, "above {}"),
 )
 
@@ -73,7 +73,7 @@ def _detection(run: StoredRun, metric: str) -> Figure:
         name_rows(axis, [literal(str(arrays["detection_scores"][score])) for score in order])
     figure.supxlabel(label, fontsize=style.SMALL + 2)
     handles = _handles("base rate" if by_rate else ".5", repeats.shape[2])
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(columns, 3), frameon=False, fontsize=style.SMALL)
+    style.legend(axes[columns - 1], handles)
     return figure
 
 
@@ -83,7 +83,7 @@ def _points(axis: Axes, values: Array, low: Array, high: Array, chance: float) -
     for number, (mark, _) in enumerate(SIDES):
         rows = np.flatnonzero((side == number) & np.isfinite(values))
         reach = np.nan_to_num(np.clip([values[rows] - low[rows], high[rows] - values[rows]], 0, None))
-        axis.errorbar(values[rows], rows, xerr=reach, linestyle="", markersize=4, elinewidth=1, clip_on=False, **mark)
+        axis.errorbar(values[rows], rows, xerr=reach, linestyle="", markersize=4, elinewidth=1, **mark)
     for row in np.flatnonzero(np.isnan(values)).tolist():
         axis.text(0.5, row, "not defined", fontsize=style.SMALL - 1, color=style.INK, ha="center", va="center")
 
@@ -93,6 +93,6 @@ def _handles(chance: str, networks: int) -> list[Line2D]:
     handles.append(style.handle(chance, color=style.INK, linewidth=0.9, linestyle="--"))
     if networks > 1:
         handles.append(
-            style.handle(f"one of {networks} networks; other marks: their mean score", color=style.GREY, marker="|", linestyle="")
+            style.handle(f"one of {networks} networks;\nother marks:\ntheir mean score", color=style.GREY, marker="|", linestyle="")
         )
-    return [*handles, style.handle("95 % bootstrap interval over samples", color=style.INK, linewidth=1)]
+    return [*handles, style.handle("95 % interval,\nbootstrap over samples", color=style.INK, linewidth=1)]

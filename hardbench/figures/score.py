@@ -114,15 +114,14 @@ def score_stability(run: StoredRun) -> Figure:
     for axis, values, label in zip(axes[0], (likeness[shown], z[shown]), labels, strict=True):
         axis.axvline(0, color=style.INK, linewidth=0.8)
         axis.hlines(np.arange(len(shown)), 0, values, color=style.GREY, linewidth=0.8)
-        axis.plot(values, np.arange(len(shown)), "o", color=style.COLOURS[0], markersize=4, clip_on=False)
+        axis.plot(values, np.arange(len(shown)), "o", color=style.COLOURS[0], markersize=4)
         axis.set_xlabel(label, fontsize=style.SMALL + 1)
-    axes[0, 0].set_xlim(min(0.0, np.nanmin(likeness[shown], initial=0.0) - 0.05), 1)
+    axes[0, 0].set_xlim(min(0.0, np.nanmin(likeness[shown], initial=0.0) - 0.05), 1.03)
     judged.name_rows(axes[0, 0], [names[place] for place in shown])
     others = [name for place, name in enumerate(names) if place not in shown]
     if others:
-        figure.supxlabel(
-            textwrap.fill(f"of all networks together, or the same for all samples: {', '.join(others)}", 90), fontsize=style.SMALL - 1
-        )
+        words = textwrap.fill(f"of all networks together, or the same for all samples: {', '.join(others)}", 90)
+        figure.supxlabel(words, fontsize=style.SMALL - 1, parse_math=False)
     return figure
 
 
