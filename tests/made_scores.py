@@ -74,7 +74,7 @@ def judged(hardness: np.ndarray, names: list[str], types: int, planted: np.ndarr
     return arrays | {
         "detection_scores": np.array(names), "detection_types": np.array(TYPES[:types]), "detection_base_rate": rate,
         "detection_ap": value, "detection_low": np.clip(value - spread, 0, 1), "detection_high": np.clip(value + spread, 0, 1),
-        "detection_ap_repeats": repeats_of, "detection_auroc": 0.3 + 0.7 * value, "detection_auroc_low": 0.27 + 0.7 * value,
+        "detection_ap_repeats": repeats_of, "detection_auroc_repeats": 0.3 + 0.7 * repeats_of, "detection_auroc": 0.3 + 0.7 * value, "detection_auroc_low": 0.27 + 0.7 * value,
         "detection_auroc_high": np.clip(0.33 + 0.7 * value, 0, 1),
     }  # fmt: skip
 

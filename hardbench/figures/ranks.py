@@ -14,7 +14,7 @@ from hardbench.figures.runs import StoredRun, each_run, literal, measured
 LINE = 0.17  # inches between labels
 TIE = 0.08  # inches between the bars that join scores
 HEAD = 0.75  # inches above the axis: title, critical difference, numbers
-WIDTH = 6.0  # inches of a diagram
+WIDTH, MARGIN = 6.0, 0.5  # inches of a diagram, and of its title and label
 LEFT, RIGHT = 0.29, 0.71  # of the panel's width, between which the axis lies
 
 
@@ -31,7 +31,7 @@ def critical_difference(run: StoredRun) -> Figure:
     tied = [groups(row, float(difference)) for row, difference in zip(ranks, arrays["friedman_critical_difference"], strict=True)]
     height = HEAD + TIE * (1 + max(map(len, tied))) + LINE * (-(-len(names) // 2) + 1)
     columns = 1 if len(types) == 1 else 2
-    figure, axes = style.panels(len(types), columns, width=WIDTH, height=height)
+    figure, axes = style.panels(len(types), columns, width=WIDTH, height=height + MARGIN)
     for place, axis in enumerate(axes):
         difference, p = float(arrays["friedman_critical_difference"][place]), float(arrays["friedman_p"][place])
         with_p = "Friedman's p < 0.001" if p < 0.001 else f"Friedman's p = {p:.3f}"
@@ -65,7 +65,7 @@ def _diagram(axis: Axes, ranks: Array, names: Sequence[str], difference: float, 
     for number in range(1, count + 1) if count <= 10 else (1, *range(5, count + 1, 5)):
         x = LEFT + (number - 1) * scale
         axis.plot([x, x], [HEAD - 0.05, HEAD], **line)
-        axis.text(x, HEAD - 0.12, str(number), ha="center", **text)
+        axis.text(x, HEAD - 0.14, str(number), ha="center", **text)
     reach = LEFT + min(difference, count - 1) * scale
     axis.plot([LEFT, LEFT, LEFT, reach, reach, reach], [0.33, 0.41, 0.37, 0.37, 0.33, 0.41], **line)
     axis.text((LEFT + reach) / 2, 0.22, f"CD = {difference:.2f}" + " (beyond the axis)" * (difference > count - 1), ha="center", **text)
