@@ -128,7 +128,7 @@ def _explain(figure: Figure, run: StoredRun, what: str) -> None:
 
 def _grid(rows: int, columns: int) -> tuple[Figure, Array]:
     """A figure of images, each with up to four lines below, with room for a title however few there are."""
-    return style.sheet(rows, columns, width=max(0.95, 4.2 / columns), height=1.4 + 0.6 / rows)
+    return style.sheet(rows, columns, width=max(0.95, 5.4 / columns), height=1.4 + 0.6 / rows)
 
 
 def _title(figure: Figure, *parts: str) -> None:
