@@ -73,6 +73,8 @@ def test_the_data_map_has_a_panel_for_the_clean_samples_and_one_for_each_type():
     titles = [axis.get_title() for axis in figure.axes[:3]]
     assert titles == ["clean: 1000 of 2667 samples", "mislabel: 667 samples", "mislabel_pairs: 666 samples"]
     assert figure.axes[3].get_ylabel() == "correctness (share of training\nat which right), mean of 3 networks"
+    four = drawn("data_map", scored(types=3)).axes[:4]
+    assert [bool(axis.xaxis.get_tick_params()["labelbottom"]) for axis in four] == [False, True, True, True]
     assert [axis.get_title() for axis in drawn("data_map", scored(types=0, repeats=1)).axes[:-1]] == ["all: 60 samples"]
 
 
@@ -109,7 +111,9 @@ def test_detection_by_the_area_under_the_roc_curve_stands_beside_a_half():
     auroc = np.array([[0.5, 0.5], [0.8, 0.4], [0.45, 0.6]])
     run = changed(judged(), detection_auroc=auroc, detection_auroc_low=auroc - 0.02, detection_auroc_high=auroc + 0.02)
     (stem, figure), *_ = score.KINDS["detection_by_type"]([run], FigureOptions(metric="auroc")).items()
-    assert stem == "detection_by_type_auroc" and figure.get_supxlabel() == "area under the ROC curve"
+    assert (
+        stem == "detection_by_type_auroc" and figure.get_supxlabel() == "area under the ROC curve, samples of the type against clean ones"
+    )
     left = figure.axes[0]
     same(left.lines[0].get_xdata(), [0.5, 0.5])
     same([part.lines[0].get_xdata() for part in left.containers], [[0.45], [0.5], [0.8]])

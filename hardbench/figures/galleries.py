@@ -50,8 +50,9 @@ def _by_scores(run: StoredRun) -> Figure:
     images, names, classes = _images(run), _score_names(run), class_names(run)
     scores = [name for name in FIRST if name in names] + [name for name in names if name not in FIRST and name != "random"]
     shown = style.sampled(len(classes), CLASSES)
-    figure, axes = _grid(len(scores[:HEADLINE]), len(shown))
-    for line, score in zip(axes, scores, strict=False):
+    scores = scores[:HEADLINE] or names
+    figure, axes = _grid(len(scores), len(shown))
+    for line, score in zip(axes, scores, strict=True):
         for axis, c in zip(line, shown, strict=True):
             row = int(run.arrays["gallery"][names.index(score), c, 0])
             _sample(axis, run, score, row, images.get(row), brief(classes[c]) if axis in axes[0] else "")
@@ -123,7 +124,7 @@ def _name_line(axis: Axes, name: str) -> None:
 def _explain(figure: Figure, run: StoredRun, what: str) -> None:
     """Title a gallery of hardest samples."""
     anything = "planted" in run.arrays and bool(run.arrays["planted"].any())
-    _title(figure, f"{what}; below: predicted class and score, higher is harder" + "; in colour: what was planted" * anything)
+    _title(figure, what, "below: predicted class and score, higher is harder" + "; in colour: what was planted" * anything)
 
 
 def _grid(rows: int, columns: int) -> tuple[Figure, Array]:

@@ -73,7 +73,8 @@ def _detection(run: StoredRun, metric: str) -> Figure:
         axis.set(xlim=(-0.04, 1.04), xticks=(0, 0.5, 1))
     for axis in axes[::columns]:
         name_rows(axis, scores)
-    figure.supxlabel(label, fontsize=style.SMALL + 2)
+    style.label_lowest(axes, columns)
+    figure.supxlabel(f"{label}, samples of the type against clean ones", fontsize=style.SMALL + 1)
     handles = _handles("base rate" if by_rate else ".5", repeats.shape[2])
     style.legend(axes[columns - 1], handles)
     return figure

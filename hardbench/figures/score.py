@@ -41,7 +41,9 @@ def data_map(run: StoredRun) -> Figure:
         part = f"{len(drawn)} of " * (len(drawn) < len(rows))
         axis.set_title(f"{name}: {part}{len(rows)} sample{'s' * (len(rows) != 1)}", fontsize=style.SMALL, parse_math=False)
     for name, confidence in REGIONS.items():
-        axes[0].text(0.51, confidence, name, fontsize=style.SMALL - 1, style="italic", color=style.INK, ha="right", va="center")
+        text: dict[str, Any] = {"fontsize": style.SMALL - 1, "style": "italic", "color": style.INK, "ha": "right", "va": "center"}
+        axes[0].text(0.51, confidence, name, rotation=90 if name == "ambiguous" else 0, **text)
+    style.label_lowest(axes, columns)
     figure.supxlabel("variability (standard deviation of $p_y$ over training)", fontsize=style.SMALL + 1)
     figure.supylabel("confidence (mean of $p_y$\nover training)", fontsize=style.SMALL + 1)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), CORRECTNESS), ax=axes, aspect=30)
@@ -82,7 +84,7 @@ def agreement_of_scores(run: StoredRun) -> Figure:
     figure, axes = style.sheet(1, 2, width=side + 0.9, height=side, layout="compressed")
     mixed = np.ix_(order, order)
     style.heatmap(axes[0, 0], correlations[mixed], names, names, "Spearman correlation", Normalize(-1, 1), cmap="RdBu_r")
-    style.heatmap(axes[0, 1], overlap[mixed], names, names, "Jaccard overlap\nof the hardest samples", Normalize(0, 1))
+    style.heatmap(axes[0, 1], overlap[mixed], names, names, f"Jaccard overlap\nof the {_hardest(run)}", Normalize(0, 1))
     return figure
 
 
@@ -99,6 +101,11 @@ def _alike(ranks: Array) -> Array:
     return order
 
 
+def _hardest(run: StoredRun) -> str:
+    """The samples that are called hard, in words."""
+    return f"{int(run.arrays['hard_count'])} hardest samples" if "hard_count" in run.arrays else "hardest samples"
+
+
 @each_run
 def score_stability(run: StoredRun) -> Figure:
     """Agreement of two networks: rank correlation of their scores, and by how far their hardest samples overlap beyond chance (z).
@@ -110,7 +117,7 @@ def score_stability(run: StoredRun) -> Figure:
     shown = shown[np.argsort(np.nan_to_num(likeness[shown], nan=-2), kind="stable")]
     names = [literal(str(name)) for name in run.arrays["score_names"]]
     figure, axes = style.sheet(1, 2, width=3.3, height=1.0 + judged.ROW * len(shown), sharey=True)
-    labels = ("Spearman correlation\nof two networks", "overlap of their hardest samples,\nz-score")
+    labels = ("Spearman correlation of two\nnetworks, mean over pairs", f"overlap of their {_hardest(run)},\nz-score, mean over pairs")
     for axis, values, label in zip(axes[0], (likeness[shown], z[shown]), labels, strict=True):
         axis.axvline(0, color=style.INK, linewidth=0.8)
         axis.hlines(np.arange(len(shown)), 0, values, color=style.GREY, linewidth=0.8)

@@ -52,15 +52,17 @@ def influence(test_right: Tensor, membership: Tensor, top: int = TOP, block: int
 
 
 def gallery(found: dict[str, Array], inputs: Tensor, test_inputs: Tensor, count: int = SHOWN) -> dict[str, Array]:
-    """The `count` test samples with the largest influence on them, each with its supporters: what a figure shows of `influence`.
+    """The `count` test samples with the clearest supporter, each with all of its own: what a figure shows of `influence`.
 
-    inputs: [N, ...] of the training samples; test_inputs: [M, ...]. `influence_shown` int64 [G], rows of the test samples, largest first;
+    Clearest: the largest influence stands the most standard errors above 0; by influence alone came those of the fewest networks.
+
+    inputs: [N, ...] of the training samples; test_inputs: [M, ...]. `influence_shown` int64 [G], rows of the test samples, clearest first;
     `influence_inputs` [G, ...], theirs, and `influence_supporters` [G, top, ...], zeros where there is no supporter. A test sample that
     no training sample supports (influence 0 or below, or none) is left out, so that there may be fewer, or none.
     """
-    largest = torch.from_numpy(found["influence"][:, 0])
-    order = largest.nan_to_num(-1).sort(descending=True, stable=True).indices
-    shown = order[largest[order] > 0][:count]
+    clear = torch.from_numpy(found["influence"] / found["influence_stderr"]).nan_to_num(-1).amax(1)
+    order = clear.sort(descending=True, stable=True).indices
+    shown = order[clear[order] > 0][:count]
     rows = torch.from_numpy(found["influence_train"])[shown]
     supporters = inputs[rows.clamp(min=0)]
     supporters[rows < 0] = 0
