@@ -80,6 +80,12 @@ def panels(count: int, columns: int, **size: Any) -> tuple[Figure, list[Axes]]:
     return figure, list(axes.flat[:count])
 
 
+def label_lowest(axes: Sequence[Axes], columns: int) -> None:
+    """Write the ticks of a shared x axis below the lowest panel of every column, also where the last row is not full."""
+    for axis in axes[-columns:]:
+        axis.tick_params(labelbottom=True)
+
+
 def dress(axis: Axes) -> None:
     """Leave an axis open at the top and right, with a faint grid behind."""
     axis.spines[["top", "right"]].set_visible(False)
