@@ -7,12 +7,14 @@ from hardbench.errors import ConfigError
 from hardbench.registry import SCORES
 from hardbench.settings import LEVELS, STRAGGLERS, CheckpointSettings, InversionSettings, RunSettings
 
+STRATEGIES = tuple(name for name in SCORES if SCORES[name].reads <= {"time", "stragglers"})  # those of every network by its logits
+
 
 @dataclass(frozen=True)
 class Config(RunSettings, InversionSettings, CheckpointSettings):
     """Settings of the study of hard samples."""
 
-    strategy: tuple[str, ...] = setting((STRAGGLERS,), "Scores that say which samples are hard.", choices=SCORES, headline=True)
+    strategy: tuple[str, ...] = setting((STRAGGLERS,), "Scores that say which samples are hard.", choices=STRATEGIES, headline=True)
     train_ratios: tuple[float, ...] = setting(
         (0.9, 0.5), "Shares of the hard and of the easy samples to train on, the rest being the tests.", low=0, high=1, headline=True
     )

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from hardbench.data.samples import Samples
 from hardbench.hard_samples.recording import Recording
+from hardbench.hard_samples.scoring import values
 from hardbench.hard_samples.selection import hardest_at_level
 from hardbench.inversion.fullbatch import FullBatch
 from hardbench.inversion.search import Inversions, Search, TrainingData
-from hardbench.registry import SCORES
 from hardbench.seeding import Seeds
 from hardbench.settings import STRAGGLERS, TrainingSettings
 from hardbench.training import callbacks
@@ -78,10 +78,11 @@ def identify(
         if name == STRAGGLERS:
             at_end = inversions.logits.unsqueeze(1)
             recording = Recording(at_end, labels, torch.zeros(1, dtype=torch.long), index, stragglers=inversions.stragglers)
-            result[name] = HardSamples(SCORES[name].call(recording), inversions.stragglers)
+            result[name] = HardSamples(values(recording, [name])[name], inversions.stragglers)
         else:
             assert logits is not None
-            score = SCORES[name].call(Recording(logits[0], labels, logits[1], index))
+            trained = logits[1] > 0
+            score = values(Recording(logits[0][:, trained], labels, logits[1][trained], index), [name])[name]
             masks = [hardest_at_level(row, labels, count, level) for row, count in zip(score, counts, strict=True)]
             result[name] = HardSamples(score, torch.stack(masks))
     return result
