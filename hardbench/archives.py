@@ -33,10 +33,15 @@ def read(path: Path, needed: Iterable[str] = (), more: Iterable[str] | None = No
         if missing:
             raise ValueError(f"no {', '.join(missing)} in it; it takes {', '.join(needed)}")
         wanted = members if more is None else {name: members[name] for name in (*needed, *more) if name in members}
-        asked, free = sum(info.file_size for info in wanted.values()), int(SHARE * free_memory())
-        if asked > free:
-            raise ValueError(f"it promises {asked / 1e9:.1f} GB of arrays; at most {free / 1e9:.1f} GB, half of the memory that is free")
+        check_room(sum(info.file_size for info in wanted.values()))
         return {name: _array(archive, info, name) for name, info in wanted.items()}
+
+
+def check_room(asked: int) -> None:
+    """ValueError for arrays of more bytes than memory takes."""
+    free = int(SHARE * free_memory())
+    if asked > free:
+        raise ValueError(f"it promises {asked / 1e9:.1f} GB of arrays; at most {free / 1e9:.1f} GB, half of the memory that is free")
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array:

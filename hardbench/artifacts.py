@@ -122,16 +122,22 @@ AXES: dict[str, dict[str, str]] = {
         "strategies": "M!", "index": "N!", "labels": "N!", "fingerprint": "N!", "scores_*": "SN", "hard_*": "SN",
     },
     STRAGGLERS: {"stragglers": "RN!", "index": "N!", "fingerprint": "N!"},
-    DYNAMICS: {"logits": "RTNK!", "labels": "N!", "steps": "T!", "index": "N!", "fingerprint": "N!"},
+    DYNAMICS: {
+        "logits": "RTNK!", "feature_norm": "RTN", "class_cosine": "RTN", "membership": "RN", "steps": "T!", "epochs": "T", "labels": "N!",
+        "clean": "N", "index": "N!", "fingerprint": "N!", "planted": "N", "plant_types": "P", "class_names": "K", "test_logits": "RTMK",
+        "test_feature_norm": "RTM", "test_class_cosine": "RTM", "test_labels": "M", "test_index": "M", "test_fingerprint": "M",
+    },
 }  # fmt: skip
 OF_MASKED_LAYERS = ("masks", "kept", "mi", "accuracy", "class_information", "contribution")
-TEXT = ("class_names", "strategies", "swept", "setting_*", "layer_names", "models")
+TEXT = ("class_names", "plant_types", "strategies", "swept", "setting_*", "layer_names", "models")
 # fmt: off
 INTEGERS = (
     "steps", "log_steps", "epochs", "index", "labels", "fingerprint", "layers", "repeats", "stragglers", "predicted", "gallery", "done",
+    "clean", "membership", "planted", "test_labels", "test_index", "test_fingerprint",
 )
 # fmt: on
-CLASS_NUMBERS = ("labels", "clean_labels", "predicted", "gallery_labels", "gallery_clean", "gallery_predicted")
+PARTS_OF_EPOCHS = (DYNAMICS,)  # kinds of archives whose points may lie within an epoch
+CLASS_NUMBERS = ("labels", "clean", "test_labels", "clean_labels", "predicted", "gallery_labels", "gallery_clean", "gallery_predicted")
 
 
 def axes_of(kind: str, name: str) -> str:
@@ -148,7 +154,8 @@ def check(arrays: Mapping[str, Array], kind: str) -> None:
     lengths: dict[tuple[str, str], int] = {}
     for name, array in arrays.items():
         model, _, key = name.rpartition("/")
-        if array.dtype.kind not in ("U" if _fits(key, TEXT) else "biu" if key in INTEGERS else "biuf"):
+        whole = key in INTEGERS and not (key == "epochs" and kind in PARTS_OF_EPOCHS)
+        if array.dtype.kind not in ("U" if _fits(key, TEXT) else "biu" if whole else "biuf"):
             raise ValueError(f"{name} is {array.dtype}; {'text' if _fits(key, TEXT) else 'numbers'}")
         axes = axes_of(kind, key)
         letters = axes.rstrip("+")

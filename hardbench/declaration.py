@@ -42,6 +42,7 @@ class Setting:
     raw: bool = False  # taken as it comes; the command reads it
     wrong: Callable[[Any], str | None] | None = None  # says what is allowed instead of a value, or None where it fits
     lone: str | None = None  # the value of the option where it stands alone
+    later: bool = False  # declared after cells of sweeps were stored: at its default it is no part of a cell's hash
 
 
 def setting(default: Any, help: str, **more: Any) -> Any:

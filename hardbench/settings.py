@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hardbench.config import Config
+from hardbench.config import Config, options
 from hardbench.declaration import setting
 from hardbench.errors import ConfigError, brief
 from hardbench.registry import DATASETS, DETECTORS, MODELS, OPTIMIZERS, SCHEDULERS, TASKS
@@ -176,6 +176,9 @@ class TrainSettings(CheckpointSettings):
 
     epochs: int = setting(10, "Passes over the training set.", low=1, high=10**9, varies=True, headline=True)
     batch_size: int | str = setting(64, "Samples per step, or full.", low=1, words=("full",), varies=True, headline=True)
+    train_share: float = setting(
+        1.0, "Share of the training samples that each network trains on, its own random ones.", above=0, high=1, later=True
+    )
     optimizer: str = setting("adam", "Optimiser.", choices=OPTIMIZERS, varies=True, headline=True)
     lr: float = setting(1e-3, "Learning rate.", above=0, was=("learning_rate",), varies=True, headline=True)
     momentum: float = setting(0.0, "Momentum.", low=0, high=1, read_by="optimizer")
@@ -183,7 +186,7 @@ class TrainSettings(CheckpointSettings):
     scheduler: str = setting("constant", "Course of the learning rate.", choices=SCHEDULERS, varies=True)
     warmup: float = setting(0.05, "Share of the steps with a linearly growing learning rate.", low=0, high=1, read_by="scheduler")
     target_accuracy: float = setting(
-        0.9999, "Training accuracy to reach, in eval mode on clean inputs.", low=0, high=1, varies=True, was=("target_acc",)
+        0.9999, "Accuracy on a network's own training samples, eval mode, clean inputs.", low=0, high=1, varies=True, was=("target_acc",)
     )
     stop_at_target: bool = setting(False, "Stop a network at the end of the epoch in which it reaches the target.")
 
@@ -201,12 +204,28 @@ class MeasureSettings(Config):
     )
     layer_estimator: str = setting("sound", "Also compute the published single-batch estimates, or not.", choices=("sound", "published"))
     null_repeats: int = setting(0, "Permutations of the labels that layer metrics are computed under, for a band of chance.", low=0)
-    record_dynamics: bool = setting(False, "Store the logits of every training sample at the evaluation points.")
+    record_dynamics: bool = setting(
+        False, "Store logits, and length and class cosine of the last hidden activations, of every training sample over training time."
+    )
+    record_points: str = setting(
+        "epochs",
+        "When to record: at the end of every epoch, at the evaluation points, or what every network has come to in the end.",
+        choices=("epochs", "evaluation", "last"),
+        later=True,
+    )
+    record_test: bool = setting(False, "Record the test samples, too.", later=True)
+    record_dtype: str = setting("float32", "Numbers that recorded logits are stored as.", choices=("float32", "float16"), later=True)
     hardness: str | None = setting(
         None,
         "Run (or RUN:STRATEGY) whose hard and easy samples every metric is split into: of stragglers, invert, or of recorded dynamics.",
     )
     log_every: int = setting(5, "Steps between two points of the training curves.", low=1, was=("metrics_log_frequency",))
+
+    def check(self) -> None:
+        """Rules that join two settings."""
+        for name, option in options(type(self)).items():
+            if name.startswith("record_") and not self.record_dynamics and getattr(self, name) != option.declared.default:
+                raise ConfigError(f"{name}: {getattr(self, name)}; given with record_dynamics, and only then")
 
 
 @dataclass(frozen=True)

@@ -260,7 +260,7 @@ def test_radii_are_those_of_the_plain_network_after_every_step(latent):
     one = search(latent_layer=latent)
     members = [one.learner.networks.member(r) for r in range(2)]
     found = one.run()
-    inputs, labels = one.batches._shared, one.data.train.labels
+    inputs, labels = one.batches.draw()[0], one.data.train.labels
     for r, member in enumerate(members):
         optimizer = torch.optim.SGD(member.parameters(), lr=0.1)
         for epoch in range(13):

@@ -51,7 +51,7 @@ def test_the_target_counts_the_whole_training_set(model):
     right = (ready.learner.predict(ready.standardise(train.inputs, 1.0)).argmax(-1) == train.labels).sum(-1).tolist()
     for r, count in enumerate(right):
         for target, reached in ((count / len(train), True), ((count + 1) / len(train), False), (0.0, True), (1.0, count == len(train))):
-            assert bool(reaches(ready.learner, train, ready.standardise, target)[r]) == reached
+            assert bool(reaches(ready.learner, ready.batches, target)[r]) == reached
 
 
 def test_the_target_is_of_clean_inputs(images):

@@ -96,8 +96,10 @@ def configurations(study: type[Config], points: Sequence[Point], shared: Mapping
 
 
 def numbers(config: Config) -> dict[str, Any]:
-    """The settings that numbers depend on."""
-    return {name: value for name, value in config.as_dict().items() if name not in LEFT_OUT}
+    """The settings that numbers depend on; one declared `later` than the first stored cells only where it departs from its default."""
+    known = {name: option.declared for name, option in options(type(config)).items()}
+    absent = {name for name, declared in known.items() if declared.later and getattr(config, name) == declared.default}
+    return {name: value for name, value in config.as_dict().items() if name not in LEFT_OUT and name not in absent}
 
 
 def digest(*parts: Any) -> str:

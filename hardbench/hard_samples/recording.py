@@ -56,6 +56,8 @@ class Recording:
         trained = np.flatnonzero(arrays["steps"] > 0) if len(arrays["steps"]) > 1 else np.arange(len(arrays["steps"]))
         values: dict[str, Any] = {"epochs": epochs[trained].astype(float), "labels": arrays["labels"], "index": arrays["index"]}
         values |= {name: arrays[name] for name in ("membership", "planted") if name in arrays}
+        if "membership" in values and values["membership"].all():
+            del values["membership"]
         timed = ("logits", "feature_norm", "class_cosine")
         whole = len(trained) == len(arrays["steps"])
         values |= {name: arrays[name] if whole else arrays[name][:, trained] for name in timed if name in arrays}

@@ -16,7 +16,7 @@ from hardbench.artifacts import BEST, CHECKPOINTS, DYNAMICS, DYNAMICS_POINTS
 from hardbench.configs.train import Config
 from hardbench.data.samples import load
 from hardbench.hard_samples import recorder, sample_hardness
-from hardbench.hard_samples.recorder import LogitRecorder
+from hardbench.hard_samples.recorder import DynamicsRecorder
 from hardbench.hardness_runs import pinned_hardness, read_hardness
 from hardbench.lifecycle import Prepared, Stages
 from hardbench.metrics.hardness import final, hardness_table, mean_stderr, mean_text
@@ -24,7 +24,7 @@ from hardbench.stored import SOURCE_RUN, StoredRun
 from hardbench.trained import check_diverged, store_result
 from hardbench.training import callbacks, checkpoints
 from hardbench.training.core import Training
-from hardbench.training.loop import TrainState, at, evaluation_steps
+from hardbench.training.loop import TrainState, evaluation_steps
 from hardbench.training.setup import TrainSetup, train_setup
 
 STUDY = "train"
@@ -43,12 +43,15 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedTraining
     """Data, networks and learner, with the groups that a hardness splits the samples into."""
     if config.hardness is not None:
         config = replace(config, hardness=pinned_hardness(config.hardness))
+    if config.record_dynamics and stored is not None and "record_points" not in stored.config:  # a former version recorded at these
+        config = replace(config, record_points="evaluation")
     setup, tags = train_setup(config), {}
     if config.hardness is not None:
         tags[SOURCE_RUN] = sample_hardness.run_and_strategy(config.hardness)[0]
         setup.groups = read_hardness(config.hardness).groups(setup.split, len(load(config, config.seed).train))
     dataset, classes, samples = config.dataset.rpartition("/")[2], setup.split.num_classes, len(setup.split.train)
-    note = f"{config.repeats} {config.model} on {dataset} ({classes} classes, {samples} training samples)\n"
+    each = f", {setup.batches.count} for each" if config.train_share < 1 else ""
+    note = f"{config.repeats} {config.model} on {dataset} ({classes} classes, {samples} training samples{each})\n"
     note += f"{config.epochs} epochs, {config.optimizer} {config.lr:g}"
     title = config.name or f"{config.model} {dataset} s{config.seed}"
     device, digest = setup.learner.device, setup.split.digest
@@ -63,22 +66,23 @@ def compute(prepared: PreparedTraining, run: tracking.Run, stages: Stages) -> No
     if saved is not None:
         with checkpoints.restoring(run.folder / CHECKPOINTS, saved["steps"], setup.total):
             training.load(saved)
-    steps = evaluation_steps(config.eval_points, config.eval_steps, setup.total)
-    logits = _logit_recorder(run, setup, len(steps)) if config.record_dynamics else None
+    dynamics = _recorder(run, setup) if config.record_dynamics else None
 
     def save(state: TrainState) -> None:
         now = training.state()
         stages.save(now, (BEST, training.best_weights(now["networks"])))
 
-    further = [] if logits is None else [at(steps, logits)]
+    steps = evaluation_steps(config.eval_points, config.eval_steps, setup.total)
+    further = [] if dynamics is None else [recorder.when(config.record_points, steps, dynamics)]
     with console.progress(run.id[:8], setup.total) as show:
         training.run(run.log, [*further, callbacks.progress(show), callbacks.checkpoint(config.checkpoint_every, save)])
     step = setup.learner.steps
     run.log({"samples_per_second": step * setup.batches.size * config.repeats / training.seconds}, step)
-    if logits is not None:
-        measured = training.records.arrays()["steps"]
-        if not recorder.is_complete(run.folder / DYNAMICS, measured):
-            run.write_arrays(DYNAMICS, logits.arrays(measured), compressed=False)
+    if dynamics is not None:
+        recorded = recorder.recorded_steps(config.record_points, setup.batches.per_epoch, step, training.records.arrays()["steps"])
+        if not recorder.is_complete(run.folder / DYNAMICS, recorded):
+            dynamics.write(run.folder / DYNAMICS, recorded)
+            run.publish(DYNAMICS)
         stages.only_to_resume(*(f"{DYNAMICS_POINTS}/{name}" for name in recorder.recorded_files(run.folder / DYNAMICS_POINTS)))
     result = training.result()
     store_result(run, config, result)
@@ -87,13 +91,24 @@ def compute(prepared: PreparedTraining, run: tracking.Run, stages: Stages) -> No
     check_diverged(run, config, result)
 
 
-def _logit_recorder(run: tracking.Run, setup: TrainSetup, points: int) -> LogitRecorder:
-    """The callback that records the logits of the training samples; a warning where that is a lot."""
-    train = setup.batches.train
-    needed = 4 * setup.config.repeats * points * len(train) * setup.split.num_classes  # bytes
-    if needed > recorder.LARGE:
-        console.warn(f"record_dynamics: {needed / 1e9:.1f} GB for {points} points; fewer with eval_steps")
-    return LogitRecorder(train, setup.standardise.to(setup.learner.device), run.fetch(DYNAMICS_POINTS), run.publish)
+def _recorder(run: tracking.Run, setup: TrainSetup) -> DynamicsRecorder:
+    """The callback that records dynamics; a warning where that is a lot."""
+    config, batches = setup.config, setup.batches
+    made = DynamicsRecorder(
+        batches,
+        setup.split.class_names,
+        run.fetch(DYNAMICS_POINTS),
+        run.publish,
+        setup.split.test.to(setup.learner.device) if config.record_test else None,
+        config.record_dtype,
+        config.record_points == "last",
+    )
+    evaluated = evaluation_steps(config.eval_points, config.eval_steps, setup.total)
+    points = len(recorder.recorded_steps(config.record_points, batches.per_epoch, setup.total, evaluated))
+    if (needed := points * made.bytes_of_a_point) > recorder.LARGE:
+        console.warn(f"record_dynamics: {needed / 1e9:.1f} GB for {points} points; less with record_points last or record_dtype float16")
+    made.begin()
+    return made
 
 
 def report(stored: StoredRun) -> None:

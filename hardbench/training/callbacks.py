@@ -196,11 +196,11 @@ def validation(best: Best, val: Samples, evaluated: Container[int], state: Train
 
 
 def target(accuracy: float, stop: bool, state: TrainState) -> None:
-    """At the end of an epoch: notes which repeats' accuracy on the clean training set has first reached the target; `stop` freezes them."""
+    """At the end of an epoch: notes whose accuracy on the clean samples it trains on has first reached the target; `stop` freezes these."""
     learner, batches = state.learner, state.batches
     waiting = [r for r in range(learner.networks.repeats) if r not in learner.reached and r not in learner.stopped]
     if state.epoch_ends and waiting:
-        met = reaches(learner, batches.train, batches.standardise, accuracy)
+        met = reaches(learner, batches, accuracy)
         for r in [r for r in waiting if met[r]]:
             learner.reached[r] = state.step
             if stop:

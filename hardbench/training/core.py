@@ -28,7 +28,7 @@ class TrainResult:
     validated: bool
     bayes_accuracy: float | None
     digest: str
-    train_samples: int
+    train_samples: int  # of one network
     journal: Journal = field(default_factory=list)
     checkpoints: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0  # of one network
@@ -79,7 +79,7 @@ class Training:
             arrays["measured_samples"] = np.full(member.repeats, sample_count(split.train, split.val or split.test, split.test))
         diverged = {r - rows.start: step for r, step in learner.diverged.items() if r in repeats}
         reached = {r - rows.start: step / setup.batches.per_epoch for r, step in learner.reached.items() if r in repeats}
-        facts = (split.val is not None, split.bayes_accuracy, split.digest, len(split.train))
+        facts = (split.val is not None, split.bayes_accuracy, split.digest, setup.batches.count)
         return TrainResult(arrays, learner.steps, diverged, reached, *facts)
 
     def best_weights(self, networks: Sequence[Mapping[str, Any]], place: int = 0) -> dict[str, Any]:

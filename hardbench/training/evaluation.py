@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from hardbench.data.batches import Batches
 from hardbench.data.samples import Samples
 from hardbench.data.transforms import Standardise
 from hardbench.metrics.classification import accuracy_per_class, confusion_counts
@@ -71,12 +72,19 @@ def layer_accuracies(learner: Learner, samples: Samples, standardise: Standardis
     return right / len(samples)
 
 
-def reaches(learner: Learner, samples: Samples, standardise: Standardise, target: float) -> Tensor:
-    """Per repeat [R], True if its accuracy on the samples is at least `target`, in eval mode; ends early when none can reach it."""
-    allowed = (1 - target) * len(samples) + 1e-6
+def reaches(learner: Learner, trained_on: Batches, target: float) -> Tensor:
+    """Per repeat [R], True if its accuracy on the samples and labels that it trains on is at least `target`, in eval mode on clean inputs.
+
+    Ends early when none can reach it.
+    """
+    allowed = (1 - target) * trained_on.count + 1e-6
     wrong = torch.zeros(learner.networks.repeats, device=learner.device)
-    for inputs, labels in batches(samples, standardise):
-        wrong += (learner.predict(inputs).argmax(-1) != labels).sum(-1)
+    own, first = trained_on.membership, 0
+    for inputs, labels in batches(trained_on.train, trained_on.standardise):
+        rows = slice(first, first + len(labels))
+        first = rows.stop
+        missed = learner.predict(inputs).argmax(-1) != (labels if trained_on.labels is None else trained_on.labels[:, rows])
+        wrong += (missed if own is None else missed & own[:, rows]).sum(-1)
         if bool((wrong > allowed).all()):
             break
     return wrong <= allowed

@@ -101,10 +101,14 @@ class Learner:
         """The last step at which repeat r has finite numbers; inf while it learns."""
         return self.diverged[r] - 1 if r in self.diverged else self.stopped.get(r, inf)
 
-    def settled_states(self) -> list[dict[str, Tensor]]:
-        """state_dict of every network, the frozen ones put back to theirs (the optimiser of a stack moves all members)."""
+    def settle(self) -> None:
+        """Put the frozen networks back to the weights that they ended with (the optimiser of a stack moves all members)."""
         for r, state in self.frozen.items():
             self.networks.load_member(r, state)
+
+    def settled_states(self) -> list[dict[str, Tensor]]:
+        """state_dict of every network, the frozen ones settled."""
+        self.settle()
         return self.networks.states()
 
     def state(self) -> dict[str, Any]:

@@ -53,7 +53,8 @@ class Estimate:
         batch = batch_length(settings.batch_size, self.samples)
         samples = batch * (1 if looped else networks)  # whose activations are held
         samples = samples if self.at_once is None else min(samples, self.at_once(config, networks))
-        of_batch = FLOAT * (samples * activations + batch * prod(self.shape) * (1 if settings.batch_size == "full" else networks))
+        one = settings.batch_size == "full" and settings.train_share == 1  # batch for all networks
+        of_batch = FLOAT * (samples * activations + batch * prod(self.shape) * (1 if one else networks))
         return networks * (weights * FLOAT * (2 + slots + self.copies) + modules * MODULE + NETWORK) + of_batch
 
     def results(self, config: Any, networks: int) -> int:

@@ -11,6 +11,7 @@ from hardbench import machine, seeding
 from hardbench.config import options
 from hardbench.data.batches import Batches, batch_length
 from hardbench.data.samples import Samples, Split, make_labels_wrong, prepare
+from hardbench.data.share import share_count, share_rows
 from hardbench.data.transforms import Standardise, check_fits, standardise_for, unit_of
 from hardbench.errors import ConfigError
 from hardbench.metrics.overlap import class_sums, overlap
@@ -91,8 +92,9 @@ def train_setup(config: TrainingSettings, *others: TrainingSettings, load: Prepa
     split = noisy[0]
     for member in members:
         check_fits(member, split.train)
-    rows = partial(_evaluation_bytes, len(split.train), split.num_classes)
-    estimate = memory.Estimate(split.train.shape, split.num_classes, len(split.train), lambda training: training, rows=rows)
+    count = share_count(config.train_share, len(split.train))
+    rows = partial(_result_bytes, count, len(split.train) + len(split.test), split.num_classes)
+    estimate = memory.Estimate(split.train.shape, split.num_classes, count, lambda training: training, rows=rows)
     memory.check(estimate, config, device, "repeats", others=sum(other.repeats for other in others))
     standardise = standardise_for(config, split.train)
     streams = [seeds for member in members for seeds in seeding.networks(member.seed, member.first_repeat, member.repeats)]
@@ -104,8 +106,10 @@ def train_setup(config: TrainingSettings, *others: TrainingSettings, load: Prepa
     if any(member.noise_ratio for member in members) and others:
         rows_of_labels = [part.train.labels for part, member in zip(noisy, members, strict=True) for _ in range(member.repeats)]
         labels = torch.stack(rows_of_labels).to(device)
-    batches = Batches(train, standardise.to(device), config.batch_size, streams, corruption_p, config.augment, labels)
-    alone = len(train) % batches.size == 1 or batches.size == 1
+    own = share_rows(config.train_share, len(train), streams)
+    own = None if own is None else own.to(device)
+    batches = Batches(train, standardise.to(device), config.batch_size, streams, corruption_p, config.augment, labels, own)
+    alone = batches.count % batches.size == 1 or batches.size == 1
     if alone and any(isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d) for module in networks.modules()):
         raise ConfigError(f"batch_size: {config.batch_size}; one that leaves no batch of a single sample, which batch norm cannot train on")
     total = config.epochs * batches.per_epoch
@@ -115,11 +119,16 @@ def train_setup(config: TrainingSettings, *others: TrainingSettings, load: Prepa
     return TrainSetup(config, split, standardise, make_learner(networks, config, total), batches, total, metrics, members, noisy)
 
 
-def _evaluation_bytes(samples: int, classes: int, config: TrainingSettings, networks: int) -> int:
-    """Bytes of what the evaluations of networks leave behind: three float64 arrays [R, T, K, K], and the rows they are made of."""
+def _result_bytes(samples: int, everything: int, classes: int, config: TrainingSettings, networks: int) -> int:
+    """Bytes of what the evaluations of networks leave behind: three float64 arrays [R, T, K, K], and the rows they are made of.
+
+    With recorded dynamics one point of them as well, of all the data there is; and the samples of each network where it has its own.
+    """
     total = config.epochs * -(-samples // batch_length(config.batch_size, samples))
     points = len(evaluation_steps(config.eval_points, config.eval_steps, total))
-    return 2 * 3 * 8 * networks * points * classes**2
+    of_samples = 4 * everything * (classes + 2) if config.record_dynamics else 0
+    own = 2 * 8 * samples if config.train_share < 1 else 0  # their rows, and those in this epoch's order
+    return networks * (2 * 3 * 8 * points * classes**2 + of_samples + own)
 
 
 def static_overlaps(split: Split, standardise: Standardise) -> dict[str, np.ndarray]:
