@@ -42,7 +42,8 @@ class Setting:
     raw: bool = False  # taken as it comes; the command reads it
     wrong: Callable[[Any], str | None] | None = None  # says what is allowed instead of a value, or None where it fits
     lone: str | None = None  # the value of the option where it stands alone
-    later: bool = False  # declared after cells of sweeps were stored: at its default it is no part of a cell's hash
+    canonical: Callable[[str], str | None] | None = None  # brings `NAME:VALUE,...`, given as text or as a map, into the form that is kept
+    later: bool = False  # came when cells of sweeps had been stored: at its default it is not in what a cell is recognised by
 
 
 def setting(default: Any, help: str, **more: Any) -> Any:
@@ -85,7 +86,11 @@ class Option:
         """The value as the declared type, checked; None stays None. Text and native YAML values go through the same parser."""
         if value is None or self.declared.raw:
             return value
+        if self.declared.canonical is not None and isinstance(value, dict):
+            value = ",".join(f"{key}:{item}" for key, item in value.items())
         parsed = self._parsed(value)
+        if self.declared.canonical is not None:
+            parsed = self.declared.canonical(parsed)
         allowed = self.declared.wrong(parsed) if self.declared.wrong else None
         if allowed is not None:
             raise self.fail(value, allowed)
@@ -119,12 +124,13 @@ class Option:
 
     def _several(self, value: Any) -> list[Any]:
         """The values of a sweep: commas part them, `;` where commas stand inside a value; in YAML a list (of lists)."""
-        inside = self.declared.each.kind in (tuple, dict)
+        pairs = self.declared.each.declared.canonical is not None
+        inside = pairs or self.declared.each.kind in (tuple, dict)
         if isinstance(value, str):
             return [part.strip() for part in value.split(";" if inside else ",") if part.strip()] or [value]
         if not isinstance(value, list | tuple) or not value:
             return [value]
-        several = any(isinstance(part, list | tuple | dict) or part is None or "," in str(part) for part in value)
+        several = pairs or any(isinstance(part, list | tuple | dict) or part is None or "," in str(part) for part in value)
         return list(value) if several or not inside else [value]
 
     def _map(self, value: Any) -> dict[Any, Any]:

@@ -1,5 +1,6 @@
 """The vocabulary: settings that studies share. A study's Config inherits the groups it needs."""
 
+import math
 import posixpath
 import re
 from collections.abc import Mapping
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 
 from hardbench.config import Config, options
 from hardbench.declaration import setting
-from hardbench.errors import ConfigError, brief
+from hardbench.errors import ConfigError, brief, nearest
 from hardbench.registry import DATASETS, DETECTORS, MODELS, OPTIMIZERS, SCHEDULERS, TASKS
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "leaky_relu", "gelu")
@@ -15,6 +16,7 @@ INITS = ("default", "kaiming_normal", "kaiming_uniform")
 STRAGGLERS = "stragglers"  # the score that is counted at the inversions
 LEVELS = ("dataset", "class")  # over which hard samples are counted
 ESTIMATES = ("plugin", "grassberger")  # of mutual information
+PLANT_TYPES = ("mislabel", "mislabel_pairs", "mislabel_close", "corrupt", "shift", "zoom", "invert", "foreign")  # see data/plant.py
 MODES = ("conv_weight", "activation_zero", "activation_mean")  # what a masked channel becomes
 
 
@@ -32,6 +34,34 @@ def wrong_tags(tags: Mapping[str, str]) -> str | None:
         if len(value) > 5000 or not value.replace("\n", "").replace("\t", "").isprintable():
             return f"{brief(key)} with at most 5000 printable characters"
     return None
+
+
+def plant_shares(text: str) -> dict[str, float]:
+    """The share of every type in `TYPE:SHARE,...`, in the order of PLANT_TYPES; ConfigError for anything else, or more than all samples."""
+    shares: dict[str, float] = {}
+    for word in filter(None, map(str.strip, text.split(","))):
+        name, _, number = (part.strip() for part in word.partition(":"))
+        name = name.replace("-", "_")
+        try:
+            share = float(number)
+        except ValueError:
+            share = math.nan
+        if name not in PLANT_TYPES:
+            raise ConfigError(f"plant: {brief(word)}; {nearest(name, PLANT_TYPES)}")
+        if not 0 < share <= 1:
+            raise ConfigError(f"plant: {brief(word)}; TYPE:SHARE with a share above 0 and at most 1")
+        if name in shares:
+            raise ConfigError(f"plant: {brief(text)}; each type once")
+        shares[name] = share
+    if not shares or math.fsum(shares.values()) > 1 + 1e-9:
+        raise ConfigError(f"plant: {brief(text)}; TYPE:SHARE,... with at least one type, and shares that sum to 1 at most")
+    return {name: shares[name] for name in PLANT_TYPES if name in shares}
+
+
+def _canonical_plant(text: str) -> str | None:
+    if text.strip().lower() == "none":
+        return None
+    return ",".join(f"{name}:{share!r}" for name, share in plant_shares(text).items())
 
 
 @dataclass(frozen=True)
@@ -97,7 +127,32 @@ class SourceSettings(PlaceSettings):
 
 
 @dataclass(frozen=True)
-class DataSettings(SourceSettings):
+class PlantSettings(SourceSettings):
+    """Hardness that is put into the training samples on purpose."""
+
+    noise_ratio: float = setting(0.0, "Share of training labels made wrong.", low=0, high=1)
+    plant: str | None = setting(
+        None,
+        f"Training samples made hard, TYPE:SHARE,... of {', '.join(PLANT_TYPES)}; none for none.",
+        canonical=_canonical_plant,
+        later=True,
+    )
+    plant_from: str | None = setting(
+        None, "Data set that the inputs of type foreign are drawn from; default: noise.", choices=DATASETS, later=True
+    )
+
+    def check(self) -> None:
+        """Rules that join two settings."""
+        if self.plant is not None and self.noise_ratio:
+            raise ConfigError(f"noise_ratio: {self.noise_ratio:g}; 0 beside plant, whose types make labels wrong")
+        if self.plant_from is not None and "foreign" not in plant_shares(self.plant or "mislabel:1"):
+            raise ConfigError(f"plant_from: {brief(self.plant_from)}; given with foreign in plant, and only then")
+        if self.plant_from is not None and self.plant_from == self.dataset:
+            raise ConfigError(f"plant_from: {brief(self.plant_from)}; another data set than the run's own")
+
+
+@dataclass(frozen=True)
+class DataSettings(PlantSettings):
     """The samples, and how they are transformed."""
 
     subset_size: int | str = setting(
@@ -124,7 +179,6 @@ class DataSettings(SourceSettings):
         was=("ps",),
         headline=True,
     )
-    noise_ratio: float = setting(0.0, "Share of training labels made wrong.", low=0, high=1)
 
     def check(self) -> None:
         """Rules that join two settings."""
@@ -234,7 +288,7 @@ class TrainingSettings(RunSettings, MeasureSettings, TrainSettings, ModelSetting
 
 
 @dataclass(frozen=True)
-class PoolSettings(SourceSettings):
+class PoolSettings(PlantSettings):
     """The samples that the inversion study trains on."""
 
     task: str = setting("classes", "What is learned: one class per label, or even against odd.", choices=TASKS, headline=True)
@@ -243,6 +297,12 @@ class PoolSettings(SourceSettings):
         "Samples: drawn from train and test (classes), the first of train (parity), or all.",
         low=1, words=("all",), was=("max_train_samples",), varies=True, headline=True,
     )  # fmt: skip
+    pool: str = setting(
+        "all",
+        "Samples of task classes: from train and test, or train alone, the subset that train draws of this size (parity has no others).",
+        choices=("all", "train"),
+        later=True,
+    )
     noise_ratio: float = setting(0.0, "Share of labels made wrong.", low=0, high=1, headline=True)
 
 

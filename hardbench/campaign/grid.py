@@ -114,7 +114,7 @@ def label(config: Config, swept: Sequence[str]) -> str:
         value = getattr(config, name)
         if value is not None:
             text = ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
-            words.append(text if name in ("model", "activation", "dataset") else f"{SHORT.get(name, name)}{text}")
+            words.append(text if name in ("model", "activation", "dataset", "plant") else f"{SHORT.get(name, name)}{text}")
     return " ".join(words) or "cell"
 
 

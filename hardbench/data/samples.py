@@ -120,7 +120,10 @@ def load(settings: SourceSettings, seed: int) -> Split:
 
 
 def prepare(settings: DataSettings, seed: int) -> Split:
-    """The split that a run trains on: load, select and relabel classes, draw the subset, split off validation, make labels wrong."""
+    """The split before anything is planted: load, select and relabel classes, draw the subset, split off validation, make labels wrong.
+
+    A training's own split is that of training/setup.py, `split_of`.
+    """
     seeds = Seeds(seed).child("data")
     split = load(settings, seed)
     if settings.class_map is not None:

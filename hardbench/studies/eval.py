@@ -18,7 +18,7 @@ from hardbench.artifacts import CLASS_REPORT, CONFUSION, TEST_RESULTS, json_numb
 from hardbench.configs.eval import STEPS, Config
 from hardbench.configs.train import Config as TrainConfig
 from hardbench.data.corruption import Corruption
-from hardbench.data.samples import Samples, Split, prepare as split_of
+from hardbench.data.samples import Samples, Split
 from hardbench.data.transforms import check_pixels, unit_of
 from hardbench.errors import DataError
 from hardbench.figures import save
@@ -28,6 +28,7 @@ from hardbench.metrics.hardness import mean_stderr, mean_text
 from hardbench.stored import StoredRun
 from hardbench.trained import place, restore
 from hardbench.training.evaluation import evaluate, layer_accuracies
+from hardbench.training.setup import split_of
 
 STUDY = "eval"
 FIGURES = ()  # those of confusions are drawn with the results
@@ -78,7 +79,7 @@ def _split(config: Config, trained: TrainConfig, stored: Mapping[str, Any]) -> S
     trained_on = split_of(trained, trained.seed)
     if config.dataset is None or config.dataset == trained.dataset:
         return trained_on
-    kept = {name: value for name, value in stored.items() if not name.startswith(("gaussian_", "subset_"))}
+    kept = {name: value for name, value in stored.items() if not name.startswith(("gaussian_", "subset_", "plant"))}
     elsewhere = TrainConfig.read({**place(config), "dataset": config.dataset}, kept | {"val_size": 0, "noise_ratio": 0})
     other = split_of(elsewhere, trained.seed)
     given, wanted = ((split.test.shape, split.num_classes) for split in (other, trained_on))

@@ -20,7 +20,7 @@ from hardbench import console, tracking
 from hardbench.artifacts import CHECKPOINTS, FORMER_COUNTS, MASKING, json_numbers, mask_information, masked_key, model_key
 from hardbench.configs.mask_mi import Config
 from hardbench.configs.train import Config as TrainConfig
-from hardbench.data.samples import Samples, load, prepare as split_of
+from hardbench.data.samples import Samples, load
 from hardbench.data.transforms import Standardise
 from hardbench.errors import ConfigError, DataError, TrackingError
 from hardbench.hardness_runs import pinned_hardness, read_hardness
@@ -36,6 +36,7 @@ from hardbench.seeding import Seeds
 from hardbench.stored import SOURCE_RUN, StoredRun
 from hardbench.trained import place, restore
 from hardbench.training import checkpoints
+from hardbench.training.setup import split_of
 
 STUDY = "mask-mi"
 FIGURES = None

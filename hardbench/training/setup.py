@@ -10,6 +10,7 @@ import torch
 from hardbench import machine, seeding
 from hardbench.config import options
 from hardbench.data.batches import Batches, batch_length
+from hardbench.data.plant import planted
 from hardbench.data.samples import Samples, Split, make_labels_wrong, prepare
 from hardbench.data.share import share_count, share_rows
 from hardbench.data.transforms import Standardise, check_fits, standardise_for, unit_of
@@ -19,8 +20,8 @@ from hardbench.metrics.view import select
 from hardbench.models.dropout import check_streams
 from hardbench.models.gmlp import GreedyStack
 from hardbench.registry import MODELS
-from hardbench.settings import DataSettings, TrainingSettings
-from hardbench.training import callbacks, memory
+from hardbench.settings import DataSettings, TrainingSettings, plant_shares
+from hardbench.training import callbacks, memory, reference
 from hardbench.training.greedy import make_learner
 from hardbench.training.layer_metrics import LayerMetrics, draw_samples
 from hardbench.training.learners import Learner
@@ -30,20 +31,29 @@ Prepare = Callable[[TrainingSettings, int], Split]
 _loaded: dict[str, Split] = {}  # the last split of this process
 
 
+def split_of(config: TrainingSettings, seed: int) -> Split:
+    """The split that a training learns from and is tested on, with what is planted in its training samples."""
+    return planted(prepare(config, seed), config, seed, reference.reference(config, seed))
+
+
 def data_key(config: TrainingSettings) -> str:
-    """A key of the samples before labels are made wrong: configurations with the same key share them."""
+    """A key of the samples before `noise_ratio` makes labels wrong: configurations with the same key share them."""
     unlike = ("corruption_p", "noise_ratio", "normalize", "mean", "std", "shift", "augment")
     values = {name: getattr(config, name) for name in options(DataSettings) if name not in unlike}
-    drawn = config.val_size or config.dataset == "gaussian" or (config.subset_size != "all" and config.subset_from == "random")
+    if config.plant is not None and "mislabel_close" in plant_shares(config.plant):
+        values |= {name: getattr(config, name) for name in reference.READS}
+    drawn = (
+        config.val_size or config.plant or config.dataset == "gaussian" or (config.subset_size != "all" and config.subset_from == "random")
+    )
     return str(sorted(values.items())) + (f" seed {config.seed}" if drawn else "")
 
 
 def remembered(config: TrainingSettings, seed: int) -> Split:
-    """The split of `prepare`; it is kept, and given again to a next call that asks for the same data."""
+    """The split of `split_of`; it is kept, and given again to a next call that asks for the same data."""
     key = data_key(config)
     if key not in _loaded:
         _loaded.clear()
-        _loaded[key] = prepare(config, seed)
+        _loaded[key] = split_of(config, seed)
     return _loaded[key]
 
 
@@ -79,11 +89,11 @@ class TrainSetup:
         return self._static[id(split)]
 
 
-def train_setup(config: TrainingSettings, *others: TrainingSettings, load: Prepare = prepare) -> TrainSetup:
+def train_setup(config: TrainingSettings, *others: TrainingSettings, load: Prepare = split_of) -> TrainSetup:
     """Data on the device, networks, learner and batches; raises before a run exists if anything does not fit.
 
     The others differ from the first in what a network of a stack may have of its own: repeats, seed, corruption_p, noise_ratio. `load`
-    gives the split of a configuration: `prepare`, or `remembered` where configurations follow each other in one process.
+    gives the split of a configuration: `split_of`, or `remembered` where configurations follow each other in one process.
     """
     members = (config, *others)
     device = machine.take(config)
