@@ -12,7 +12,7 @@ from hardbench.errors import DataError
 class Sets:
     """The stragglers of Q networks among M samples of another run.
 
-    run: its short id; values: [Q, M], 1 for a straggler, else 0, nan where a class was not judged; fingerprint, index, labels: int64 [M];
+    run: its id; values: [Q, M], 1 for a straggler, else 0, nan where a class was not judged; fingerprint, index, labels: int64 [M];
     planted: int64 [M], the kinds planted there, counted as in the recording, or None where nothing is known.
     """
 
