@@ -14,7 +14,7 @@ from hardbench.configs.train import Config as TrainConfig
 from hardbench.data.samples import Samples, Split
 from hardbench.errors import ConfigError, DataError, TrackingError
 from hardbench.hard_samples import recorder
-from hardbench.hard_samples.joining import Sets, matches
+from hardbench.hard_samples.joining import Sets
 from hardbench.hard_samples.subjects import Subject
 from hardbench.stored import StoredRun
 from hardbench.trained import place, restore
@@ -126,14 +126,10 @@ def _together(name: str, first: Array, second: Array) -> Array:
 
 
 def join(sets: Sequence[Sets], subjects: Sequence[Subject]) -> None:
-    """Set the stragglers of other runs beside the scores of the subjects with which they have most samples in common; DataError for none."""
-    counts = [[int((matches(*_prints(subject), found.fingerprint, found.index) >= 0).sum()) for subject in subjects] for found in sets]
+    """Set the stragglers of other runs beside the scores of the subjects with which they share most samples; DataError for none."""
+    counts = [[found.shared(subject.truth["fingerprint"], subject.truth["index"]) for subject in subjects] for found in sets]
     for place_, subject in enumerate(subjects):
         subject.join([found for found, count in zip(sets, counts, strict=True) if count[place_] == max(count)])
-
-
-def _prints(subject: Subject) -> tuple[Array, Array]:
-    return subject.truth["fingerprint"], subject.truth["index"]
 
 
 def straggler_sets(run: StoredRun) -> Sets:
@@ -148,7 +144,7 @@ def straggler_sets(run: StoredRun) -> Sets:
     judged = arrays["judged_epoch"] if run.study == "invert" else arrays["inversion_epoch"]
     if run.study == "invert" or run.config["if_no_inversion"] == "exclude":
         values[~np.isfinite(judged)[:, arrays["labels"]]] = np.nan  # classes that were left out
-    return Sets(run.id, values, *(arrays[name] for name in ("fingerprint", "index", "labels")), arrays.get("planted"))
+    return Sets(run.id, values, arrays["fingerprint"], arrays["index"], arrays["labels"], arrays.get("planted"))
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,15 @@ class Sets:
     labels: Array
     planted: Array | None = None
 
+    def shared(self, fingerprint: Array, index: Array) -> int:
+        """How many of these samples are among them."""
+        return int((matches(fingerprint, index, self.fingerprint, self.index) >= 0).sum())
+
 
 def matches(fingerprint: Array, index: Array, others: Array, others_index: Array) -> Array:
     """For every sample its place among others, int64 [N], -1 for none: that of the same fingerprint, of several that of the same index."""
-    exact, any_of = {}, {}
+    exact: dict[tuple[int, int], int] = {}
+    any_of: dict[int, int] = {}
     for place, (print_, number) in enumerate(zip(others.tolist(), others_index.tolist(), strict=True)):
         exact[print_, number] = place
         any_of.setdefault(print_, place)

@@ -31,7 +31,7 @@ def hard_count(planted: Array) -> int:
 
 
 def hardest(values: Array, count: int, rng: np.random.Generator) -> Array:
-    """The `count` samples of the highest score, bool [..., N], of equal ones a random draw; those without a score come last."""
+    """The `count` samples of the highest score, bool [..., N], of equal ones a random draw; none without a score."""
     ties = rng.permuted(np.broadcast_to(np.arange(values.shape[-1]), values.shape), axis=-1)
     order = np.lexsort((ties, -np.nan_to_num(values, nan=-np.inf)), axis=-1)
     mask = np.zeros(values.shape, dtype=bool)
@@ -40,7 +40,7 @@ def hardest(values: Array, count: int, rng: np.random.Generator) -> Array:
 
 
 def hardest_of_classes(values: Mapping[str, Array], labels: Array, classes: int) -> Array:
-    """Rows of the hardest samples of every class by every score, int64 [S, K, G], -1 where there are no more; G is 12, or less of many classes."""
+    """Rows of the hardest samples of every class by every score, int64 [S, K, G], -1 where there are no more; G is 12 or less."""
     count = max(1, min(GALLERY, IMAGES // classes))
     rows = np.full((len(values), classes, count), -1, dtype=np.int64)
     members = [np.flatnonzero(labels == c) for c in range(classes)]
