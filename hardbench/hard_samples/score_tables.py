@@ -45,7 +45,7 @@ def detection_table(arrays: Mapping[str, Array]) -> "pandas.DataFrame":
     """One row per score, type and network, and one (repeat `all`) of the mean over networks: how well the score finds the type.
 
     average_precision and auroc (of a random order: base_rate and .5), precision_at_planted, low and high: ends of the 95 % interval of
-    the average precision by bootstrap over samples, auroc_low and auroc_high; stderr: of average precision over networks; n: samples judged.
+    the average precision by bootstrap over samples, auroc_low and auroc_high; stderr: of the precision over networks; n: samples judged.
     """
     import pandas
 
@@ -144,7 +144,8 @@ def sentences(arrays: Mapping[str, Array]) -> list[str]:
     lines += [f"not scored, {why}: {', '.join(names)}" for why, names in reasons.items()]
     if "friedman_p" in arrays:
         rows = zip(arrays["friedman_types"], arrays["friedman_ranks"], arrays["friedman_p"], strict=True)
-        lowest = "; ".join(f"{kind}: {arrays['friedman_scores'][own.argmin()]} {own.min():.2f} (p {p:.2g})" for kind, ranks_, p in rows)
+        names = arrays["friedman_scores"]
+        lowest = "; ".join(f"{kind}: {names[own.argmin()]} {own.min():.2f} (p {p:.2g})" for kind, own, p in rows)
         lines.append(f"lowest mean ranks over {int(arrays['friedman_blocks'])} data sets: {lowest}")
     return lines
 
