@@ -17,8 +17,10 @@ SAMPLES = ("labels", "clean", "index", "planted", "fingerprint")
 MORE = ("logits", "probabilities", *TIMED, *SAMPLES, "membership", "steps", "epochs", "plant_types", "class_names")
 
 
-def read_recording(word: str) -> dict[str, Array]:
+def read_recording(word: str) -> tuple[dict[str, Array], bool]:
     """The arrays of a recording, as a run stores one, from an .npz: `logits` (or `probabilities`, whose logarithms stand in) and `labels`.
+
+    True beside them if it was probabilities.
 
     logits: [R, T, N, K], [T, N, K] of one network, or [N, K] of its end; labels: integers [N] from 0 to K - 1. What else there may be:
     `feature_norm`, `class_cosine` (as the logits, without K), `membership` [R, N], `index`, `clean`, `planted`, `fingerprint` [N],
@@ -29,7 +31,7 @@ def read_recording(word: str) -> dict[str, Array]:
         if not files.is_there(path):
             raise ValueError(f"no such file (looked for {path.absolute()})")
         arrays = archives.read(path, ("labels",), MORE)
-        return _recording(arrays)
+        return _recording(arrays), "probabilities" in arrays
     except ValueError as error:
         raise DataError(f"recording: {brief(word)}; {error}") from None
 

@@ -41,7 +41,7 @@ class Subject:
     probabilities: bool = False
 
     @classmethod
-    def of(cls, arrays: Mapping[str, Array], name: str, dataset: str, early: float, seed: int) -> "Subject":
+    def of(cls, arrays: Mapping[str, Array], name: str, dataset: str, early: float, seed: int, probabilities: bool = False) -> "Subject":
         """The subject of a recording's arrays. Labels that are not the clean ones are planted hardness where no other is known of."""
         truth = {key: arrays[key] for key in TRUTH if key in arrays}
         truth.setdefault("planted", np.zeros(len(arrays["labels"]), dtype=np.int64))
@@ -52,7 +52,7 @@ class Subject:
             truth |= {"planted": wrong.astype(np.int64), "plant_types": np.array([WRONG_LABEL])}
         test = {key: arrays[key] for key in ("test_logits", "test_labels") if key in arrays}
         recording = Recording.of(arrays, early=early, seed=seed)
-        return cls(name=name, dataset=dataset, recording=recording, truth=truth, test=test, probabilities="probabilities" in arrays)
+        return cls(name=name, dataset=dataset, recording=recording, truth=truth, test=test, probabilities=probabilities)
 
     def __len__(self) -> int:
         return len(self.truth["labels"])

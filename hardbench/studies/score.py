@@ -85,9 +85,9 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedScores:
 
 def _of_file(config: Config) -> Subject:
     assert config.recording is not None
-    arrays = outside.read_recording(config.recording)
+    arrays, probabilities = outside.read_recording(config.recording)
     name = config.recording.rpartition("/")[2]
-    return Subject.of(arrays, name, name.removesuffix(".npz"), config.early, config.seed)
+    return Subject.of(arrays, name, name.removesuffix(".npz"), config.early, config.seed, probabilities)
 
 
 def _of_runs(config: Config, runs: Sequence[StoredRun]) -> list[tuple[Subject, Networks | None]]:
