@@ -22,6 +22,7 @@ TEST_RESULTS, CONFUSION, CLASS_REPORT = "test_results.json", "confusion.npy", "c
 RADII, STRAGGLERS, STABILITY, PRUNE_CURVE = "radii.npz", "stragglers.npz", "stability.npz", "prune_curve.npz"  # invert
 INVERSIONS, INVERSION_WEIGHTS = "inversion.csv", "inversion.pt"
 MASKING, FORMER_COUNTS = "masking.npz", "partial.npz"  # mask-mi; counts of an unfinished run of a former version
+PLANTED = "planted.npz"  # train, invert, stragglers
 HARD_SAMPLES, DETECTION = "hard_samples.npz", "detection.csv"  # stragglers
 SCORED, SAMPLE_SCORES, AGREEMENT, INFLUENCE = "scores.npz", "scores.csv", "agreement.csv", "influence.npz"  # score
 ACCURACY, SUMMARY, CLASSES_TABLE = "accuracy.csv", "summary.csv", "classes.csv"
@@ -111,6 +112,7 @@ AXES: dict[str, dict[str, str]] = {
         "epochs": "T!", "radii": "RTK!", "distances": "RTKK!", "error": "RT!", "loss": "RT!", "inversion_epoch": "RK!", "class_names": "K!",
         "repeats": "R!", "retrained_radii": "RTK", "retrained_error": "RT", "retrained_inversion_epoch": "RK", "stragglers": "RN!",
         "predicted": "RN!", "index": "N!", "labels": "N!", "clean_labels": "N", "fingerprint": "N!", "judged_epoch": "RK!", "gallery": "G!",
+        "planted": "N", "plant_types": "Y",
         "gallery_inputs": "G+!", "stability_epochs": "E", "stability_z": "PE", "straggler_z": "P", "misclassified": "RE",
         "prune_epochs": "F", "prune_removed": "RF", "test_noise": "Z", "prune_error": "RZF", "prune_baseline": "RZ",
     },
@@ -136,12 +138,17 @@ AXES: dict[str, dict[str, str]] = {
     },
     "sweep": {"swept": "+!", "setting_*": "C", "baseline": "C", "seconds": "C+", "test_*": "C+"},
     HARD_SAMPLES: {
-        "strategies": "M!", "index": "N!", "labels": "N!", "fingerprint": "N!", "scores_*": "SN", "hard_*": "SN",
+        "strategies": "M!", "index": "N!", "labels": "N!", "fingerprint": "N!", "scores_*": "SN", "hard_*": "SN", "planted": "N",
+        "plant_types": "Y",
     },
-    STRAGGLERS: {"stragglers": "RN!", "index": "N!", "fingerprint": "N!"},
+    STRAGGLERS: {"stragglers": "RN!", "index": "N!", "fingerprint": "N!", "planted": "N", "plant_types": "Y"},
+    PLANTED: {
+        "planted": "N!", "labels": "N!", "clean": "N!", "index": "N!", "fingerprint": "N!", "plant_types": "Y!", "class_names": "K!",
+        "gallery_images": "YG+", "gallery_labels": "YG!", "gallery_clean": "YG!", "gallery_index": "YG!",
+    },
     DYNAMICS: {
         "logits": "RTNK!", "feature_norm": "RTN", "class_cosine": "RTN", "membership": "RN", "steps": "T!", "epochs": "T", "labels": "N!",
-        "clean": "N", "index": "N!", "fingerprint": "N!", "planted": "N", "plant_types": "P", "class_names": "K", "test_logits": "RTMK",
+        "clean": "N", "index": "N!", "fingerprint": "N!", "planted": "N", "plant_types": "Y", "class_names": "K", "test_logits": "RTMK",
         "test_feature_norm": "RTM", "test_class_cosine": "RTM", "test_labels": "M", "test_index": "M", "test_fingerprint": "M",
     },
 }  # fmt: skip
@@ -210,6 +217,10 @@ def _check_numbers(arrays: Mapping[str, Array], classes: int | None, samples: in
         count = samples if name == "gallery" else classes
         if (arrays[name] >= count).any() or (arrays[name] < -1).any():
             raise ValueError(f"{name} counts up to {arrays[name].max()}; {count} there are")
+    if {"planted", "plant_types"} <= arrays.keys():
+        codes, types = arrays["planted"], len(arrays["plant_types"])
+        if (codes < 0).any() or (codes > types).any():
+            raise ValueError(f"planted counts from {codes.min()} to {codes.max()}; from 0 to {types}")
 
 
 def _masking_keys(arrays: Mapping[str, Array]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from hardbench import console, machine, seeding
-from hardbench.artifacts import ARRAYS, CHECKPOINTS, CLASS_HARDNESS
+from hardbench.artifacts import ARRAYS, CHECKPOINTS, CLASS_HARDNESS, PLANTED
 from hardbench.data.batches import batch_length
 from hardbench.data.samples import Split
 from hardbench.data.transforms import Standardise
@@ -39,9 +39,11 @@ def store_cell(run: Run, config: TrainingSettings, result: TrainResult) -> None:
 
 
 def store_result(run: Run, config: TrainingSettings, result: TrainResult) -> None:
-    """metrics.npz, the hardness table, final metrics."""
+    """metrics.npz, what was planted, the hardness table, final metrics."""
     arrays = result.arrays
     run.write_arrays(ARRAYS, arrays)
+    if result.planted:
+        run.write_arrays(PLANTED, result.planted)
     run.write_text(CLASS_HARDNESS, hardness_table(arrays).to_csv(index=False))
     metrics = {f"final/{name}": final(arrays, key, by=key) for name, key in FINAL.items()}
     size = batch_length(config.batch_size, result.train_samples)

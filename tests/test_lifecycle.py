@@ -2,13 +2,11 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from setups import different_arrays, equal_weights, images_in_classes, run, training_setup
 
 from hardbench.errors import TrainingError
-from hardbench.hard_samples.recorder import LogitRecorder, is_complete
 from hardbench.training.callbacks import Records
 from hardbench.training.loop import TrainState
 
@@ -64,16 +62,3 @@ def test_what_is_measured_at_the_end_has_no_steps():
         assert {name: value.shape for name, value in found.items()} == {
             "steps": (3,), "log_steps": (0,), "loss": (2, 3), "final": (2, 3)
         }  # fmt: skip
-
-
-def test_a_point_counts_as_recorded_when_its_file_is_whole(tmp_path):
-    ready = training_setup(dataset=images_in_classes(tmp_path / "images.npz"), **SETTINGS)
-    recorder = LogitRecorder(ready.batches.train, ready.standardise, tmp_path / "dynamics", lambda name: None)
-    recorder(TrainState(0, ready.total, ready.learner, ready.batches, {}))
-    assert [path.name for path in recorder.folder.iterdir()] == ["000000000.npy"]
-    with pytest.raises(TrainingError, match=r"record_dynamics: .*000000007\.npy;"):
-        recorder.arrays(np.array([0, 7]))
-    assert not is_complete(tmp_path / "dynamics.npz", np.array([0]))
-    np.savez(tmp_path / "dynamics.npz", **recorder.arrays(np.array([0])))
-    assert is_complete(tmp_path / "dynamics.npz", np.array([0]))
-    assert not is_complete(tmp_path / "dynamics.npz", np.array([0, 7]))

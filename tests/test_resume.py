@@ -22,8 +22,8 @@ from hardbench.studies import train
 from hardbench.training import checkpoints
 
 NETWORKS = {
-    "mlp": {"model": "mlp", "width": 20, "noise_ratio": 0.1},
-    "gmlp": {"model": "gmlp", "depth": 2, "width": 20, "precision": "bf16"},
+    "mlp": {"model": "mlp", "width": 20, "plant": "mislabel_close:0.1,corrupt:0.1,foreign:0.1"},
+    "gmlp": {"model": "gmlp", "depth": 2, "width": 20, "precision": "bf16", "noise_ratio": 0.1},
     "cnn": {"model": "cnn", "width": 4, "optimizer": "sgd", "momentum": 0.9, "scheduler": "cosine"},
 }
 

@@ -159,7 +159,7 @@ def test_cells_that_differ_in_seed_level_or_noise_share_stacks(monkeypatch, tmp_
 
 @pytest.mark.parametrize("words", [
     {"stop_at_target": "true"}, {"layer_metrics": "all"}, {"layer_metrics": "none", "subset_size": "300"},
-    {"val_size": "0.1", "layer_metrics": "none"},
+    {"val_size": "0.1", "layer_metrics": "none"}, {"plant": "corrupt:0.1", "layer_metrics": "none"},
 ])  # fmt: skip
 def test_what_a_seed_decides_keeps_stacks_apart(words, monkeypatch, tmp_path):
     no_surroundings(monkeypatch, tmp_path)

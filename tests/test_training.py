@@ -132,7 +132,15 @@ def test_seeds_and_repeats_differ(images):
         assert not any(torch.equal(found[i][name], found[j][name]) for name in found[i])
 
 
-CHANGES = [{"corruption_p": 0.5}, {"augment": True}, {"lr": 0.1}, {"epochs": 7}, {"precision": "bf16"}, {"noise_ratio": 0.2}]
+CHANGES = [
+    {"corruption_p": 0.5},
+    {"augment": True},
+    {"lr": 0.1},
+    {"epochs": 7},
+    {"precision": "bf16"},
+    {"noise_ratio": 0.2},
+    {"plant": "mislabel_close:0.1"},
+]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)

@@ -6,11 +6,12 @@ callbacks `train` has at every step; evaluation, checkpoints and tracking are le
 
 import functools
 import itertools
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from benchmarks import mnist
 from benchmarks.row import DifferentError, Goal, Row, Workload
@@ -44,27 +45,25 @@ def flops(count: int) -> float:
 
 def plain(quick: bool) -> Workload:
     """One network, from the same initial weights and with the same batches as hardbench's first."""
-    count = samples(quick)
-    data = mnist.straightforward(True, count)
-    streams = seeding.networks(0, 0, 1)[0]
+    return Workload(functools.partial(epoch, mnist.straightforward(True, samples(quick)), seeding.networks(0, 0, 1)[0]))
 
-    def call() -> tuple[nn.Module, list[float]]:
-        torch.manual_seed(streams.child("init").integer)
-        parts = [nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10)]
-        network = nn.Sequential(nn.Flatten(), *parts)
-        optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-        criterion = nn.CrossEntropyLoss()
-        order = RandomSampler(data, generator=streams.child("order").generator())  # shuffle=True with a generator of its own
-        losses = []
-        for inputs, labels in DataLoader(data, batch_size=BATCH, sampler=order):
-            optimizer.zero_grad()
-            loss = criterion(network(inputs), labels)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        return network, losses
 
-    return Workload(call)
+def epoch(data: Dataset[Any], streams: seeding.Seeds) -> tuple[nn.Module, list[float]]:
+    """A network after one epoch in the straightforward form, with the losses of its steps."""
+    torch.manual_seed(streams.child("init").integer)
+    parts = [nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10)]
+    network = nn.Sequential(nn.Flatten(), *parts)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    criterion = nn.CrossEntropyLoss()
+    order = RandomSampler(data, generator=streams.child("order").generator())  # type: ignore[arg-type]  # shuffle=True, own generator
+    losses = []
+    for inputs, labels in DataLoader(data, batch_size=BATCH, sampler=order):
+        optimizer.zero_grad()
+        loss = criterion(network(inputs), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return network, losses
 
 
 def ours(repeats: int, precision: str, quick: bool) -> Workload:
@@ -89,13 +88,18 @@ def ours(repeats: int, precision: str, quick: bool) -> Workload:
 
 def check(precision: str, expected: tuple[nn.Module, list[float]], found: tuple[Learner, dict[str, np.ndarray]]) -> str:
     """Same losses of the first network in the first steps, same accuracy on the test set at the end."""
-    steps = [step for step in found[1]["log_steps"] if step <= EARLY]
-    apart = max(abs(found[1]["train_loss"][0, at] - expected[1][step - 1]) for at, step in enumerate(steps))
+    apart = losses_apart(expected[1], found[1])
     accuracies = _accuracy(expected[0]), _accuracy_of_first(found[0])
     words = f"losses to step {EARLY} within {apart:.0e}, test accuracy {accuracies[0]:.4f} and {accuracies[1]:.4f}"
     if apart > LOSS[precision] or abs(accuracies[0] - accuracies[1]) > ACCURACY[precision]:
         raise DifferentError(words)
     return words
+
+
+def losses_apart(expected: list[float], found: dict[str, np.ndarray]) -> float:
+    """The largest difference of the first network's loss in the early steps."""
+    steps = [step for step in found["log_steps"] if step <= EARLY]
+    return max(abs(found["train_loss"][0, at] - expected[step - 1]) for at, step in enumerate(steps))
 
 
 def _accuracy(network: nn.Module) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hardbench.config import Config, options, rivals
-from hardbench.declaration import Option
+from hardbench.declaration import Option, plain
 from hardbench.errors import ConfigError
 from hardbench.registry import Registry
 
@@ -96,10 +96,10 @@ def configurations(study: type[Config], points: Sequence[Point], shared: Mapping
 
 
 def numbers(config: Config) -> dict[str, Any]:
-    """The settings that numbers depend on; one declared `later` than the first stored cells only where it departs from its default."""
+    """The settings that numbers depend on; those that came later only where they depart from their default."""
     known = {name: option.declared for name, option in options(type(config)).items()}
-    absent = {name for name, declared in known.items() if declared.later and getattr(config, name) == declared.default}
-    return {name: value for name, value in config.as_dict().items() if name not in LEFT_OUT and name not in absent}
+    values = {name: value for name, value in config.as_dict().items() if name not in LEFT_OUT}
+    return {name: value for name, value in values.items() if not (known[name].later and value == plain(known[name].default))}
 
 
 def digest(*parts: Any) -> str:

@@ -166,9 +166,7 @@ def planted(split: Split, settings: PlantSettings, seed: int, closest: Closest) 
         if not int(share * len(train)):
             raise ConfigError(f"plant: {name}:{share:g}; a larger share, as it is less than one of {len(train)} training samples")
         if name in OF_IMAGES and len(train.shape) != 3:
-            raise ConfigError(
-                f"plant: {name}; a type for vectors, which the data set has ({', '.join(t for t in TYPES if t not in OF_IMAGES)})"
-            )
+            raise ConfigError(f"plant: {name}; images, and the data set has vectors")
     seeds = Seeds(seed).child("data", "plant")
     low, high = bounds(train.inputs)
     others = None if settings.plant_from is None else _inputs_of(settings, train.inputs, seed)
@@ -207,12 +205,17 @@ def _inputs_of(settings: PlantSettings, like: Tensor, seed: int) -> Tensor:
     word = str(settings.plant_from)
     inputs = load(SourceSettings(dataset=word, data_dir=settings.data_dir), seed).train.inputs
     if inputs.shape[1:] != like.shape[1:]:
-        shapes = ("x".join(map(str, values.shape[1:])) for values in (inputs, like))
-        raise DataError(f"plant_from: {brief(word)}; inputs of the run's shape: " + " and {} here".format(*shapes))
+        other, own = ("x".join(map(str, values.shape[1:])) for values in (inputs, like))
+        raise DataError(f"plant_from: {brief(word)}, inputs of {other}; of {own}, the shape of the run's own")
     if inputs.dtype == like.dtype:
         return inputs
     scaled = inputs * (unit_of(like) / unit_of(inputs))
     return scaled.round().clamp(0, 255).to(torch.uint8) if like.dtype == torch.uint8 else scaled.to(like.dtype)
+
+
+def planting(settings: PlantSettings) -> str:
+    """What is planted, as the end of a phrase; empty where nothing is."""
+    return f", planted {settings.plant}" if settings.plant else ""
 
 
 def truth(samples: Samples) -> dict[str, Array]:

@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from hardbench.artifacts import Array
 from hardbench.errors import ConfigError
 from hardbench.figures import style
+from hardbench.figures.planted import planted
 from hardbench.figures.runs import FigureOptions, Kind, Runs, StoredRun, class_names, each_run, measured, one_per_run, run_labels
 from hardbench.inversion.agreement import share
 from hardbench.inversion.radii import PASSED, passed
@@ -191,4 +192,4 @@ def gallery(run: StoredRun) -> Figure:
     return figure
 
 
-KINDS: dict[str, Kind] = {kind.__name__: kind for kind in (radii, distance_error, stability, prune_curve, gallery)}
+KINDS: dict[str, Kind] = {kind.__name__: kind for kind in (radii, distance_error, stability, prune_curve, gallery, planted)}

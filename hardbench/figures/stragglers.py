@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from hardbench.errors import ConfigError
 from hardbench.figures import style
+from hardbench.figures.planted import planted
 from hardbench.figures.runs import FigureOptions, Kind, Runs, StoredRun, class_names, each_run, measured, one_per_run
 from hardbench.hard_samples.tables import TESTS, class_error, independent
 from hardbench.metrics.hardness import correlation, mean_stderr
@@ -152,4 +153,4 @@ def gallery(run: StoredRun) -> Figure:
     return figure
 
 
-KINDS: dict[str, Kind] = {kind.__name__: kind for kind in (accuracy_vs_remaining, strategies, hard_per_class, agreement, gallery)}
+KINDS: dict[str, Kind] = {kind.__name__: kind for kind in (accuracy_vs_remaining, strategies, hard_per_class, agreement, gallery, planted)}

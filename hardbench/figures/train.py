@@ -12,6 +12,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from hardbench.artifacts import Array
 from hardbench.figures import layers, questions, style
+from hardbench.figures.planted import planted
 from hardbench.figures.runs import FigureOptions, Runs, StoredRun, class_names, file_stem, is_measured, literal, measured, run_labels, slug
 from hardbench.metrics.hardness import correlation, final, mean_stderr, row_shares
 
@@ -204,4 +205,4 @@ def confusion_matrix_normalized(runs: Runs, options: FigureOptions) -> dict[str,
 
 
 OF_CLASSES = (class_hardness, overlap_scatter, confusion_matrix, confusion_matrix_normalized)
-KINDS = {kind.__name__: kind for kind in (basic_training_curves, *OF_CLASSES)} | questions.KINDS | layers.KINDS
+KINDS = {kind.__name__: kind for kind in (basic_training_curves, *OF_CLASSES, planted)} | questions.KINDS | layers.KINDS

@@ -15,6 +15,7 @@ from torch import Tensor
 from hardbench import archives, artifacts, files
 from hardbench.artifacts import DYNAMICS, DYNAMICS_POINTS, Array
 from hardbench.data.batches import Batches
+from hardbench.data.plant import truth
 from hardbench.data.samples import Samples
 from hardbench.errors import TrainingError
 from hardbench.metrics.overlap import class_sums
@@ -63,13 +64,12 @@ class DynamicsRecorder:
     def _known(self, class_names: Sequence[str]) -> dict[str, Array]:
         """What is known of the samples from the start."""
         train, own = self.training.train, self.training.membership
-        known = {"labels": train.labels, "clean": train.clean, "index": train.index, "planted": train.planted}
-        known |= {"fingerprint": train.fingerprints}
+        known = {"labels": train.labels, "clean": train.clean, "index": train.index, "fingerprint": train.fingerprints}
         known["membership"] = torch.ones(self.training.repeats, len(train), dtype=torch.bool) if own is None else own
         if self.test is not None:
             known |= {"test_labels": self.test.labels, "test_index": self.test.index, "test_fingerprint": self.test.fingerprints}
         arrays = {name: value.cpu().numpy() for name, value in known.items()}
-        return arrays | {"class_names": np.array(class_names), "steps_per_epoch": np.array(self.training.per_epoch)}
+        return arrays | truth(train) | {"class_names": np.array(class_names), "steps_per_epoch": np.array(self.training.per_epoch)}
 
     @property
     def bytes_of_a_point(self) -> int:
@@ -99,21 +99,19 @@ class DynamicsRecorder:
     def _measured(self, learner: Learner) -> Array:
         """The records [R, N + M] of the training samples, then the test samples, as the networks are now.
 
-        Memory beside them is bounded: activations are held up to HELD bytes, and computed a second time where they are more.
+        Memory beside them is bounded: activations of more than HELD bytes are not held, but computed a second time.
         """
         train, test, repeats = self.training.train, self.test, learner.networks.repeats
         point = np.zeros((repeats, len(train) + (0 if test is None else len(test))), self.record)
-        held, sums, room = [], torch.zeros((), dtype=torch.float64, device=learner.device), HELD
+        held, sums = [], torch.zeros((), dtype=torch.float64, device=learner.device)
         for rows, features, labels in self._passed(learner, train, point):
             own = self.training.membership
             trained_on = features if own is None else features * own[:, rows].unsqueeze(-1)
             sums = sums + class_sums(trained_on, labels, self.record["logits"].shape[0]).double()  # in turn, as `evaluate` does
-            room -= features.nbytes
-            held.append((rows, features, labels))
-            if room < 0:
-                held.clear()
+            if features[:, :1].nbytes * len(train) <= HELD:
+                held.append((rows, features, labels))
         directions = (sums / torch.linalg.vector_norm(sums, dim=-1, keepdim=True)).float()  # of the class means [R, K, D]
-        for rows, features, labels in held if room >= 0 else self._passed(learner, train, point):
+        for rows, features, labels in held or self._passed(learner, train, point):
             _put_cosines(point[:, rows], features, labels, directions)
         if test is not None:
             for rows, features, labels in self._passed(learner, test, point[:, len(train) :]):

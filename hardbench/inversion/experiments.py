@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hardbench import machine
 from hardbench.artifacts import Array
+from hardbench.data.plant import truth
 from hardbench.data.samples import Samples
 from hardbench.inversion.agreement import class_shares, most_voted, overlap_z
 from hardbench.inversion.radii import passed
@@ -165,14 +166,14 @@ def errors_on(judge: Search, states: Sequence[dict[str, Tensor]], test: Samples,
 
 def straggler_arrays(inversions: Inversions, train: Samples) -> dict[str, Array]:
     """stragglers.npz: stragglers [R, N], predicted [R, N], index [N] (position in the data set, train first), labels [N], clean_labels [N],
-    fingerprint [N] (of the inputs), judged_epoch [R, K], and of the hardest: gallery [G] (places in N), gallery_inputs [G, ...] as they are
-    in the data set.
+    fingerprint [N] (of the inputs), planted [N] with its plant_types, judged_epoch [R, K], and of the hardest: gallery [G] (places in N),
+    gallery_inputs [G, ...] as they are in the data set.
     """
     rows = most_voted(inversions.stragglers, inversions.logits, train.labels, GALLERY)
     tensors = {"stragglers": inversions.stragglers, "predicted": inversions.predicted, "judged_epoch": inversions.judged}
     tensors |= {"index": train.index, "labels": train.labels, "clean_labels": train.clean, "fingerprint": train.fingerprints}
     tensors |= {"gallery": rows, "gallery_inputs": train.inputs[rows]}
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
+    return {name: tensor.numpy() for name, tensor in tensors.items()} | truth(train)
 
 
 def inversion_table(arrays: Mapping[str, Array]) -> "pandas.DataFrame":

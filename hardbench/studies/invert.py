@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from hardbench import console, machine, tracking
-from hardbench.artifacts import CHECKPOINTS, INVERSION_WEIGHTS, INVERSIONS, PRUNE_CURVE, RADII, STABILITY, STRAGGLERS
+from hardbench.artifacts import CHECKPOINTS, INVERSION_WEIGHTS, INVERSIONS, PLANTED, PRUNE_CURVE, RADII, STABILITY, STRAGGLERS
 from hardbench.configs.invert import Config
+from hardbench.data.plant import planted_arrays, planting
 from hardbench.data.samples import Split
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.inversion import agreement, experiments
@@ -58,7 +59,7 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedSearch:
     if stored is None and config.epochs < (least := shortest(config)):
         console.warn(f"epochs: {config.epochs}; the detector finds no inversion in fewer than {least}")
     dataset = config.dataset.rpartition("/")[2]
-    note = f"{config.repeats} networks on {len(split.train)} samples of {dataset}, {config.task}\n"
+    note = f"{config.repeats} networks on {len(split.train)} samples of {dataset}, {config.task}{planting(config)}\n"
     note += f"{config.epochs} full-batch epochs, detector {config.detector}, snapshot {config.snapshot}"
     title = config.name or f"{config.task} {dataset} s{config.seed}"
     data = TrainingData(split.train.to(device), standardise.to(device), split.num_classes)
@@ -163,6 +164,8 @@ def _store(prepared: PreparedSearch, run: tracking.Run, inversions: Inversions) 
     arrays, sets = _radii(split, inversions), experiments.straggler_arrays(inversions, split.train)
     run.write_arrays(RADII, arrays)
     run.write_arrays(STRAGGLERS, sets)
+    if planted := planted_arrays(split):
+        run.write_arrays(PLANTED, planted)
     run.write_text(INVERSIONS, experiments.inversion_table(arrays | sets).to_csv(index=False))
     epochs = inversions.inversion_epoch.numpy()
     shares = agreement.class_shares(sets["stragglers"], sets["labels"], sets["judged_epoch"])

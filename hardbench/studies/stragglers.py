@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from hardbench import console, machine, seeding, tracking
-from hardbench.artifacts import ACCURACY, ARRAYS, CHECKPOINTS, CLASSES_TABLE, DETECTION, HARD_SAMPLES, LAST, SUMMARY, Array
+from hardbench.artifacts import ACCURACY, ARRAYS, CHECKPOINTS, CLASSES_TABLE, DETECTION, HARD_SAMPLES, LAST, PLANTED, SUMMARY, Array
 from hardbench.configs.stragglers import Config
+from hardbench.data.plant import TYPES, planted_arrays, planting, truth
 from hardbench.data.samples import Split
 from hardbench.errors import ConfigError, TrainingError
 from hardbench.hard_samples import slices
@@ -80,7 +81,7 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedStudy:
     cells = len(config.train_ratios) * len(config.remaining_train_ratios)
     memory.check(slices.estimate(split, config.precision), config, device, "repeats", cells)
     dataset = config.dataset.rpartition("/")[2]
-    note = f"Hard samples of {len(split.train)} from {dataset} by {', '.join(config.strategy)}; "
+    note = f"Hard samples of {len(split.train)} from {dataset}{planting(config)} by {', '.join(config.strategy)}; "
     note += f"{config.sets} x {config.repeats} networks\nHard test samples are in-sample for the score that named them."
     title = config.name or f"{'+'.join(config.strategy)} {dataset} s{config.seed}"
     data = TrainingData(split.train.to(device), standardise.to(device), split.num_classes)
@@ -154,9 +155,12 @@ def _describe(work: Work, inversions: Inversions, counts: torch.Tensor, hard: Ma
     parts = {"index": samples.index, "labels": samples.labels, "clean": samples.clean, "fingerprint": samples.fingerprints}
     parts |= {"networks": inversions.repeats, "counts": counts, "inversion_epoch": inversions.inversion_epoch}
     arrays: dict[str, Array] = {"strategies": np.array(config.strategy)} | {name: value.numpy() for name, value in parts.items()}
+    arrays |= truth(samples)
     for name, chosen in hard.items():
         arrays |= {f"scores_{name}": chosen.score.float().numpy(), f"hard_{name}": chosen.hard.numpy()}
     work.run.write_arrays(HARD_SAMPLES, arrays)
+    if planted := planted_arrays(work.split):
+        work.run.write_arrays(PLANTED, planted)
     if lost := int(inversions.inversion_epoch.isnan().sum()):
         absent = f"{lost} of {inversions.inversion_epoch.numel()} class inversions were not found"
         work.note(f"if_no_inversion: {config.if_no_inversion}; {absent}")
@@ -245,8 +249,7 @@ def _store(work: Work, inversions: Inversions, hard: Mapping[str, HardSamples]) 
     for file, table in ((ACCURACY, network_table), (SUMMARY, summary_table), (CLASSES_TABLE, class_table)):
         work.run.write_text(file, table(arrays).to_csv(index=False))
     _log(work, masks)
-    if work.config.noise_ratio:
-        _log_detection(work, masks, scores)
+    _store_detection(work, masks, scores)
     work.run.tag("hardbench.facts", "; ".join(work.facts)[:5000] or "none")
 
 
@@ -265,20 +268,29 @@ def _log(work: Work, masks: Array) -> None:
             work.run.log({f"jaccard/{config.strategy[other]}_{name}": arrays["jaccard"][:, other, m]})
 
 
-def _log_detection(work: Work, masks: Array, scores: Array) -> None:
-    """Recall, precision and average precision of every strategy for the wrong labels: detection.csv and metrics."""
+def _store_detection(work: Work, masks: Array, scores: Array) -> None:
+    """detection.csv and metrics: how every strategy finds wrong labels of noise_ratio, or the samples planted with every type.
+
+    Positives of a type are its samples, negatives those with nothing planted; samples of other types are left out.
+    """
     import pandas
 
-    noisy = (work.split.train.labels != work.split.train.clean).numpy()
+    train, config = work.split.train, work.config
+    wrong, codes = (train.labels != train.clean).numpy(), train.planted.numpy()
+    kinds = {"": (wrong, np.ones_like(wrong))} if config.noise_ratio else {}
+    kinds |= {TYPES[code - 1]: (codes == code, (codes == code) | (codes == 0)) for code in np.unique(codes[codes > 0])}
     rows = []
-    for m, name in enumerate(work.config.strategy):
-        seeds = [seeding.Seeds(work.config.seed).child("bootstrap", name, s) for s in range(len(masks))]
-        detections = [detection(scores[s, m], masks[s, m], noisy, np.random.default_rng(seed.integer)) for s, seed in enumerate(seeds)]
-        rows += [{"strategy": name, "set": s, **numbers} for s, numbers in enumerate(detections)]
-        for key in ("recall", "precision", "average_precision"):
-            work.run.log({f"noise_{key}/{name}": np.array([numbers[key] for numbers in detections])})
-    work.run.log({"noise_base_rate": float(noisy.mean())})
-    work.run.write_text(DETECTION, pandas.DataFrame(rows).to_csv(index=False))
+    for kind, (positive, among) in kinds.items():
+        for m, name in enumerate(config.strategy):
+            seeds = [seeding.Seeds(config.seed).child("bootstrap", name, *filter(None, [kind]), s) for s in range(len(masks))]
+            rngs = [np.random.default_rng(seed.integer) for seed in seeds]
+            found = [detection(scores[s, m][among], masks[s, m][among], positive[among], rng) for s, rng in enumerate(rngs)]
+            rows += [{"strategy": name, **({"type": kind} if kind else {}), "set": s, **numbers} for s, numbers in enumerate(found)]
+            for key in ("recall", "precision", "average_precision"):
+                work.run.log({f"{kind or 'noise'}_{key}/{name}": np.array([numbers[key] for numbers in found])})
+        work.run.log({f"{kind or 'noise'}_base_rate": float(positive[among].mean())})
+    if rows:
+        work.run.write_text(DETECTION, pandas.DataFrame(rows).to_csv(index=False))
 
 
 def report(stored: StoredRun) -> None:
@@ -288,7 +300,10 @@ def report(stored: StoredRun) -> None:
         import pandas
 
         names = ["recall", "precision", "average_precision", "base_rate"]
-        means = pandas.read_csv(stored.file(DETECTION)).groupby("strategy", sort=False)[names].mean()
-        shown = [[strategy, *(f"{value:.4f}" for value in row)] for strategy, row in means.iterrows()]
-        console.table("Wrong labels found", ["strategy", *(name.replace("_", " ") for name in names)], shown)
+        table = pandas.read_csv(stored.file(DETECTION))
+        keys = [key for key in ("type", "strategy") if key in table]
+        means = table.groupby(keys, sort=False)[names].mean().reset_index()
+        shown = [[*row[: len(keys)], *(f"{value:.4f}" for value in row[len(keys) :])] for row in means.itertuples(index=False)]
+        title = "Planted samples found" if "type" in keys else "Wrong labels found"
+        console.table(title, [*keys, *(name.replace("_", " ") for name in names)], shown)
     console.say("hard test samples are in-sample for the score that named them")

@@ -14,6 +14,7 @@ import numpy as np
 from hardbench import console, tracking
 from hardbench.artifacts import BEST, CHECKPOINTS, DYNAMICS, DYNAMICS_POINTS
 from hardbench.configs.train import Config
+from hardbench.data.plant import planting
 from hardbench.data.samples import load
 from hardbench.hard_samples import recorder, sample_hardness
 from hardbench.hard_samples.recorder import DynamicsRecorder
@@ -29,7 +30,7 @@ from hardbench.training.setup import TrainSetup, train_setup
 
 STUDY = "train"
 NUMBERS = 4  # raised when the same settings give other numbers: finished cells of sweeps are then computed again
-FIGURES = ("basic_training_curves", "class_hardness", "overlap_scatter", "confusion_matrix", "research_questions")
+FIGURES = ("basic_training_curves", "class_hardness", "overlap_scatter", "confusion_matrix", "research_questions", "planted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedTraining
         setup.groups = read_hardness(config.hardness).groups(setup.split, len(load(config, config.seed).train))
     dataset, classes, samples = config.dataset.rpartition("/")[2], setup.split.num_classes, len(setup.split.train)
     each = f", {setup.batches.count} for each" if config.train_share < 1 else ""
-    note = f"{config.repeats} {config.model} on {dataset} ({classes} classes, {samples} training samples{each})\n"
+    note = f"{config.repeats} {config.model} on {dataset} ({classes} classes, {samples} training samples{each}{planting(config)})\n"
     note += f"{config.epochs} epochs, {config.optimizer} {config.lr:g}"
     title = config.name or f"{config.model} {dataset} s{config.seed}"
     device, digest = setup.learner.device, setup.split.digest

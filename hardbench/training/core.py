@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hardbench import artifacts
+from hardbench.data.plant import planted_arrays
 from hardbench.settings import TrainingSettings
 from hardbench.training.callbacks import Best, Records, Sink
 from hardbench.training.layer_metrics import sample_count
@@ -29,6 +30,7 @@ class TrainResult:
     bayes_accuracy: float | None
     digest: str
     train_samples: int  # of one network
+    planted: dict[str, np.ndarray] = field(default_factory=dict)  # planted.npz; empty where nothing is
     journal: Journal = field(default_factory=list)
     checkpoints: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0  # of one network
@@ -79,7 +81,7 @@ class Training:
             arrays["measured_samples"] = np.full(member.repeats, sample_count(split.train, split.val or split.test, split.test))
         diverged = {r - rows.start: step for r, step in learner.diverged.items() if r in repeats}
         reached = {r - rows.start: step / setup.batches.per_epoch for r, step in learner.reached.items() if r in repeats}
-        facts = (split.val is not None, split.bayes_accuracy, split.digest, setup.batches.count)
+        facts = (split.val is not None, split.bayes_accuracy, split.digest, setup.batches.count, planted_arrays(split))
         return TrainResult(arrays, learner.steps, diverged, reached, *facts)
 
     def best_weights(self, networks: Sequence[Mapping[str, Any]], place: int = 0) -> dict[str, Any]:

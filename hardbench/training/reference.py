@@ -36,8 +36,8 @@ def reference(config: TrainingSettings, seed: int) -> Closest:
 def closest(config: TrainingSettings, seed: int, split: Split) -> Tensor:
     """For every training sample the class other than its label with the largest logit, int64 [N].
 
-    By one network of the run's architecture and optimizer, with a random stream of its own, after one epoch on the split's training samples:
-    neither corrupted nor augmented, in fp32, in batches of 64 where the run has the full batch. It computes on one CPU thread, so that the
+    By one network of the run's architecture and optimizer, with a random stream of its own, after one epoch on the training samples: in
+    fp32, neither corrupted nor augmented, in batches of 64 where the run has the full batch. It computes on one CPU thread, so that the
     number of threads changes no label; a network that does not stack, on a GPU if the run does. TrainingError if it diverges.
     """
     train, before = split.train, torch.get_num_threads()
