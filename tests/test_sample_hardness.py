@@ -16,6 +16,7 @@ from hardbench.data.samples import Samples
 from hardbench.errors import DataError
 from hardbench.hard_samples import recorder, sample_hardness
 from hardbench.hard_samples.recording import Recording
+from hardbench.hard_samples.scoring import lacking, values
 from hardbench.registry import SCORES
 from hardbench.studies import sweep, train
 
@@ -66,14 +67,15 @@ def test_dynamics_are_the_logits_of_the_training_set(recorded):
     np.testing.assert_allclose(found["logits"][:, -1], logits, rtol=1e-4, atol=1e-5)
 
 
-def test_every_score_reads_the_recording(recorded):
+def test_every_score_of_logits_reads_the_recording(recorded):
     dynamics = Recording.of(_arrays(recorded))
-    for name in SCORES:
-        score = SCORES[name].call(dynamics)
-        assert score.shape == (2, len(dynamics.labels))
-        assert score.isfinite().all()
+    names = [name for name in SCORES if lacking(dynamics, name) is None]
+    assert {"loss", "aum", "forgetting", "el2n", "disagreement", "random"} <= set(names)
+    for name, score in values(dynamics, names).items():
+        assert score.shape == (2, len(dynamics.labels))[2 - score.ndim :], name
+        assert score.isfinite().all(), name
     wrong = dynamics.logits[:, -1].argmax(-1) != dynamics.labels
-    assert torch.equal(SCORES["stragglers"].call(dynamics), wrong.float())
+    assert torch.equal(SCORES["wrong_at_end"].call(dynamics), wrong.double())
 
 
 def test_a_recording_goes_on_after_a_kill(monkeypatch, tmp_path):

@@ -85,17 +85,20 @@ def by_blocks(recording: Recording, law: Law, weights: Tensor, reduce: Callable[
 
 def _disagreement(recording: Recording, weights: Tensor) -> Tensor:
     """Pairs of two copies of one network, which a bootstrap draws, do not count."""
-    probabilities = recording.probabilities
-    entropy = torch.special.entr(probabilities).sum(-1)
-    divergences, pairs = [], []
-    for i in range(len(probabilities) - 1):
-        mixed = torch.special.entr((probabilities[i + 1 :] + probabilities[i]) / 2).sum(-1)
+    probabilities = recording.probabilities.transpose(1, 2).clamp(min=torch.finfo(torch.float64).tiny).contiguous()  # [R, K, N]
+    entropy = _entropy(probabilities)
+    divergences, pairs = [entropy[:0]], [weights[:, :0]]
+    for i in range(len(entropy) - 1):
+        mixed = _entropy((probabilities[i + 1 :] + probabilities[i]).div_(2))
         divergences.append(mixed - (entropy[i + 1 :] + entropy[i]) / 2)
         pairs.append(weights[:, i + 1 :] * weights[:, i, None])
-    if not pairs:
-        return torch.full((len(weights), len(recording.labels)), torch.nan, dtype=torch.float64)
     counted = torch.cat(pairs, 1)
-    return counted @ torch.cat(divergences).clamp_(min=0) / counted.sum(1, keepdim=True)
+    return counted @ torch.cat(divergences).clamp_(min=0) / counted.sum(1, keepdim=True)  # a rounding can fall below 0
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    """Entropy in nats over axis 1, [R, N], of probabilities above 0."""
+    return -probabilities.log().mul_(probabilities).sum(1)
 
 
 def _memorization(recording: Recording, weights: Tensor) -> Tensor:
