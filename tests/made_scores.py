@@ -74,7 +74,8 @@ def judged(hardness: np.ndarray, names: list[str], types: int, planted: np.ndarr
     return arrays | {
         "detection_scores": np.array(names), "detection_types": np.array(TYPES[:types]), "detection_base_rate": rate,
         "detection_ap": value, "detection_low": np.clip(value - spread, 0, 1), "detection_high": np.clip(value + spread, 0, 1),
-        "detection_ap_repeats": repeats_of, "detection_auroc": 0.3 + 0.7 * value, "detection_auroc_low": 0.27 + 0.7 * value,
+        "detection_ap_repeats": repeats_of, "detection_auroc_repeats": 0.3 + 0.7 * repeats_of,
+        "detection_auroc": 0.3 + 0.7 * value, "detection_auroc_low": 0.27 + 0.7 * value,
         "detection_auroc_high": np.clip(0.33 + 0.7 * value, 0, 1),
     }  # fmt: skip
 
@@ -86,7 +87,7 @@ def ranked(scores: int = 6, types: int = 2, blocks: int = 6, seed: int = 0) -> d
     return {
         "friedman_ranks": order.mean(1), "friedman_critical_difference": np.full(types, 0.3 * scores), "friedman_blocks": np.array(blocks),
         "friedman_p": np.geomspace(1e-5, 0.2, types), "friedman_types": np.array(TYPES[:types]),
-        "friedman_scores": np.array([*SCORES, "an_outside_score_of_a_rather_long_name"][:scores]),
+        "friedman_scores": np.array([*SCORES, *(f"an_outside_score_of_a_rather_long_name_{place}" for place in range(scores))][:scores]),
     }  # fmt: skip
 
 

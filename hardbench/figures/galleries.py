@@ -50,7 +50,7 @@ def _by_scores(run: StoredRun) -> Figure:
     images, names, classes = _images(run), _score_names(run), class_names(run)
     scores = [name for name in FIRST if name in names] + [name for name in names if name not in FIRST and name != "random"]
     shown = style.sampled(len(classes), CLASSES)
-    figure, axes = style.sheet(len(scores[:HEADLINE]), len(shown), width=0.95, height=1.35)
+    figure, axes = _grid(len(scores[:HEADLINE]), len(shown))
     for line, score in zip(axes, scores, strict=False):
         for axis, c in zip(line, shown, strict=True):
             row = int(run.arrays["gallery"][names.index(score), c, 0])
@@ -67,7 +67,7 @@ def _by_one_score(run: StoredRun, options: FigureOptions) -> Figure:
     assert score is not None
     shown = style.sampled(len(classes), style.ANNOTATED)
     rows = run.arrays["gallery"][names.index(score)]  # [K, G]
-    figure, axes = style.sheet(len(shown), rows.shape[1], width=0.95, height=1.35)
+    figure, axes = _grid(len(shown), rows.shape[1])
     for line, c in zip(axes, shown, strict=True):
         for axis, row in zip(line, rows[c], strict=True):
             _sample(axis, run, score, int(row), images.get(int(row)), "")
@@ -122,15 +122,19 @@ def _name_line(axis: Axes, name: str) -> None:
 
 def _explain(figure: Figure, run: StoredRun, what: str) -> None:
     """Title a gallery of hardest samples."""
-    anything = "planted" in run.arrays and run.arrays["planted"].any()
-    text = f"{what}; below: predicted class and score, higher is harder" + ("; in colour: what was planted" if anything else "")
-    _title(figure, text)
+    anything = "planted" in run.arrays and bool(run.arrays["planted"].any())
+    _title(figure, f"{what}; below: predicted class and score, higher is harder" + "; in colour: what was planted" * anything)
 
 
-def _title(figure: Figure, text: str) -> None:
-    """A title in as many lines as the figure's width asks for."""
-    wrapped = textwrap.fill(text, int(LETTERS_PER_INCH * figure.get_figwidth()))
-    figure.suptitle(wrapped, fontsize=style.SMALL + 1, parse_math=False)
+def _grid(rows: int, columns: int) -> tuple[Figure, Array]:
+    """A figure of images, each with up to four lines below, with room for a title however few there are."""
+    return style.sheet(rows, columns, width=max(0.95, 5.4 / columns), height=1.4 + 0.6 / rows)
+
+
+def _title(figure: Figure, *parts: str) -> None:
+    """A title, each part in as many lines as the figure's width asks for."""
+    wrapped = [textwrap.fill(part, int(LETTERS_PER_INCH * figure.get_figwidth())) for part in parts]
+    figure.suptitle("\n".join(wrapped), fontsize=style.SMALL + 1, parse_math=False)
 
 
 def brief(name: str) -> str:
@@ -148,8 +152,8 @@ def influence(run: StoredRun) -> Figure:
     images, classes = arrays["influence_inputs"], class_names(run)
     if images.ndim != 4 or not len(images):
         raise ConfigError(f"influence: run {run.name} has {'vectors' if len(images) else 'no test sample with supporters'}; images")
-    count = min(SUPPORTERS, values.shape[1])
-    figure, axes = style.sheet(min(TESTS, len(images)), 1 + count, width=1.0, height=1.3)
+    count = min(SUPPORTERS, int((arrays["influence_train"][arrays["influence_shown"]] >= 0).sum(1).max()))
+    figure, axes = _grid(min(TESTS, len(images)), 1 + count)
     for line, image, supporters, test in zip(axes, images, arrays["influence_supporters"], arrays["influence_shown"], strict=False):
         _describe(line[0], image, "", brief(classes[int(arrays["influence_test_labels"][test])]), False)
         for place, axis in enumerate(line[1:]):
@@ -162,19 +166,15 @@ def influence(run: StoredRun) -> Figure:
             _describe(axis, supporters[place], "", f"{label}\n{number}" + f"\n{planted}" * bool(planted), bool(planted))
     for axis, title in zip(axes[0, :2], ("test sample", "supporters"), strict=True):
         axis.set_title(title, fontsize=style.SMALL + 1, pad=4)
-    _title(figure, _influence_text(run))
-    return figure
-
-
-def _influence_text(run: StoredRun) -> str:
-    """What the numbers are, and how far noise alone reaches."""
-    samples = len(run.arrays["labels"])
-    chance = np.sqrt(2 * np.log(max(samples, 2)))
-    return (
-        "training samples with the largest influence on a test sample: "
-        "Pr[right | trained on it] - Pr[right | not] ± standard error; "
-        f"the largest of {samples} reaches about {chance:.1f} standard errors by chance"
+    samples = len(arrays["labels"])
+    by_chance = np.sqrt(2 * np.log(max(samples, 2)))
+    _title(
+        figure,
+        "training samples with the largest influence on a test sample:",
+        "Pr[right | trained on it] - Pr[right | not] ± standard error",
+        f"(by chance the largest of {samples} reaches about {by_chance:.1f} standard errors)",
     )
+    return figure
 
 
 KINDS: dict[str, Kind] = {kind.__name__: kind for kind in (hardest, influence)}

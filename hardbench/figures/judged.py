@@ -13,13 +13,14 @@ from hardbench.figures import style
 from hardbench.figures.runs import FigureOptions, Runs, StoredRun, literal, measured, one_per_run
 from hardbench.metrics.hardness import mean_stderr
 
-ROW = 0.17  # inches of a score's row
+ROW, LETTER = 0.17, 0.066  # inches of a score's row, and of a letter of its name
+PANEL, LEGEND = 1.5, 2.0  # inches of a panel's width, and of the legend's sides
 COLUMNS = 4  # panels side by side
 AVERAGE_PRECISION = "average_precision"
 # by measure: its array, ends of its interval, label of the axis
 MEASURES = {
-    AVERAGE_PRECISION: ("detection_ap", "detection_low", "detection_high", "average precision"),
-    "auroc": ("detection_auroc", "detection_auroc_low", "detection_auroc_high", "area under the ROC curve"),
+    AVERAGE_PRECISION: ("detection_ap", "detection_low", "detection_high", "detection_ap_repeats", "average precision"),
+    "auroc": ("detection_auroc", "detection_auroc_low", "detection_auroc_high", "detection_auroc_repeats", "area under the ROC curve"),
 }
 # a point by where its interval lies: its mark and the words of the legend
 BELOW, WITHIN, ABOVE = 0, 1, 2
@@ -50,16 +51,17 @@ def detection_by_type(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
 
 
 def _detection(run: StoredRun, metric: str) -> Figure:
-    (name, *ends, label), arrays = MEASURES[metric], run.arrays
-    values = measured(run, name)  # [S, P]
+    (*parts, label), arrays = MEASURES[metric], run.arrays
+    values = measured(run, parts[0])  # [S, P]
     order = np.argsort(np.nan_to_num(mean_stderr(values.T)[0], nan=-1.0), kind="stable")
-    values, low, high = (array[order] for array in (values, arrays[ends[0]], arrays[ends[1]]))
+    values, low, high, repeats = (arrays[part][order] for part in parts)
     by_rate = metric == AVERAGE_PRECISION
-    repeats = arrays["detection_ap_repeats"][order] if by_rate else np.empty((*values.shape, 0))
+    scores = [literal(str(arrays["detection_scores"][score])) for score in order]
     rates, names = arrays["detection_base_rate"], [literal(str(name)) for name in arrays["detection_types"]]
     columns = min(len(names), COLUMNS)
-    size = {"width": 1.6 + 2.0 / columns, "height": 0.75 + ROW * len(order) + 0.8 / -(-len(names) // columns)}
-    figure, axes = style.panels(len(names), columns, sharex=True, sharey=True, **size)
+    width = PANEL + (LETTER * max(map(len, scores)) + LEGEND) / columns
+    height = max(0.7 + ROW * len(order), 2.4 * columns / len(names))  # room for the legend beside one row
+    figure, axes = style.panels(len(names), columns, width=width, height=height, sharex=True, sharey=True)
     for place, axis in enumerate(axes):
         chance = float(rates[place]) if by_rate else 0.5
         axis.axvline(chance, color=style.INK, linewidth=0.9, linestyle="--", zorder=1.5)
@@ -70,7 +72,7 @@ def _detection(run: StoredRun, metric: str) -> Figure:
         axis.set_title(f"{names[place]}\nbase rate {rates[place]:.3f}", fontsize=style.SMALL + 1, parse_math=False)
         axis.set(xlim=(-0.04, 1.04), xticks=(0, 0.5, 1))
     for axis in axes[::columns]:
-        name_rows(axis, [literal(str(arrays["detection_scores"][score])) for score in order])
+        name_rows(axis, scores)
     figure.supxlabel(label, fontsize=style.SMALL + 2)
     handles = _handles("base rate" if by_rate else ".5", repeats.shape[2])
     style.legend(axes[columns - 1], handles)

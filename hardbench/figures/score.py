@@ -33,7 +33,7 @@ def data_map(run: StoredRun) -> Figure:
     )  # scores are higher where it is harder
     groups = _groups(run, points.shape[1])
     columns = min(len(groups), 3)
-    size = {"width": 2.5, "height": 2.2} if columns > 1 else {"width": 4.6, "height": 3.2}
+    size = {"width": 2.4, "height": 2.2 if len(groups) > columns else 2.6} if columns > 1 else {"width": 4.6, "height": 3.2}
     figure, axes = style.panels(len(groups), columns, sharex=True, sharey=True, **size)
     for axis, (name, rows) in zip(axes, groups, strict=True):
         drawn = rows[style.sampled(len(rows))]
@@ -43,9 +43,9 @@ def data_map(run: StoredRun) -> Figure:
     for name, confidence in REGIONS.items():
         axes[0].text(0.51, confidence, name, fontsize=style.SMALL - 1, style="italic", color=style.INK, ha="right", va="center")
     figure.supxlabel("variability (standard deviation of $p_y$ over training)", fontsize=style.SMALL + 1)
-    figure.supylabel("confidence (mean of $p_y$ over training)", fontsize=style.SMALL + 1)
+    figure.supylabel("confidence (mean of $p_y$\nover training)", fontsize=style.SMALL + 1)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), CORRECTNESS), ax=axes, aspect=30)
-    bar.set_label(f"correctness (share of training at which right); {style.networks(count, error=False)}", fontsize=style.SMALL)
+    bar.set_label(f"correctness (share of training\nat which right), {style.networks(count, error=False)}", fontsize=style.SMALL)
     bar.ax.tick_params(labelsize=style.SMALL)
     bar.ax.spines[:].set_visible(False)
     return figure
@@ -78,11 +78,11 @@ def agreement_of_scores(run: StoredRun) -> Figure:
     correlations, overlap = measured(run, "agreement_spearman"), measured(run, "agreement_jaccard")
     order = _alike(correlations)
     names = [literal(str(run.arrays["score_names"][place])) for place in order]
-    side = 2.0 + (0.45 if len(names) <= 10 else 0.27 if len(names) <= style.ANNOTATED else 0.2) * len(names)
+    side = 2.4 + (0.45 if len(names) <= 10 else 0.27 if len(names) <= style.ANNOTATED else 0.2) * len(names)
     figure, axes = style.sheet(1, 2, width=side + 0.9, height=side, layout="compressed")
     mixed = np.ix_(order, order)
     style.heatmap(axes[0, 0], correlations[mixed], names, names, "Spearman correlation", Normalize(-1, 1), cmap="RdBu_r")
-    style.heatmap(axes[0, 1], overlap[mixed], names, names, "Jaccard overlap of the hardest samples", Normalize(0, 1))
+    style.heatmap(axes[0, 1], overlap[mixed], names, names, "Jaccard overlap\nof the hardest samples", Normalize(0, 1))
     return figure
 
 
@@ -110,7 +110,7 @@ def score_stability(run: StoredRun) -> Figure:
     shown = shown[np.argsort(np.nan_to_num(likeness[shown], nan=-2), kind="stable")]
     names = [literal(str(name)) for name in run.arrays["score_names"]]
     figure, axes = style.sheet(1, 2, width=3.3, height=1.0 + judged.ROW * len(shown), sharey=True)
-    labels = ("Spearman correlation\nof two networks", "overlap of the hardest samples\nof two networks, z-score")
+    labels = ("Spearman correlation\nof two networks", "overlap of their hardest samples,\nz-score")
     for axis, values, label in zip(axes[0], (likeness[shown], z[shown]), labels, strict=True):
         axis.axvline(0, color=style.INK, linewidth=0.8)
         axis.hlines(np.arange(len(shown)), 0, values, color=style.GREY, linewidth=0.8)
