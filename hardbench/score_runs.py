@@ -10,12 +10,12 @@ from torch import Tensor
 
 from hardbench import console, tracking
 from hardbench.artifacts import DYNAMICS, DYNAMICS_POINTS, HARD_SAMPLES, STRAGGLERS, Array
-from hardbench.configs.train import Config as TrainConfig
 from hardbench.data.samples import Samples, Split
 from hardbench.errors import ConfigError, DataError, TrackingError
 from hardbench.hard_samples import recorder
 from hardbench.hard_samples.joining import Sets
 from hardbench.hard_samples.subjects import Subject
+from hardbench.settings import TrainingSettings
 from hardbench.stored import StoredRun
 from hardbench.trained import place, restore
 from hardbench.training.evaluation import batches
@@ -160,8 +160,8 @@ class Networks:
         split = self._split(self.networks[0][0])[1]
         return split.train, split.test
 
-    def _split(self, run: StoredRun) -> tuple[TrainConfig, Split]:
-        trained = run.settings(TrainConfig, place(self.config))
+    def _split(self, run: StoredRun) -> tuple[TrainingSettings, Split]:
+        trained = run.settings(TrainingSettings, place(self.config))
         split = split_of(trained, trained.seed)
         if not np.array_equal(split.train.fingerprints.numpy(), self.fingerprint):
             raise DataError(f"dataset: {trained.dataset}; the one that run {run.id} was trained on")
