@@ -97,6 +97,11 @@ CASES = {
     "stragglers": Case(
         f"stragglers {SEARCH} --epochs 20 --lr 0.5 --train-ratios 0.8 --remaining-train-ratios 0.5,1 --strategy stragglers,loss"
     ),
+    "score": Case(
+        "score last --threads 1 --score aum,loss,random --format csv,jsonl",
+        before=(f"train {TRAIN} --record-dynamics --plant mislabel:0.1",),
+        known=(("opened", "scores.csv"),),
+    ),
 }
 
 

@@ -38,6 +38,7 @@ LINES = (
     ("lifecycle",),
     ("configs",),
     ("campaign",),
+    ("score_runs",),
     ("trained", "hardness_runs"),
     ("tracking", "figures", "console"),
     ("written",),

@@ -5,9 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies
 from scipy.stats import hypergeom, spearmanr
-from sklearn.metrics import average_precision_score, jaccard_score
+from sklearn.metrics import jaccard_score
 
-from hardbench.hard_samples import detection
 from hardbench.hard_samples.cuts import HardEasyOrder
 from hardbench.hard_samples.recording import Recording
 from hardbench.hard_samples.scoring import lacking, values
@@ -341,57 +340,6 @@ def test_a_split_depends_on_its_set_alone():
     one, again, other = (HardEasyOrder.of(hard, Seeds(4).child("split", s)).rows for s in (0, 0, 1))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
-
-
-# finding wrong labels
-
-
-def _planted(n=400, share=0.1, seed=0):
-    rng = np.random.default_rng(seed)
-    positive = np.arange(n) < share * n
-    return rng, rng.permutation(positive)
-
-
-def average_precision(scores, positive):
-    return detection.average_precision(scores, positive, np.ones((1, len(scores)))).item()
-
-
-def test_average_precision_is_that_of_scikit_learn():
-    rng, positive = _planted()
-    for scores in (rng.random(400), rng.integers(0, 5, 400).astype(float), positive.astype(float), -1.0 * positive, np.zeros(400)):
-        assert average_precision(scores, positive) == pytest.approx(average_precision_score(positive, scores))
-    assert np.isnan(average_precision(rng.random(400), np.zeros(400, bool)))
-
-
-def test_a_random_score_has_the_base_rate_and_higher_means_positive():
-    rng, positive = _planted(4000)
-    values = np.array([average_precision(rng.random(4000), positive) for _ in range(60)])
-    assert abs(values.mean() - 0.1) < 3 * values.std(ddof=1) / np.sqrt(60)
-    assert average_precision(positive + 0.1 * rng.random(4000), positive) == 1
-    assert average_precision(-1.0 * positive + 0.1 * rng.random(4000), positive) < 0.1
-
-
-def test_detection_counts_and_its_interval():
-    rng, positive = _planted(2000)
-    scores = positive + rng.normal(0, 0.7, 2000)
-    found = scores > 0.9
-    result = detection.detection(scores, found, positive, np.random.default_rng(1), 400)
-    hits = (found & positive).sum()
-    assert result["base_rate"] == 0.1
-    assert result["recall"] == hits / 200
-    assert result["precision"] == hits / found.sum()
-    # the bootstrap of a share is the binomial's, within the noise of 400 resamples
-    for name, count in (("recall", 200), ("precision", found.sum())):
-        spread = 1.96 * np.sqrt(result[name] * (1 - result[name]) / count)
-        assert result[f"{name}_high"] - result[f"{name}_low"] == pytest.approx(2 * spread, rel=0.2)
-        assert result[f"{name}_low"] < result[name] < result[f"{name}_high"]
-    assert result["average_precision_low"] < result["average_precision"] < result["average_precision_high"]
-
-
-def test_detection_without_anything_found_is_nan():
-    result = detection.detection(np.zeros(9), np.zeros(9, bool), np.arange(9) < 2, np.random.default_rng(0), 10)
-    assert (result["recall"], result["average_precision"]) == (0, pytest.approx(2 / 9))
-    assert np.isnan(result["precision"]) and np.isnan(result["precision_low"])
 
 
 # agreement

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hardbench.artifacts import Array
-from hardbench.metrics.hardness import correlation
+from hardbench.metrics.hardness import correlation, directions
 
 
 def overlap_z(sets: Tensor) -> Array:
@@ -66,8 +66,19 @@ def jaccard_matrix(sets: Array) -> Array:
 
 
 def spearman_matrix(scores: Array) -> Array:
-    """Spearman's rank correlation of every pair of M scores [M, N], [M, M] in [-1, 1]; ties share their mean rank."""
-    return np.array([[correlation(left, right, ranks=True) for right in scores] for left in scores])
+    """Spearman's rank correlation of every pair of M scores [M, N], [M, M] in [-1, 1]; ties share their mean rank.
+
+    Of a pair with nan the samples that have both scores count.
+    """
+    whole = [directions(row, ranks=True) if np.isfinite(row).all() else None for row in scores]
+    matrix = np.empty((len(scores), len(scores)))
+    for i, j in itertools.combinations_with_replacement(range(len(scores)), 2):
+        left, right = whole[i], whole[j]
+        if left is None or right is None:
+            matrix[i, j] = matrix[j, i] = correlation(scores[i], scores[j], ranks=True)
+        else:
+            matrix[i, j] = matrix[j, i] = np.clip(left @ right, -1, 1)
+    return matrix
 
 
 def mean_overlap_z(sets: Array) -> float:

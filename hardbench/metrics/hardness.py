@@ -76,13 +76,19 @@ def correlation(x: Array, y: Array, ranks: bool = False) -> float:
     Pairs with a nan do not count; nan for fewer than three pairs or where x or y is constant.
     """
     defined = np.isfinite(x) & np.isfinite(y)
-    x, y = x[defined], y[defined]
-    if len(x) < 3 or np.ptp(x) <= 1e-12 or np.ptp(y) <= 1e-12:
-        return float("nan")
-    if ranks:
-        x, y = _ranks(x), _ranks(y)
-    x, y = x - x.mean(), y - y.mean()
-    return float(np.clip((x @ y) / np.sqrt((x @ x) * (y @ y)), -1, 1))
+    return float(np.clip(directions(x[defined], ranks) @ directions(y[defined], ranks), -1, 1))
+
+
+def directions(values: Array, ranks: bool = False) -> Array:
+    """A vector (or its ranks, ties sharing their mean rank) less its mean, scaled to length 1: the product of two is their correlation.
+
+    nan for fewer than three numbers, and where all are the same.
+    """
+    if len(values) < 3 or np.ptp(values) <= 1e-12:
+        return np.full(len(values), np.nan) if len(values) else np.full(1, np.nan)
+    values = _ranks(values) if ranks else np.asarray(values, dtype=float)
+    centred = values - values.mean()
+    return np.asarray(centred / np.sqrt(centred @ centred))
 
 
 def _ranks(values: Array) -> Array:

@@ -1,0 +1,258 @@
+"""`hardbench score` through the real command line: scores, judgement, joins, influence, comparisons, what is refused and what goes on."""
+
+import os
+import shutil
+import signal
+
+import numpy as np
+import pandas
+import pytest
+from projects import all_runs, last, new_project, started, wait_for_step
+from scipy.stats import rankdata
+from sklearn.metrics import average_precision_score
+
+from hardbench import tracking
+from hardbench.cli import main
+from hardbench.hard_samples import scoring
+from hardbench.hard_samples.recording import Recording
+from hardbench.lifecycle import launch
+from hardbench.studies import score
+
+PLANT = ["--plant", "mislabel:0.1,corrupt:0.1"]
+DATA = ["--dataset", "digits", "--subset-size", "300", "--threads", "1"]
+TRAIN = ["train", *DATA, "--width", "16", "--layer-metrics", "none", "--record-dynamics"]
+SEARCH = ["invert", *DATA, "--epochs", "30", "--lr", "0.5", "--pool", "train"]
+
+
+def arrays_of(run, name):
+    with np.load(run.file(name), allow_pickle=False) as found:
+        return dict(found)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Three networks on shares of planted digits, two searches for stragglers on the same samples, and their scores."""
+    with pytest.MonkeyPatch.context() as patch:
+        new_project(patch, tmp_path_factory.mktemp("project"))
+        assert main([*TRAIN, *PLANT, "--epochs", "3", "--repeats", "3", "--train-share", "0.6", "--record-test"]) == 0
+        trained = last()
+        assert main([*SEARCH, *PLANT, "--repeats", "2"]) == 0
+        inverted = last()
+        assert main(["score", trained.id, inverted.id[:8], "--out", "copy"]) == 0
+        yield trained, inverted, last()
+
+
+def test_a_run_is_finished_with_everything_it_promises(runs):
+    trained, inverted, run = runs
+    assert (run.status, run.study) == ("FINISHED", "score")
+    assert run.tags["hardbench.source_run"] == f"{trained.id},{inverted.id}"
+    for name in ("scores.npz", "scores.csv", "detection.csv", "agreement.csv", "classes.csv", "influence.npz", "config.yaml"):
+        assert run.has(name), name
+    figures = {path.name for path in run.file("figures").iterdir()}
+    assert {"data_map.png", "detection_by_type.png", "agreement_of_scores.png", "score_stability.png", "hardest.png"} <= figures
+    assert not run.has("checkpoints")
+    assert (run.file("..") / ".." / ".." / ".." / "copy" / "scores.csv").resolve().is_file()
+    missing = dict(zip(run.arrays["missing_scores"], run.arrays["missing_why"], strict=True))
+    assert missing == {}  # everything was recorded, and prediction depth is only for those who name it
+    assert "prediction_depth" not in run.arrays["score_names"]
+
+
+def test_scores_are_those_of_the_recording(runs):
+    trained, inverted, run = runs
+    recording, arrays = Recording.of(arrays_of(trained, "dynamics.npz")), run.arrays
+    names = [str(name) for name in arrays["score_names"] if name != "stragglers"]
+    for name, value in scoring.values(recording, names).items():
+        np.testing.assert_allclose(arrays[name], value.numpy().astype(np.float32), err_msg=name)
+    table = pandas.read_csv(run.file("scores.csv"))
+    assert len(table) == 300
+    np.testing.assert_array_equal(table["index"], recording.index)
+    mean = scoring.values(recording, ["aum"])["aum"].mean(0).numpy()
+    np.testing.assert_allclose(table.aum, mean, rtol=1e-6)
+    np.testing.assert_array_equal(table.aum_rank, rankdata(-mean, "min"))
+    np.testing.assert_array_equal(table.memorization.isna(), np.isnan(arrays["memorization"]))
+    assert (table.memorization_rank.isna() == table.memorization.isna()).all()
+    assert {"mislabel", "corrupt"} == set(table.planted.dropna())
+    assert ((table.label != table.clean) == (table.planted == "mislabel")).all()
+    searched = arrays_of(inverted, "stragglers.npz")
+    places = {index: place for place, index in enumerate(searched["index"])}
+    np.testing.assert_array_equal(arrays["stragglers"], searched["stragglers"][:, [places[i] for i in recording.index.tolist()]])
+
+
+def test_detection_is_judged_with_the_planted_type_as_positives(runs):
+    run = runs[2]
+    arrays, table = run.arrays, pandas.read_csv(run.file("detection.csv"))
+    assert arrays["detection_types"].tolist() == ["mislabel", "corrupt"]
+    np.testing.assert_allclose(arrays["detection_base_rate"], 30 / 270)
+    for kind, code in (("mislabel", 1), ("corrupt", 4)):
+        rows = np.isin(arrays["planted"], (0, code))
+        losses = arrays["mean_loss"].astype(float)
+        found = table[(table.score == "mean_loss") & (table.type == kind)].set_index("repeat")
+        expected = average_precision_score(arrays["planted"][rows] == code, losses.mean(0)[rows])
+        assert found.average_precision["all"] == pytest.approx(expected, rel=1e-5)
+        assert found.average_precision["2"] == pytest.approx(average_precision_score(arrays["planted"][rows] == code, losses[2][rows]))
+        assert found.low["all"] < found.average_precision["all"] < found.high["all"]
+        assert found.stderr["all"] == pytest.approx(found.average_precision[["0", "1", "2"]].std() / np.sqrt(3), rel=1e-5)
+        assert run.metrics[f"average_precision/{kind}/mean_loss"] == pytest.approx(expected, rel=1e-5)
+        assert run.metrics[f"average_precision/{kind}/stragglers_stderr"] > 0
+    assert run.metrics["base_rate/corrupt"] == pytest.approx(30 / 270)
+    assert (table[table.score == "consistency"].n < 270).all()  # nan for samples that every network trained on
+    assert set(table[table.score == "memorization"].repeat) == {"all"}
+    assert {"confident_learning", "confident_learning_recall"} <= arrays.keys()
+
+
+def test_influence_is_that_of_the_memberships(runs):
+    trained, _, run = runs
+    recorded, found = arrays_of(trained, "dynamics.npz"), arrays_of(run, "influence.npz")
+    right = recorded["test_logits"][:, -1].argmax(-1) == recorded["test_labels"]
+    j, i = 5, int(found["influence_train"][5, 0])
+    inside = recorded["membership"][:, i]
+    assert found["influence"][j, 0] == pytest.approx(right[inside, j].mean() - right[~inside, j].mean())
+    np.testing.assert_array_equal(found["influence_test_labels"], recorded["test_labels"])
+
+
+def test_the_gallery_has_the_inputs_of_the_samples(runs):
+    trained, _, run = runs
+    arrays = run.arrays
+    rows = arrays["gallery"][list(arrays["score_names"]).index("mean_loss")]
+    assert rows.shape == (10, 12)
+    means = arrays["mean_loss"].mean(0)
+    for c in range(10):
+        own = np.flatnonzero(arrays["labels"] == c)
+        assert set(rows[c]) == set(own[np.argsort(-means[own])[:12]])
+    assert arrays["gallery_inputs"].shape == (len(arrays["gallery_rows"]), 1, 8, 8)
+    logits = arrays_of(trained, "dynamics.npz")["logits"]
+    np.testing.assert_array_equal(arrays["predicted"], logits[:, -1].mean(0).argmax(-1))
+
+
+def test_named_scores_and_what_they_lack(runs, capsys):
+    """A run without shares of the samples has no memorization; the newest recording is `last`."""
+    before = len(all_runs())
+    assert main([*TRAIN, "--epochs", "1", "--record-points", "last", "--noise-ratio", "0.1"]) == 0
+    trained = last()
+    capsys.readouterr()
+    for name, why in (
+        ("memorization", "needs --train-share"),
+        ("forgetting", "needs two recorded points"),
+        ("disagreement", "needs --repeats 2"),
+    ):
+        assert main(["score", trained.id, "--score", f"loss,{name}"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"hardbench: score: {name}; one that {trained.id[:8]} allows, as this one {why}") and error.count("\n") == 1
+    assert len(all_runs()) == before + 1
+    assert main(["score", "--score", "loss,prediction_depth"]) == 0
+    arrays = last().arrays
+    assert set(arrays["prediction_depth"].flat) <= {0, 1, 2} and arrays["prediction_depth"].shape == (1, 300)
+    assert arrays["detection_types"].tolist() == ["wrong_label"]  # of noise_ratio
+    assert main(["score", "--score", "nonsense"]) == 2
+    assert capsys.readouterr().err.startswith("hardbench: score: nonsense; ")
+
+
+def test_runs_on_other_samples_are_refused(runs, capsys):
+    trained, inverted, _ = runs
+    assert main([*SEARCH, *PLANT, "--repeats", "1", "--seed", "1", "--class-map", "0:1,1:0"]) == 0
+    other = last()
+    assert main([*TRAIN, "--epochs", "1"]) == 0
+    clean, before = last(), len(all_runs())
+    capsys.readouterr()
+    for words, code, said in (
+        ([trained.id, other.id], 3, "runs: "),
+        ([clean.id, inverted.id], 3, f"runs: {inverted.id}; a run on the same samples, and "),
+        ([inverted.id], 2, f"runs: {inverted.id}; a run of train --record-dynamics among them"),
+        (["nonsense"], 5, "run: nonsense; a run id"),
+        ([trained.id, trained.id], 2, "runs: "),
+    ):
+        assert main(["score", *words]) == code
+        error = capsys.readouterr().err
+        assert error.startswith(f"hardbench: {said}") and error.count("\n") == 1, error
+    assert len(all_runs()) == before
+
+
+def test_networks_of_several_runs_are_repeats_of_one_recording(runs):
+    """The third network trained by itself and the first two: the same scores, and the same as of all three in one run."""
+    trained = runs[0]
+    ids = []
+    for first, repeats in ((0, 2), (2, 1)):
+        words = ["--epochs", "3", "--repeats", str(repeats), "--first-repeat", str(first), "--train-share", "0.6", "--record-test"]
+        assert main([*TRAIN, *PLANT, *words]) == 0
+        ids.append(last().id)
+    assert main(["score", *ids, "--score", "aum,memorization,random"]) == 0
+    arrays, whole = last().arrays, runs[2].arrays
+    assert arrays["recordings"].tolist() == [f"{ids[0][:8]}+1"]
+    for name in ("aum", "memorization", "random"):
+        np.testing.assert_array_equal(arrays[name], whole[name])
+    assert main(["score", ids[0], trained.id, "--score", "aum"]) == 0  # network 0 is in both: two recordings of one data set
+    assert last().has(f"{trained.id[:8]}/scores.csv")
+
+
+def test_a_run_that_failed_goes_on(runs, monkeypatch):
+    trained = runs[0]
+    write, expected = tracking.Run.write_text, runs[2]
+
+    def full(self, name, text):
+        if name == "agreement.csv":
+            raise OSError(28, "No space left on device")
+        write(self, name, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking.Run, "write_text", full)
+        assert main(["score", trained.id, runs[1].id]) == 5
+    run = last()
+    assert run.status == "FAILED"
+    assert launch(score, run.settings(score.Config), run) is not None
+    run = last()
+    assert run.status == "FINISHED" and run.file("detection.csv").read_text() == expected.file("detection.csv").read_text()
+    for name, array in expected.arrays.items():
+        np.testing.assert_array_equal(run.arrays[name], array, err_msg=name)
+
+
+# projects of their own
+
+
+def test_a_killed_training_is_scored_as_far_as_it_came(monkeypatch, tmp_path, capsys):
+    folder = new_project(monkeypatch, tmp_path)
+    words = [*TRAIN, *PLANT, "--epochs", "4000", "--checkpoint-every", "1"]
+    process = started(folder, *words)
+    wait_for_step(folder, 40, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    (trained,) = all_runs()
+    assert main(["score", trained.id, "--score", "mean_loss,random"]) == 0
+    said = capsys.readouterr().err
+    assert "scored as far as it goes, epoch " in said and " of 4000" in said
+    points = sorted(path.name for path in trained.file("dynamics").glob("[0-9]*.npy"))
+    assert last().arrays["mean_loss"].shape == (1, 300) and len(points) >= 1
+
+
+def _data_set(folder, number):
+    """Two clouds of vectors, some of them between."""
+    rng = np.random.default_rng(number)
+    labels = np.arange(120) % 2
+    inputs = (rng.normal(size=(120, 6)) + 1.5 * labels[:, None]).astype(np.float32)
+    np.savez(folder / f"{number}.npz", x_train=inputs[:100], y_train=labels[:100], x_test=inputs[100:], y_test=labels[100:])
+    return f"npz:{folder / f'{number}.npz'}"
+
+
+def test_five_data_sets_are_compared_and_fewer_have_tables_of_their_own(monkeypatch, tmp_path, capsys):
+    folder, ids = new_project(monkeypatch, tmp_path), []
+    for number in (0, 1, 2, 3, 4, 0):
+        seed = str(len(ids))
+        line = ["train", "--dataset", _data_set(folder, number), "--epochs", "2", "--width", "8", "--threads", "1", "--record-dynamics"]
+        assert main([*line, "--plant", "mislabel:0.1", "--seed", seed, "--layer-metrics", "none"]) == 0
+        ids.append(last().id)
+    assert main(["score", *ids, "--score", "mean_loss,aum,random"]) == 0
+    arrays = last().arrays
+    assert int(arrays["friedman_blocks"]) == 5 and arrays["friedman_ranks"].shape == (1, 3)
+    assert arrays["friedman_ranks"].sum() == pytest.approx(6)
+    both = [arrays, last().archive(f"{ids[5][:8]}/scores.npz")]
+    np.testing.assert_allclose(arrays["friedman_ap"][0, 0], np.mean([part["detection_ap"][:, 0] for part in both], axis=0))
+    assert "lowest mean ranks over 5 data sets: mislabel: " in capsys.readouterr().out
+    assert last().has("figures/critical_difference.png")
+    assert main(["score", *ids[:2], "--score", "mean_loss,random"]) == 0
+    said = capsys.readouterr()
+    assert "mean ranks are compared over 5 data sets or more, and there are 2; every recording has its own tables" in said.err
+    assert f", {ids[1][:8]}" in said.out and "friedman_p" not in last().arrays
+    assert main(["sweep", "score", "--runs", f"{ids[0]};{ids[1]}", "--score", "aum", "--early", "0.1,0.5", "--workers", "1"]) == 0
+    cells = [run for run in all_runs() if run.tags.get("hardbench.kind") == "cell"]
+    assert sorted(run.tags["hardbench.source_run"] for run in cells) == sorted(2 * ids[:2])
+    shutil.rmtree(folder / "results")
