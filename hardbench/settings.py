@@ -248,7 +248,7 @@ class MeasureSettings(Config):
     record_dtype: str = setting("float32", "Numbers that recorded logits are stored as.", choices=("float32", "float16"), later=True)
     hardness: str | None = setting(
         None,
-        "Run (or RUN:STRATEGY) whose hard and easy samples every metric is split into: of stragglers, invert, or of recorded dynamics.",
+        "Run (or RUN:SCORE) whose hard and easy samples every metric is split into: of score, stragglers, invert, or of recorded dynamics.",
     )
     log_every: int = setting(5, "Steps between two points of the training curves.", low=1, was=("metrics_log_frequency",))
 
