@@ -136,7 +136,7 @@ AXES: dict[str, dict[str, str]] = {
         "friedman_types": "C", "friedman_statistic": "C", "friedman_p": "C", "friedman_critical_difference": "C",
         "influence": "MI", "influence_stderr": "MI", "influence_train": "MI",
     },
-    "sweep": {"swept": "+!", "setting_*": "C", "baseline": "C", "seconds": "C+", "test_*": "C+"},
+    "sweep": {"swept": "+!", "setting_*": "C", "baseline": "C", "kept": "C", "seconds": "C+", "test_*": "C+"},
     HARD_SAMPLES: {
         "strategies": "M!", "index": "N!", "labels": "N!", "fingerprint": "N!", "scores_*": "SN", "hard_*": "SN", "planted": "N",
         "plant_types": "Y",

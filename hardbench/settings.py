@@ -1,6 +1,5 @@
 """The vocabulary: settings that studies share. A study's Config inherits the groups it needs."""
 
-import math
 import posixpath
 import re
 from collections.abc import Mapping
@@ -8,15 +7,15 @@ from dataclasses import dataclass
 
 from hardbench.config import Config, options
 from hardbench.declaration import setting
-from hardbench.errors import ConfigError, brief, nearest
+from hardbench.errors import ConfigError, brief
 from hardbench.registry import DATASETS, DETECTORS, MODELS, OPTIMIZERS, SCHEDULERS, TASKS
+from hardbench.rules import PLANT_TYPES, canonical_plant, how_kept, plant_shares, wrong_keep
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "leaky_relu", "gelu")
 INITS = ("default", "kaiming_normal", "kaiming_uniform")
 STRAGGLERS = "stragglers"  # the score that is counted at the inversions
 LEVELS = ("dataset", "class")  # over which hard samples are counted
 ESTIMATES = ("plugin", "grassberger")  # of mutual information
-PLANT_TYPES = ("mislabel", "mislabel_pairs", "mislabel_close", "corrupt", "shift", "zoom", "invert", "foreign")  # see data/plant.py
 MODES = ("conv_weight", "activation_zero", "activation_mean")  # what a masked channel becomes
 
 
@@ -34,34 +33,6 @@ def wrong_tags(tags: Mapping[str, str]) -> str | None:
         if len(value) > 5000 or not value.replace("\n", "").replace("\t", "").isprintable():
             return f"{brief(key)} with at most 5000 printable characters"
     return None
-
-
-def plant_shares(text: str) -> dict[str, float]:
-    """The share of every type in `TYPE:SHARE,...`, in the order of PLANT_TYPES; ConfigError for anything else, or more than all samples."""
-    shares: dict[str, float] = {}
-    for word in filter(None, map(str.strip, text.split(","))):
-        name, _, number = (part.strip() for part in word.partition(":"))
-        name = name.replace("-", "_")
-        try:
-            share = float(number)
-        except ValueError:
-            share = math.nan
-        if name not in PLANT_TYPES:
-            raise ConfigError(f"plant: {brief(word)}; {nearest(name, PLANT_TYPES)}")
-        if not 0 < share <= 1:
-            raise ConfigError(f"plant: {brief(word)}; TYPE:SHARE with a share above 0 and at most 1")
-        if name in shares:
-            raise ConfigError(f"plant: {brief(text)}; each type once")
-        shares[name] = share
-    if not shares or math.fsum(shares.values()) > 1 + 1e-9:
-        raise ConfigError(f"plant: {brief(text)}; TYPE:SHARE,... with at least one type, and shares that sum to 1 at most")
-    return {name: shares[name] for name in PLANT_TYPES if name in shares}
-
-
-def _canonical_plant(text: str) -> str | None:
-    if text.strip().lower() == "none":
-        return None
-    return ",".join(f"{name}:{share!r}" for name, share in plant_shares(text).items())
 
 
 @dataclass(frozen=True)
@@ -134,7 +105,7 @@ class PlantSettings(SourceSettings):
     plant: str | None = setting(
         None,
         f"Training samples made hard, TYPE:SHARE,... of {', '.join(PLANT_TYPES)}; none for none.",
-        canonical=_canonical_plant,
+        canonical=canonical_plant,
         later=True,
     )
     plant_from: str | None = setting(
@@ -243,6 +214,12 @@ class TrainSettings(CheckpointSettings):
         0.9999, "Accuracy on a network's own training samples, eval mode, clean inputs.", low=0, high=1, varies=True, was=("target_acc",)
     )
     stop_at_target: bool = setting(False, "Stop a network at the end of the epoch in which it reaches the target.")
+    keep: str | None = setting(
+        None,
+        "Training samples to train on: easy:0.8 or hard:0.8, that share of them by the score of hardness (of the whole data set, not of"
+        " every class), random:0.8, or unsuspected, those that hardness does not call hard. Drawn after the validation split.",
+        wrong=wrong_keep, later=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -271,7 +248,7 @@ class MeasureSettings(Config):
     record_dtype: str = setting("float32", "Numbers that recorded logits are stored as.", choices=("float32", "float16"), later=True)
     hardness: str | None = setting(
         None,
-        "Run (or RUN:STRATEGY) whose hard and easy samples every metric is split into: of stragglers, invert, or of recorded dynamics.",
+        "Run (or RUN:SCORE) whose hard and easy samples every metric is split into: of score, stragglers, invert, or of recorded dynamics.",
     )
     log_every: int = setting(5, "Steps between two points of the training curves.", low=1, was=("metrics_log_frequency",))
 
@@ -285,6 +262,11 @@ class MeasureSettings(Config):
 @dataclass(frozen=True)
 class TrainingSettings(RunSettings, MeasureSettings, TrainSettings, ModelSettings, DataSettings):
     """All that a training reads."""
+
+    def check(self) -> None:
+        """Rules that join two settings."""
+        if self.keep is not None and self.hardness is None and how_kept(self.keep)[0] != "random":
+            raise ConfigError(f"keep: {self.keep}; with hardness RUN:SCORE, which says what is easy or hard (random:0.8 needs none)")
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,23 @@ def test_another_score_and_a_sweep_of_something_else():
         sweep.accuracy_vs_p([grid_of_cells(model=["mlp"], corruption_p=["0"])], PLAIN)
 
 
+def test_accuracy_against_the_share_kept():
+    """A line for each score and way, at the shares that were kept; random shares are nobody's."""
+    run = grid_of_cells(hardness=[f"{'a' * 32}:aum", f"{'a' * 32}:loss"], keep=["easy:0.5", "easy:0.1", "unsuspected", "hard:0.5"])
+    run.arrays["setting_keep"][7], run.arrays["setting_hardness"][7] = "random:0.3", ""
+    run.arrays["kept"] = np.array([0.5, 0.1, 0.8, 0.5, 0.5, 0.1, 0.7, 0.3])
+    axis = only(sweep.accuracy_vs_kept([run], PLAIN), "accuracy_vs_kept").axes[0]
+    assert axis.get_title() == "2 networks per point"
+    names = ["easy by aum", "unsuspected by aum", "hard by aum", "easy by loss", "unsuspected by loss", "random"]
+    assert legend_of(axis) == names
+    points = [([0.1, 0.5], [0.21, 0.11]), ([0.8], [0.31]), ([0.5], [0.41]), ([0.1, 0.5], [0.61, 0.51]), ([0.7], [0.71]), ([0.3], [0.81])]
+    for container, (x, means) in zip(axis.containers, points, strict=True):
+        same(container.lines[0].get_data(), [x, means])
+        same(bar_ends(container), np.array(means)[:, None] + [-0.01, 0.01])
+    with pytest.raises(ConfigError, match="a sweep of trainings over keep, and campaign is none"):
+        sweep.accuracy_vs_kept([by_level()], PLAIN)
+
+
 def test_a_grid_is_a_table_for_every_other_combination():
     figure = only(sweep.grid([by_level()], PLAIN), "grid_activation_corruption_p")
     first, second = figure.axes[:2]

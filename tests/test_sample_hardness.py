@@ -13,10 +13,11 @@ from setups import TEST, TRAIN, images_in_classes
 from hardbench import artifacts, hardness_runs, tracking
 from hardbench.cli import main
 from hardbench.data.samples import Samples
-from hardbench.errors import DataError
-from hardbench.hard_samples import recorder, sample_hardness
+from hardbench.errors import ConfigError, DataError
+from hardbench.hard_samples import recorder, sample_hardness, scoring
 from hardbench.hard_samples.recording import Recording
 from hardbench.hard_samples.scoring import lacking, values
+from hardbench.hard_samples.selection import hardest
 from hardbench.registry import SCORES
 from hardbench.studies import sweep, train
 
@@ -186,3 +187,73 @@ def test_test_samples_count_after_train_samples():
     assert (rows.tolist(), hard.tolist()) == ([0, 2], [True, False])
     with pytest.raises(DataError, match="of 2 samples 2 are others"):
         known.match(Samples.of(samples.inputs.flip(0), samples.labels).pick(torch.tensor([2, 3, 5])))
+
+
+def recording(**more):
+    """Two networks at one point, five samples of three classes; wrong: 2 and 4 of the first network, 1, 2 and 4 of the second."""
+    predicted = torch.tensor([[0, 1, 0, 0, 0], [0, 2, 1, 0, 2]])
+    sure = torch.tensor([[1.0, 5.0, 2.0, 3.0, 4.0], [2.0, 1.0, 6.0, 5.0, 3.0]])
+    logits = (torch.nn.functional.one_hot(predicted, 3) * sure[:, :, None])[:, None].float().numpy()
+    arrays = {"logits": logits, "labels": np.array([0, 1, 2, 0, 1]), "steps": np.array([7]), "index": np.arange(5)}
+    return arrays | {"fingerprint": np.arange(5)} | more
+
+
+def hard_by(score, study="train", **more):
+    known = sample_hardness.read(study, "a" * 32, recording(**more), score)
+    return known.hard.nonzero()[0].tolist(), known.score
+
+
+def test_as_many_are_hard_as_are_misclassified():
+    """By confidence (minus the largest logit) the networks call {0, 2} and {1, 0, 4} hard; both call 0, and half is enough."""
+    assert hard_by(None)[0] == hard_by("wrong_at_end")[0] == [1, 2, 4]
+    hard, score = hard_by("confidence")
+    np.testing.assert_allclose(score, [-1.5, -3, -4, -4, -3.5])
+    assert hard == [0, 1, 2, 4]
+    hard, score = hard_by("random")  # of all networks together: the mean number, 2.5, rounded to 2
+    assert hard == sorted(np.argsort(-score)[:2].tolist())
+
+
+def test_confident_learning_says_what_is_hard_by_its_scores():
+    membership = np.array([[True, False, False, True, False], [False, True, True, True, False]])
+    expected = scoring.confident_learning(Recording.of(recording(membership=membership))).nonzero().flatten().tolist()
+    assert expected
+    for name in ("self_confidence", "normalised_margin"):
+        hard, score = hard_by(name, membership=membership)
+        assert hard == expected
+        assert np.isnan(score).tolist() == [False, False, False, True, False]  # every network trained on sample 3
+
+
+@pytest.mark.parametrize(
+    ("score", "text"),
+    [("stragglers", "wrong_at_end of this run"), ("memorization", "needs --train-share"), ("prediction_depth", "score prediction_depth")],
+)
+def test_scores_that_a_recording_cannot_give(score, text):
+    with pytest.raises(ConfigError, match=text):
+        hard_by(score)
+
+
+def test_the_scores_of_a_score_run():
+    """Prediction depth is read from one; without wrong_at_end the predictions of all networks together say how many are hard."""
+    depth = np.array([[0.0, 2, 1, 0, 3], [0, 1, 2, 3, 0]])
+    stored = {"score_names": np.array(["prediction_depth", "self_confidence"]), "prediction_depth": depth}
+    stored |= {"self_confidence": np.array([0.1, 0.2, np.nan, 0.4, 0.9]), "confident_learning": np.array([0, 0, 0, 1, 0], dtype=bool)}
+    stored["predicted"] = np.array([0, 2, 1, 0, 1])  # two are wrong
+    hard, score = hard_by("prediction_depth", "score", **stored)
+    assert hard == [1, 2, 3, 4]
+    np.testing.assert_array_equal(score, depth.mean(0))
+    assert hard_by("self_confidence", "score", **stored)[0] == [3]
+    wrong = np.array([[0.0, 0, 0, 0, 1], [0, 0, 0, 1, 0]])
+    named = {"score_names": np.array(["prediction_depth", "wrong_at_end"]), "wrong_at_end": wrong}
+    assert hard_by("prediction_depth", "score", **stored | named)[0] == [3, 4]
+    assert hard_by(None, "score", **stored | named)[0] == [3, 4]
+    with pytest.raises(ConfigError, match="one of its scores: prediction_depth, self_confidence"):
+        hard_by("aum", "score", **stored)
+    elsewhere = {name: array for name, array in (recording() | stored).items() if name != "fingerprint"}
+    with pytest.raises(ConfigError, match="recording from elsewhere"):
+        sample_hardness.read("score", "a" * 32, elsewhere, "self_confidence")
+
+
+def test_samples_without_a_score_are_never_hard():
+    score = torch.tensor([torch.nan, 1.0, 3.0, torch.nan])
+    assert hardest(score, 1).tolist() == [False, False, True, False]
+    assert hardest(score, 4).tolist() == [False, True, True, False]

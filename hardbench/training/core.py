@@ -30,6 +30,7 @@ class TrainResult:
     bayes_accuracy: float | None
     digest: str
     train_samples: int  # of one network
+    kept: str  # how many of the training samples there are, by `keep`: 800 of 1000
     planted: dict[str, np.ndarray] = field(default_factory=dict)  # planted.npz; empty where nothing is
     journal: Journal = field(default_factory=list)
     checkpoints: dict[str, Any] = field(default_factory=dict)
@@ -81,8 +82,8 @@ class Training:
             arrays["measured_samples"] = np.full(member.repeats, sample_count(split.train, split.val or split.test, split.test))
         diverged = {r - rows.start: step for r, step in learner.diverged.items() if r in repeats}
         reached = {r - rows.start: step / setup.batches.per_epoch for r, step in learner.reached.items() if r in repeats}
-        facts = (split.val is not None, split.bayes_accuracy, split.digest, setup.batches.count, planted_arrays(split))
-        return TrainResult(arrays, learner.steps, diverged, reached, *facts)
+        facts = (split.val is not None, split.bayes_accuracy, split.digest, setup.batches.count, f"{len(split.train)} of {setup.available}")
+        return TrainResult(arrays, learner.steps, diverged, reached, *facts, planted=planted_arrays(split))
 
     def best_weights(self, networks: Sequence[Mapping[str, Any]], place: int = 0) -> dict[str, Any]:
         """The best weights of a configuration's networks with their step and validation accuracy, as best.pt holds them.
