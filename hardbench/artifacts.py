@@ -117,7 +117,7 @@ AXES: dict[str, dict[str, str]] = {
         "train_ratios": "P!", "repeats": "R!", "remaining": "Q!", "sets": "S!", "hard_per_class": "MSK!", "samples_per_class": "K!",
         "class_names": "K!", "stability": "M!", "gallery_images": "MG+!", "gallery_*": "MG",
     },
-    "sweep": {"swept": "+!", "setting_*": "C", "baseline": "C", "seconds": "C+", "test_*": "C+"},
+    "sweep": {"swept": "+!", "setting_*": "C", "baseline": "C", "kept": "C", "seconds": "C+", "test_*": "C+"},
     HARD_SAMPLES: {
         "strategies": "M!", "index": "N!", "labels": "N!", "fingerprint": "N!", "scores_*": "SN", "hard_*": "SN",
     },

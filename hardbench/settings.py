@@ -14,6 +14,7 @@ from hardbench.registry import DATASETS, DETECTORS, MODELS, OPTIMIZERS, SCHEDULE
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "leaky_relu", "gelu")
 INITS = ("default", "kaiming_normal", "kaiming_uniform")
 STRAGGLERS = "stragglers"  # the score that is counted at the inversions
+UNSUSPECTED = "unsuspected"  # keep the samples that no detector suspects
 LEVELS = ("dataset", "class")  # over which hard samples are counted
 ESTIMATES = ("plugin", "grassberger")  # of mutual information
 PLANT_TYPES = ("mislabel", "mislabel_pairs", "mislabel_close", "corrupt", "shift", "zoom", "invert", "foreign")  # see data/plant.py
@@ -62,6 +63,22 @@ def _canonical_plant(text: str) -> str | None:
     if text.strip().lower() == "none":
         return None
     return ",".join(f"{name}:{share!r}" for name, share in plant_shares(text).items())
+
+
+def how_kept(word: str) -> tuple[str, float]:
+    """What `keep` says: easy, hard or random with the share of the samples; unsuspected, whose share (nan) the score's detector says."""
+    how, _, share = word.partition(":")
+    return how, float(share) if share else math.nan
+
+
+def wrong_keep(word: str) -> str | None:
+    """The rule for `keep`, as text, if this word breaks it; else None."""
+    try:
+        how, share = how_kept(word)
+    except ValueError:
+        how, share = "", 0.0
+    fits = word == UNSUSPECTED or (how in ("easy", "hard", "random") and 0 < share <= 1)
+    return None if fits else f"easy:SHARE, hard:SHARE or random:SHARE with a share above 0 up to 1 (easy:0.8), or {UNSUSPECTED}"
 
 
 @dataclass(frozen=True)
@@ -243,6 +260,12 @@ class TrainSettings(CheckpointSettings):
         0.9999, "Accuracy on a network's own training samples, eval mode, clean inputs.", low=0, high=1, varies=True, was=("target_acc",)
     )
     stop_at_target: bool = setting(False, "Stop a network at the end of the epoch in which it reaches the target.")
+    keep: str | None = setting(
+        None,
+        "Training samples to train on: easy:0.8 or hard:0.8, that share of them by the score of hardness (of the whole data set, not of"
+        " every class), random:0.8, or unsuspected, those that hardness does not call hard. Drawn after the validation split.",
+        wrong=wrong_keep, later=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -285,6 +308,11 @@ class MeasureSettings(Config):
 @dataclass(frozen=True)
 class TrainingSettings(RunSettings, MeasureSettings, TrainSettings, ModelSettings, DataSettings):
     """All that a training reads."""
+
+    def check(self) -> None:
+        """Rules that join two settings."""
+        if self.keep is not None and self.hardness is None and how_kept(self.keep)[0] != "random":
+            raise ConfigError(f"keep: {self.keep}; with hardness RUN:SCORE, which says what is easy or hard (random:0.8 needs none)")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from hardbench.yaml_text import LARGEST, parse_yaml
 
 STUDY = "hardbench.study"
 SOURCE_RUN = "hardbench.source_run"  # tag: ids of the runs that a run is about
+KEPT = "hardbench.kept"  # tag: how many of the training samples a run with `keep` trains on, `800 of 1000`
 SIMULATION = "hardbench.simulate"  # tag of a training that is a simulation, with what else it does, for a resumed one
 
 Settings = TypeVar("Settings", bound=Config)

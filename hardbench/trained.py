@@ -15,7 +15,7 @@ from hardbench.hard_samples.sample_hardness import EASY, HARD
 from hardbench.metrics.hardness import final, hardness_table, mean_at_end, overlap_hardness_spearman
 from hardbench.registry import MODELS
 from hardbench.settings import TrainingSettings
-from hardbench.stored import StoredRun
+from hardbench.stored import KEPT, StoredRun
 from hardbench.training import checkpoints
 from hardbench.training.core import TrainResult
 from hardbench.training.greedy import make_learner
@@ -29,6 +29,8 @@ FINAL = {"test_loss": "loss", "test_accuracy": "accuracy", "val_loss": "val_loss
 def store_cell(run: Run, config: TrainingSettings, result: TrainResult) -> None:
     """Everything a run keeps of a training that a sweep's worker made; TrainingError at the end if a repeat diverged."""
     run.data(config.dataset, result.digest)
+    if config.keep is not None:
+        run.tag(KEPT, result.kept)
     for row, step in result.journal:
         run.log(row, step)
     for name, state in result.checkpoints.items():

@@ -114,9 +114,13 @@ def label(config: Config, swept: Sequence[str]) -> str:
         value = getattr(config, name)
         if value is not None:
             text = ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
-            words.append(text if name in ("model", "activation", "dataset", "plant") else f"{SHORT.get(name, name)}{text}")
+            if name == "hardness":  # by the run's short id
+                run, colon, score = text.partition(":")
+                text = run[:8] + colon + score
+            words.append(text if name in PLAIN else f"{SHORT.get(name, name)}{text}")
     return " ".join(words) or "cell"
 
 
 FIRST = ("model", "activation", "corruption_p")
+PLAIN = ("model", "activation", "dataset", "plant", "hardness", "keep")  # words that say what they are
 SHORT = {"corruption_p": "p", "seed": "s", "noise_ratio": "noise"}

@@ -49,8 +49,8 @@ def stackable(config: Config) -> bool:
 def stack_key(config: TrainingSettings, data: str) -> str:
     """Configurations with the same key train in one stack; `data` names the samples."""
     individual = [name for name in OWN if not config.stop_at_target or name == "repeats"]  # a target adds evaluation points
-    if config.layer_metrics != ("none",):
-        individual = [name for name in individual if name not in ("seed", "noise_ratio")]  # they fix what the layers are measured on
+    if config.layer_metrics != ("none",) or config.keep is not None:
+        individual = [name for name in individual if name not in ("seed", "noise_ratio")]  # they fix which samples are measured, or kept
     return digest({name: value for name, value in numbers(config).items() if name not in individual}, data)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from hardbench.artifacts import ARRAYS, SECONDS, setting_key
 from hardbench.files import write_text
 from hardbench.metrics.hardness import final, mean_stderr
-from hardbench.stored import StoredRun
+from hardbench.stored import KEPT, StoredRun
 
 FIRST = {"activation": "activation", "model_type": "model", "p": "corruption_p"}  # column -> setting
 SCORES = {"test_accuracy": "accuracy", "test_loss": "loss"}  # column -> array
@@ -30,6 +30,8 @@ class Table:
         config = stored.config
         row: dict[str, Any] = {column: _word(config.get(name)) for column, name in self.settings.items()}
         row |= {"seed": config.get("seed", ""), "first": config.get("first_repeat", 0), "run": stored.id, "baseline": baseline}
+        kept, _, available = stored.tags.get(KEPT, "1 of 1").partition(" of ")
+        row["kept"] = float(kept) / float(available)
         if stored.has(ARRAYS) and "accuracy" in stored.arrays and "confusion" in stored.arrays:
             row |= {column: final(stored.arrays, name) for column, name in SCORES.items()}
         else:  # of another study: whatever it measured, as one row
@@ -77,12 +79,15 @@ class Table:
         return rows
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """For figures: every score [C, R] (nan where a cell has fewer networks), the baseline [C], settings as words [C]."""
+        """For figures: every score [C, R] (nan where a cell has fewer networks), settings as words [C], and baseline and kept [C].
+
+        baseline: accuracy of the nearest class mean; kept: share of the training samples that a cell trained on, by `keep`.
+        """
         rows = self.ordered()
         arrays: dict[str, np.ndarray] = {"swept": np.array(self.swept, dtype=str)}
         for column, name in {**self.settings, "seed": "seed"}.items():
             arrays[setting_key(name)] = np.array([str(row[column]) for row in rows], dtype=str)
-        arrays["baseline"] = np.array([row["baseline"] for row in rows], dtype=float)
+        arrays |= {name: np.array([row[name] for row in rows], dtype=float) for name in ("baseline", "kept")}
         longest = max((len(value) for row in rows for value in row.values() if isinstance(value, np.ndarray)), default=0)
         for name in self.measured():
             arrays[name] = np.full((len(rows), longest), np.nan)

@@ -151,12 +151,17 @@ def _section(config: CampaignSettings, name: str, section: Any) -> Iterator[tupl
         yield option, value
 
 
+def _read(point: grid.Point) -> grid.Point:
+    """A point without the hardness that a random share does not read, so that it is one cell whatever the scores beside it."""
+    return {name: value for name, value in point.items() if name != "hardness" or not str(point.get("keep")).startswith("random")}
+
+
 def points_of(
     config: CampaignSettings, pinned: Callable[[type[AnyConfig], grid.Point], grid.Point] = lambda _, point: point
 ) -> list[AnyConfig]:
     """The configurations of all cells; `pinned` says what a point reads where that is not settled by its words."""
     study, words = config_class(config.study), words_of(config)
-    points = [pinned(study, point) for point in grid.points(study, words.given, words.fixed, words.grids)]
+    points = [pinned(study, _read(point)) for point in grid.points(study, words.given, words.fixed, words.grids)]
     shared: dict[str, Any] = {"data_dir": config.data_dir, "device": config.device, "threads": config.threads or 1, "tag": config.tag}
     shared |= {"keep_checkpoints": False} if config.study == "train" else {}  # others may read their own
     return grid.configurations(study, points, shared)

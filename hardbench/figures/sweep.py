@@ -1,4 +1,4 @@
-"""Figures of sweeps: accuracy against the corruption level, and a coloured table over any two settings."""
+"""Figures of sweeps: accuracy against the corruption level or the share of samples kept, and a coloured table over any two settings."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -96,16 +96,66 @@ def _accuracy_vs_p(run: StoredRun, of_model: Array, metric: str, values: Array, 
         for level in sorted(set(baselines[np.isfinite(baselines)].tolist())) if metric == "test_accuracy" else ():
             line = axis.axhline(level, color=style.INK, linewidth=1.0, linestyle="--", label="nearest class mean", zorder=1)
             handles["nearest class mean"] = line
-        counts = np.isfinite(values[of_panel]).sum(1).tolist()
-        count = str(max(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
         title = f"{model}, {activation}" if activation else model
-        axis.set_title(f"{title}\n{count} network{'s' * (max(counts) > 1)} per point", fontsize=style.SMALL + 1, parse_math=False)
+        axis.set_title(f"{title}\n{_per_point(values[of_panel])}", fontsize=style.SMALL + 1, parse_math=False)
         axis.set_xlabel(LABELS["corruption_p"])
     axes[0, 0].set_ylabel(_label(metric))
     if metric.endswith("accuracy"):
         axes[0, 0].set_ylim(-0.02, 1.02)
     style.legend(axes.flat[-1], list(handles.values()), "mean ± standard error")
     return figure
+
+
+def accuracy_vs_kept(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
+    """Test accuracy (or another `metric`) against the share of the training samples kept, by easy, hard and random shares and the detector.
+
+    Mean over networks, bars are standard errors; a line for each score, and for every value of the other swept settings.
+    """
+    figures = {}
+    for run, label in zip(runs, run_labels(runs), strict=True):
+        settings, (metric, values) = settings_of(run.arrays), _score(run, options)
+        if not any(settings.get("keep", ())) or "kept" not in run.arrays:
+            raise ConfigError(f"kind: accuracy_vs_kept; a sweep of trainings over keep, and {run.name} is none")
+        score = "accuracy" if metric == "test_accuracy" else slug(metric)
+        figures[file_stem(f"{score}_vs_kept", label, len(runs))] = _accuracy_vs_kept(run, settings, metric, values)
+    return figures
+
+
+def _accuracy_vs_kept(run: StoredRun, settings: Settings, metric: str, values: Array) -> Figure:
+    """The figure of a sweep over `keep` from values [C, R]."""
+    others = [name for name in _varying(settings) if name not in ("keep", "hardness")]
+    kept = np.array([f"{share:.6g}" for share in run.arrays["kept"]])
+    chosen = {**settings, "keep": _ways_kept(settings)}
+    figure, axis = style.panel(width=5.4)
+    handles = []
+    for number, combination in enumerate(_combinations(chosen, ["keep", *others], np.ones(len(kept), dtype=bool))):
+        cells = _cells(chosen, ("keep", *others), combination)
+        label = ", ".join(filter(None, (combination[0], _words(others, combination[1:]))))
+        handles.append(_error_bars(axis, kept[cells], values[cells], label, number))
+    axis.set_title(_per_point(values), fontsize=style.SMALL + 1)
+    axis.set(xlabel="share of the training samples kept", ylabel=_label(metric), xlim=(0, 1.04))
+    style.legend(axis, handles, "mean ± standard error")
+    return figure
+
+
+def _ways_kept(settings: Settings) -> Array:
+    """In words how the samples of every cell were chosen, [C]: easy by aum; with the run where several have that score."""
+    words = settings.get("hardness", np.full(len(settings["keep"]), ""))
+    pairs = [word.partition(":")[::2] for word in words]
+    named = []
+    for keep, (run, score) in zip(settings["keep"], pairs, strict=True):
+        several = len({other for other, name in pairs if name == score}) > 1
+        source = " of ".join(filter(None, (score, run[:8] if several or not score else "")))
+        how = keep.partition(":")[0] or "all samples"
+        named.append(f"{how} by {source}" if run and how not in ("random", "all samples") else how)
+    return np.array(named)
+
+
+def _per_point(values: Array) -> str:
+    """In words the number of networks with a value in each cell of [C, R]."""
+    counts = np.isfinite(values).sum(1).tolist()
+    count = str(max(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    return f"{count} network{'s' * (max(counts) > 1)} per point"
 
 
 def _error_bars(axis: Axes, levels: Array, values: Array, label: str, number: int) -> Any:
@@ -161,4 +211,4 @@ def _grid(settings: Settings, metric: str, values: Array, x: str, y: str) -> Fig
     return figure
 
 
-KINDS: dict[str, Kind] = {"accuracy_vs_p": accuracy_vs_p, "grid": grid}
+KINDS: dict[str, Kind] = {"accuracy_vs_p": accuracy_vs_p, "accuracy_vs_kept": accuracy_vs_kept, "grid": grid}

@@ -22,7 +22,7 @@ class Hardness:
     """The hardness of M samples by one run.
 
     source: the run's short id; index: int64 [M], position in the data set (its train samples, then its test samples); hard: bool [M];
-    score: [M], higher is harder; fingerprint: int64 [M], of the inputs.
+    score: [M], higher is harder, nan where there is none; fingerprint: int64 [M], of the inputs; labels: int64 [M] (None: not kept).
     """
 
     source: str
@@ -30,25 +30,46 @@ class Hardness:
     hard: Array
     score: Array
     fingerprint: Array
+    labels: Array | None = None
 
     def match(self, samples: Samples, offset: int = 0) -> tuple[Tensor, Tensor]:
-        """Rows [n] of the samples that have a score, and which of these are hard, bool [n].
+        """Rows [n] of the samples that the run knows, and which of these are hard, bool [n].
 
         For test samples the offset is the number of the data set's train samples. DataError if inputs of the same index differ, as on
         another data set.
         """
+        rows, places = self._found(samples, offset)
+        return torch.from_numpy(rows), torch.from_numpy(self.hard[places])
+
+    def judge(self, samples: Samples) -> tuple[Tensor, Tensor]:
+        """Scores [N] of train samples, nan where the run has none, and which of them are hard, bool [N]. DataError for unknown samples."""
+        rows, places = self._found(samples)
+        if len(rows) < len(samples):
+            missing = f"{len(samples) - len(rows)} of {len(samples)}"
+            raise DataError(f"hardness: {self.source}; a run that knows all training samples ({missing} it does not)")
+        return torch.from_numpy(self.score[places]), torch.from_numpy(self.hard[places])
+
+    def relabelled(self, samples: Samples) -> int:
+        """The number of train samples that the run knows under another label."""
+        if self.labels is None:
+            return 0
+        rows, places = self._found(samples)
+        return int((samples.labels[rows].cpu().numpy() != self.labels[places]).sum())
+
+    def _found(self, samples: Samples, offset: int = 0) -> tuple[Array, Array]:
+        """Rows [n] of the samples that the run knows, and their places among its M."""
         order = np.argsort(self.index, kind="stable")
         wanted = samples.index.cpu().numpy() + offset
         nearest = order[np.searchsorted(self.index, wanted, sorter=order).clip(max=len(order) - 1)]
         rows = np.flatnonzero(self.index[nearest] == wanted)
-        matches = nearest[rows]
-        same = samples.pick(torch.from_numpy(rows)).fingerprints.numpy() == self.fingerprint[matches]
+        places = nearest[rows]
+        same = samples.pick(torch.from_numpy(rows)).fingerprints.numpy() == self.fingerprint[places]
         if not same.all():
             raise DataError(f"hardness: {self.source}; a run on this data set (of {len(rows)} samples {(~same).sum()} are others)")
-        return torch.from_numpy(rows), torch.from_numpy(self.hard[matches])
+        return rows, places
 
-    def groups(self, split: Split, train_size: int) -> dict[tuple[str, str], Samples]:
-        """The hard and the easy samples by (phase, group), without empty groups. DataError if none of the hard samples is in the split.
+    def groups(self, split: Split, train_size: int, needed: bool = True) -> dict[tuple[str, str], Samples]:
+        """The hard and the easy samples by (phase, group), none of them empty. DataError if hard ones are needed and none is in the split.
 
         train_size is the number of train samples of the whole data set, of which the split may have a part.
         """
@@ -58,7 +79,7 @@ class Hardness:
                 rows, hard = self.match(samples, train_size if phase == "test" else 0)
                 chosen = {HARD: rows[hard], EASY: rows[~hard]}
                 groups |= {(phase, name): samples.pick(places) for name, places in chosen.items() if len(places)}
-        if not any(name == HARD for _, name in groups):
+        if needed and not any(name == HARD for _, name in groups):
             raise DataError(f"hardness: {self.source}; a run whose hard samples are among those here")
         return groups
 
@@ -71,7 +92,7 @@ def read(study: str, run: str, arrays: Mapping[str, Array], strategy: str | None
     that it misclassified at the end, or, for scores other than wrong_at_end, as many of the hardest ones.
     """
     scores, hard = SOURCES[study][1](arrays, run, strategy)
-    return Hardness(run[:8], arrays["index"], hard.mean(0) >= 0.5, scores.mean(0), arrays["fingerprint"])
+    return Hardness(run[:8], arrays["index"], hard.mean(0) >= 0.5, scores.mean(0), arrays["fingerprint"], arrays.get("labels"))
 
 
 def _of_stragglers(arrays: Mapping[str, Array], run: str, strategy: str | None) -> tuple[Array, Array]:

@@ -20,7 +20,7 @@ from hardbench.hard_samples.recorder import DynamicsRecorder
 from hardbench.hardness_runs import pinned_hardness, read_hardness
 from hardbench.lifecycle import Prepared, Stages
 from hardbench.metrics.hardness import final, hardness_table, mean_stderr, mean_text
-from hardbench.stored import SOURCE_RUN, StoredRun
+from hardbench.stored import KEPT, SOURCE_RUN, StoredRun
 from hardbench.trained import check_diverged, store_result
 from hardbench.training import callbacks, checkpoints
 from hardbench.training.core import Training
@@ -45,17 +45,33 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedTraining
         config = replace(config, hardness=pinned_hardness(config.hardness))
     if config.record_dynamics and stored is not None and "record_points" not in stored.config:  # a former version recorded at these
         config = replace(config, record_points="evaluation")
-    setup, tags = train_setup(config), {}
-    if config.hardness is not None:
-        tags[SOURCE_RUN] = sample_hardness.run_and_strategy(config.hardness)[0]
-        setup.groups = read_hardness(config.hardness).groups(setup.split, len(load(config, config.seed).train))
+    hardness = None if config.hardness is None else read_hardness(config.hardness)
+    setup, tags = train_setup(config, judge=None if hardness is None else hardness.judge), {}
+    if hardness is not None:
+        tags[SOURCE_RUN] = sample_hardness.run_and_strategy(str(config.hardness))[0]
+        setup.groups = hardness.groups(setup.split, len(load(config, config.seed).train), needed=config.keep is None)
+    kept = ""
+    if config.keep is not None:
+        tags[KEPT] = f"{len(setup.split.train)} of {setup.available}"
+        kept = f"\nkept {tags[KEPT]} training samples: {_kept_by(config)}"
+        if hardness is not None and (others := hardness.relabelled(setup.split.train)):
+            console.warn(f"keep: {others} of the {len(setup.split.train)} samples kept have other labels in run {hardness.source}")
     dataset, classes, samples = config.dataset.rpartition("/")[2], setup.split.num_classes, len(setup.split.train)
     each = f", {setup.batches.count} for each" if config.train_share < 1 else ""
     note = f"{config.repeats} {config.model} on {dataset} ({classes} classes, {samples} training samples{each})\n"
-    note += f"{config.epochs} epochs, {config.optimizer} {config.lr:g}"
+    note += f"{config.epochs} epochs, {config.optimizer} {config.lr:g}{kept}"
     title = config.name or f"{config.model} {dataset} s{config.seed}"
     device, digest = setup.learner.device, setup.split.digest
     return PreparedTraining(config=config, title=title, note=note, device=device, digest=digest, tags=tags, setup=setup)
+
+
+def _kept_by(config: Config) -> str:
+    """In words which samples were kept: easy:0.8 by aum of run 0123abcd."""
+    keep = str(config.keep)
+    if config.hardness is None or keep.startswith("random"):
+        return keep
+    run, score = sample_hardness.run_and_strategy(config.hardness)
+    return f"{keep} by {f'{score} of ' if score else ''}run {run[:8]}"
 
 
 def compute(prepared: PreparedTraining, run: tracking.Run, stages: Stages) -> None:
@@ -115,6 +131,8 @@ def report(stored: StoredRun) -> None:
     """Print the class table and the accuracy."""
     console.table("Class hardness (test set)", *class_rows(stored.arrays))
     console.say(f"test accuracy {mean_text(*mean_stderr(final(stored.arrays, 'accuracy')))}")
+    if KEPT in stored.tags:
+        console.say(f"trained on {stored.tags[KEPT]} training samples ({_kept_by(stored.settings(Config))})")
     if "last" in stored.tags.get("hardbench.best", ""):
         console.say("best.pt is last.pt: there is no validation split (val_size 0)")
 

@@ -29,6 +29,7 @@ class TrainResult:
     bayes_accuracy: float | None
     digest: str
     train_samples: int  # of one network
+    kept: str  # how many of the training samples there are, by `keep`: 800 of 1000
     journal: Journal = field(default_factory=list)
     checkpoints: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0  # of one network
@@ -79,7 +80,7 @@ class Training:
             arrays["measured_samples"] = np.full(member.repeats, sample_count(split.train, split.val or split.test, split.test))
         diverged = {r - rows.start: step for r, step in learner.diverged.items() if r in repeats}
         reached = {r - rows.start: step / setup.batches.per_epoch for r, step in learner.reached.items() if r in repeats}
-        facts = (split.val is not None, split.bayes_accuracy, split.digest, setup.batches.count)
+        facts = (split.val is not None, split.bayes_accuracy, split.digest, setup.batches.count, f"{len(split.train)} of {setup.available}")
         return TrainResult(arrays, learner.steps, diverged, reached, *facts)
 
     def best_weights(self, networks: Sequence[Mapping[str, Any]], place: int = 0) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from hardbench import machine, seeding
 from hardbench.config import options
 from hardbench.data.batches import Batches, batch_length
 from hardbench.data.plant import planted
+from hardbench.data.pruning import Judge, rows_kept
 from hardbench.data.samples import Samples, Split, make_labels_wrong, prepare
 from hardbench.data.share import share_count, share_rows
 from hardbench.data.transforms import Standardise, check_fits, standardise_for, unit_of
@@ -73,6 +74,7 @@ class TrainSetup:
     layer_metrics: list[str]
     members: tuple[TrainingSettings, ...] = ()
     noisy: list[Split] = field(default_factory=list)  # the split of every member, with labels of its own
+    available: int = 0  # training samples, of which `keep` takes a part
     groups: dict[tuple[str, str], Samples] = field(default_factory=dict)  # by phase and group: the samples metrics are split into
     _static: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
 
@@ -89,16 +91,21 @@ class TrainSetup:
         return self._static[id(split)]
 
 
-def train_setup(config: TrainingSettings, *others: TrainingSettings, load: Prepare = split_of) -> TrainSetup:
+def train_setup(config: TrainingSettings, *others: TrainingSettings, load: Prepare = split_of, judge: Judge | None = None) -> TrainSetup:
     """Data on the device, networks, learner and batches; raises before a run exists if anything does not fit.
 
     The others differ from the first in what a network of a stack may have of its own: repeats, seed, corruption_p, noise_ratio. `load`
-    gives the split of a configuration: `split_of`, or `remembered` where configurations follow each other in one process.
+    gives the split of a configuration: `split_of`, or `remembered` where configurations follow each other in one process. `judge` says
+    which samples are easy and hard, where `keep` asks: all that follows knows only the samples kept, standardisation and digest too.
     """
     members = (config, *others)
     device = machine.take(config)
     # labels are made wrong here and not by `load`, whose samples members share
     noisy = [make_labels_wrong(load(replace(member, noise_ratio=0.0), member.seed), member.noise_ratio, member.seed) for member in members]
+    available = len(noisy[0].train)
+    if config.keep is not None:  # members of one stack keep the same samples
+        kept = noisy[0].train.pick(rows_kept(config.keep, noisy[0].train, config.seed, judge))
+        noisy = [replace(noisy[0], train=kept)] * len(members)
     split = noisy[0]
     for member in members:
         check_fits(member, split.train)
@@ -126,7 +133,7 @@ def train_setup(config: TrainingSettings, *others: TrainingSettings, load: Prepa
     metrics = select(config.layer_metrics, isinstance(networks, GreedyStack))
     if metrics and len(train) < 2:
         raise ConfigError(f"layer_metrics: {','.join(config.layer_metrics)}; none for a single training sample")
-    return TrainSetup(config, split, standardise, make_learner(networks, config, total), batches, total, metrics, members, noisy)
+    return TrainSetup(config, split, standardise, make_learner(networks, config, total), batches, total, metrics, members, noisy, available)
 
 
 def _result_bytes(samples: int, everything: int, classes: int, config: TrainingSettings, networks: int) -> int:
