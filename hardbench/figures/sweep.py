@@ -18,6 +18,7 @@ Settings = Mapping[str, Array]  # values as words [C] by the setting's name
 LABELS = {"corruption_p": "corruption probability p", "noise_ratio": "share of wrong labels", "test_accuracy": "test accuracy"}
 LABELS |= {"test_loss": "test loss / nats"}
 PANELS = 12  # of one grid
+MARKERS = {"hard": "v", "unsuspected": "s"}  # by the way in which samples were kept
 
 
 def _label(name: str) -> str:
@@ -122,33 +123,33 @@ def accuracy_vs_kept(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
 
 
 def _accuracy_vs_kept(run: StoredRun, settings: Settings, metric: str, values: Array) -> Figure:
-    """The figure of a sweep over `keep` from values [C, R]."""
+    """The figure of a sweep over `keep` from values [C, R]: a colour per score and for random shares, hard shares dashed."""
     others = [name for name in _varying(settings) if name not in ("keep", "hardness")]
+    names = ["keep", "hardness", *others]
     kept = np.array([f"{share:.6g}" for share in run.arrays["kept"]])
-    chosen = {**settings, "keep": _ways_kept(settings)}
+    ways = [keep.partition(":")[0] or "all samples" for keep in settings["keep"]]
+    chosen = {**settings, "keep": np.array(ways), "hardness": _sources(settings)}
+    colours = list(dict.fromkeys((source or way, *more) for way, source, *more in _combinations(chosen, names, np.ones(len(kept), bool))))
     figure, axis = style.panel(width=5.4)
     handles = []
-    for number, combination in enumerate(_combinations(chosen, ["keep", *others], np.ones(len(kept), dtype=bool))):
-        cells = _cells(chosen, ("keep", *others), combination)
-        label = ", ".join(filter(None, (combination[0], _words(others, combination[1:]))))
-        handles.append(_error_bars(axis, kept[cells], values[cells], label, number))
+    for way, source, *more in _combinations(chosen, names, np.ones(len(kept), bool)):
+        cells = _cells(chosen, names, (way, source, *more))
+        label = ", ".join(filter(None, (f"{way} by {source}" if source else way, _words(others, more))))
+        number = colours.index((source or way, *more)) + len(style.COLOURS) * (way == "hard")
+        handles.append(_error_bars(axis, kept[cells], values[cells], label, number, MARKERS.get(way, "o")))
     axis.set_title(_per_point(values), fontsize=style.SMALL + 1)
     axis.set(xlabel="share of the training samples kept", ylabel=_label(metric), xlim=(0, 1.04))
     style.legend(axis, handles, "mean ± standard error")
     return figure
 
 
-def _ways_kept(settings: Settings) -> Array:
-    """In words how the samples of every cell were chosen, [C]: easy by aum; with the run where several have that score."""
-    words = settings.get("hardness", np.full(len(settings["keep"]), ""))
-    pairs = [word.partition(":")[::2] for word in words]
-    named = []
-    for keep, (run, score) in zip(settings["keep"], pairs, strict=True):
-        several = len({other for other, name in pairs if name == score}) > 1
-        source = " of ".join(filter(None, (score, run[:8] if several or not score else "")))
-        how = keep.partition(":")[0] or "all samples"
-        named.append(f"{how} by {source}" if run and how not in ("random", "all samples") else how)
-    return np.array(named)
+def _sources(settings: Settings) -> Array:
+    """The score by which every cell chose its samples, [C], with its run where several have it; empty where none did."""
+    words = [word.partition(":")[::2] for word in settings.get("hardness", [""] * len(settings["keep"]))]
+    several = {score for _, score in words if score and len({run for run, other in words if other == score}) > 1}
+    sources = [f"{score} of {run[:8]}" if score in several else score or run[:8] for run, score in words]
+    asked = [keep and not keep.startswith("random") for keep in settings["keep"]]
+    return np.array([source if asks else "" for source, asks in zip(sources, asked, strict=True)])
 
 
 def _per_point(values: Array) -> str:
@@ -158,13 +159,14 @@ def _per_point(values: Array) -> str:
     return f"{count} network{'s' * (max(counts) > 1)} per point"
 
 
-def _error_bars(axis: Axes, levels: Array, values: Array, label: str, number: int) -> Any:
+def _error_bars(axis: Axes, levels: Array, values: Array, label: str, number: int, marker: str = "o") -> Any:
     """The mean of values [C, R] at every level [C], pooled where several cells share one, with its standard error."""
     x = np.array(_ordered(levels))
     pooled = [mean_stderr(values[levels == level].ravel()) for level in x]
     mean, stderr = (np.array(column) for column in zip(*pooled, strict=True))
     bars = np.nan_to_num(stderr)
-    return axis.errorbar(x.astype(float), mean, yerr=bars, label=label, marker="o", markersize=3.5, capsize=2, **style.line_style(number))
+    look: dict[str, Any] = {"marker": marker, "markersize": 3.5, "capsize": 2, **style.line_style(number)}
+    return axis.errorbar(x.astype(float), mean, yerr=bars, label=label, **look)
 
 
 def grid(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
