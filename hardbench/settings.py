@@ -1,6 +1,5 @@
 """The vocabulary: settings that studies share. A study's Config inherits the groups it needs."""
 
-import math
 import posixpath
 import re
 from collections.abc import Mapping
@@ -8,16 +7,15 @@ from dataclasses import dataclass
 
 from hardbench.config import Config, options
 from hardbench.declaration import setting
-from hardbench.errors import ConfigError, brief, nearest
+from hardbench.errors import ConfigError, brief
 from hardbench.registry import DATASETS, DETECTORS, MODELS, OPTIMIZERS, SCHEDULERS, TASKS
+from hardbench.rules import PLANT_TYPES, canonical_plant, how_kept, plant_shares, wrong_keep
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "leaky_relu", "gelu")
 INITS = ("default", "kaiming_normal", "kaiming_uniform")
 STRAGGLERS = "stragglers"  # the score that is counted at the inversions
-UNSUSPECTED = "unsuspected"  # keep the samples that no detector suspects
 LEVELS = ("dataset", "class")  # over which hard samples are counted
 ESTIMATES = ("plugin", "grassberger")  # of mutual information
-PLANT_TYPES = ("mislabel", "mislabel_pairs", "mislabel_close", "corrupt", "shift", "zoom", "invert", "foreign")  # see data/plant.py
 MODES = ("conv_weight", "activation_zero", "activation_mean")  # what a masked channel becomes
 
 
@@ -35,50 +33,6 @@ def wrong_tags(tags: Mapping[str, str]) -> str | None:
         if len(value) > 5000 or not value.replace("\n", "").replace("\t", "").isprintable():
             return f"{brief(key)} with at most 5000 printable characters"
     return None
-
-
-def plant_shares(text: str) -> dict[str, float]:
-    """The share of every type in `TYPE:SHARE,...`, in the order of PLANT_TYPES; ConfigError for anything else, or more than all samples."""
-    shares: dict[str, float] = {}
-    for word in filter(None, map(str.strip, text.split(","))):
-        name, _, number = (part.strip() for part in word.partition(":"))
-        name = name.replace("-", "_")
-        try:
-            share = float(number)
-        except ValueError:
-            share = math.nan
-        if name not in PLANT_TYPES:
-            raise ConfigError(f"plant: {brief(word)}; {nearest(name, PLANT_TYPES)}")
-        if not 0 < share <= 1:
-            raise ConfigError(f"plant: {brief(word)}; TYPE:SHARE with a share above 0 and at most 1")
-        if name in shares:
-            raise ConfigError(f"plant: {brief(text)}; each type once")
-        shares[name] = share
-    if not shares or math.fsum(shares.values()) > 1 + 1e-9:
-        raise ConfigError(f"plant: {brief(text)}; TYPE:SHARE,... with at least one type, and shares that sum to 1 at most")
-    return {name: shares[name] for name in PLANT_TYPES if name in shares}
-
-
-def _canonical_plant(text: str) -> str | None:
-    if text.strip().lower() == "none":
-        return None
-    return ",".join(f"{name}:{share!r}" for name, share in plant_shares(text).items())
-
-
-def how_kept(word: str) -> tuple[str, float]:
-    """What `keep` says: easy, hard or random with the share of the samples; unsuspected, whose share (nan) the score's detector says."""
-    how, _, share = word.partition(":")
-    return how, float(share) if share else math.nan
-
-
-def wrong_keep(word: str) -> str | None:
-    """The rule for `keep`, as text, if this word breaks it; else None."""
-    try:
-        how, share = how_kept(word)
-    except ValueError:
-        how, share = "", 0.0
-    fits = word == UNSUSPECTED or (how in ("easy", "hard", "random") and 0 < share <= 1)
-    return None if fits else f"easy:SHARE, hard:SHARE or random:SHARE with a share above 0 up to 1 (easy:0.8), or {UNSUSPECTED}"
 
 
 @dataclass(frozen=True)
@@ -151,7 +105,7 @@ class PlantSettings(SourceSettings):
     plant: str | None = setting(
         None,
         f"Training samples made hard, TYPE:SHARE,... of {', '.join(PLANT_TYPES)}; none for none.",
-        canonical=_canonical_plant,
+        canonical=canonical_plant,
         later=True,
     )
     plant_from: str | None = setting(

@@ -50,7 +50,7 @@ LINES = (
     ("data", "models", "metrics"),
     ("machine",),
     ("settings",),
-    ("config",),
+    ("config", "rules"),
     ("declaration",),
     ("registry", "seeding", "products"),
     ("archives", "artifacts"),

@@ -17,8 +17,9 @@ from hardbench.data.corruption import Corruption
 from hardbench.data.samples import Samples, Split, load
 from hardbench.data.transforms import moments, unit_of
 from hardbench.errors import ConfigError, DataError, brief
+from hardbench.rules import PLANT_TYPES, plant_shares
 from hardbench.seeding import Seeds
-from hardbench.settings import PLANT_TYPES, PlantSettings, SourceSettings, plant_shares
+from hardbench.settings import PlantSettings, SourceSettings
 
 TYPES = PLANT_TYPES  # `Samples.planted` is a type's position here, plus 1
 PARTS = 8  # of the samples' random order; the k-th type begins in the k-th part

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hardbench.data.samples import Samples
 from hardbench.errors import DataError
+from hardbench.rules import UNSUSPECTED, how_kept
 from hardbench.seeding import Seeds
-from hardbench.settings import UNSUSPECTED, how_kept
 
 Judge = Callable[[Samples], tuple[Tensor, Tensor]]
 """Samples to their score [N], higher is harder, nan where there is none, and which of them are hard, bool [N]."""

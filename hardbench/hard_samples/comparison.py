@@ -84,7 +84,5 @@ def _shared(lists: Sequence[Sequence[object]]) -> list[str]:
 
 def _chosen(run: Mapping[str, Array], scores: Sequence[str], types: Sequence[str]) -> Array:
     """Average precision [S, P] of these scores and types."""
-    rows, columns = (
-        [list(map(str, run[f"detection_{part}"])).index(word) for word in words] for part, words in (("scores", scores), ("types", types))
-    )
+    rows, columns = ([list(map(str, run[f"detection_{part}"])).index(word) for word in words] for part, words in (("scores", scores), ("types", types)))
     return np.asarray(run["detection_ap"][np.ix_(rows, columns)])

@@ -21,7 +21,8 @@ from hardbench.metrics.view import select
 from hardbench.models.dropout import check_streams
 from hardbench.models.gmlp import GreedyStack
 from hardbench.registry import MODELS
-from hardbench.settings import DataSettings, TrainingSettings, plant_shares
+from hardbench.rules import plant_shares
+from hardbench.settings import DataSettings, TrainingSettings
 from hardbench.training import callbacks, memory, reference
 from hardbench.training.greedy import make_learner
 from hardbench.training.layer_metrics import LayerMetrics, draw_samples
