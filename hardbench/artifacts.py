@@ -22,6 +22,7 @@ TEST_RESULTS, CONFUSION, CLASS_REPORT = "test_results.json", "confusion.npy", "c
 RADII, STRAGGLERS, STABILITY, PRUNE_CURVE = "radii.npz", "stragglers.npz", "stability.npz", "prune_curve.npz"  # invert
 INVERSIONS, INVERSION_WEIGHTS = "inversion.csv", "inversion.pt"
 MASKING, FORMER_COUNTS = "masking.npz", "partial.npz"  # mask-mi; counts of an unfinished run of a former version
+SCORED = "scores.npz"  # score
 HARD_SAMPLES, DETECTION = "hard_samples.npz", "detection.csv"  # stragglers
 ACCURACY, SUMMARY, CLASSES_TABLE = "accuracy.csv", "summary.csv", "classes.csv"
 PER_RUN, PER_CELL, SECONDS = "results_per_run.csv", "results_summary.csv", "seconds.npy"  # sweep

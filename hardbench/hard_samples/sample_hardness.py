@@ -7,14 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardbench.artifacts import DYNAMICS, HARD_SAMPLES, STRAGGLERS, Array
+from hardbench.artifacts import DYNAMICS, HARD_SAMPLES, SCORED, STRAGGLERS as STRAGGLERS_FILE, Array
 from hardbench.data.samples import Samples, Split
 from hardbench.errors import ConfigError, DataError, TrackingError
+from hardbench.hard_samples import scoring
 from hardbench.hard_samples.recording import Recording
 from hardbench.hard_samples.selection import hardest
 from hardbench.registry import SCORES
+from hardbench.settings import STRAGGLERS
 
 HARD, EASY = "hard", "easy"
+WRONG = "wrong_at_end"
+DETECTED = ("self_confidence", "normalised_margin")  # whose hard samples are those of confident learning
 
 
 @dataclass(frozen=True)
@@ -84,50 +88,86 @@ class Hardness:
         return groups
 
 
-def read(study: str, run: str, arrays: Mapping[str, Array], strategy: str | None = None) -> Hardness:
+def read(study: str, run: str, arrays: Mapping[str, Array], score: str | None = None) -> Hardness:
     """The hardness of the samples of a study's run (its id), from the arrays of the artifact that SOURCES names.
 
-    By the given strategy, or the run's first one; ConfigError if the run has no such score. A sample is hard if at least half of the run's
-    sets (of stragglers), networks (of invert) or repeats (of recorded dynamics) call it hard. A repeat of dynamics calls hard the samples
-    that it misclassified at the end, or, for scores other than wrong_at_end, as many of the hardest ones.
+    By the given score, else the run's first one, for train and score runs wrong_at_end; ConfigError if the run cannot give it. A sample is
+    hard if at least half of the run's sets (of stragglers) or networks (of the others) call it hard. A network of a train or score run
+    calls hard the samples that it misclassified at the end, and by another score as many of the hardest ones. A score of all networks
+    together calls hard as many of the hardest as they misclassified on average; self_confidence and normalised_margin those that
+    confident learning detects.
     """
-    scores, hard = SOURCES[study][1](arrays, run, strategy)
-    return Hardness(run[:8], arrays["index"], hard.mean(0) >= 0.5, scores.mean(0), arrays["fingerprint"], arrays.get("labels"))
+    values, hard = SOURCES[study][1](arrays, run, score)
+    if "fingerprint" not in arrays:
+        raise ConfigError(f"hardness: {run}; a run on a data set, and its samples are of a recording from elsewhere")
+    return Hardness(run[:8], arrays["index"], hard, values, arrays["fingerprint"], arrays.get("labels"))
 
 
-def _of_stragglers(arrays: Mapping[str, Array], run: str, strategy: str | None) -> tuple[Array, Array]:
+def _of_stragglers(arrays: Mapping[str, Array], run: str, score: str | None) -> tuple[Array, Array]:
     strategies = [str(name) for name in arrays["strategies"]]
-    chosen = strategies[0] if strategy is None else SCORES[strategy].name
+    chosen = strategies[0] if score is None else SCORES[score].name
     if chosen not in strategies:
         raise ConfigError(f"hardness: {run}:{chosen}; {' or '.join(strategies)}")
     if not {f"scores_{chosen}", f"hard_{chosen}"} <= arrays.keys():
         raise TrackingError(f"run: {run}; hard_samples.npz: no array scores_{chosen} or hard_{chosen} in it")
-    return arrays[f"scores_{chosen}"], arrays[f"hard_{chosen}"]
+    return arrays[f"scores_{chosen}"].mean(0), arrays[f"hard_{chosen}"].mean(0) >= 0.5
 
 
-def _of_inversions(arrays: Mapping[str, Array], run: str, strategy: str | None) -> tuple[Array, Array]:
-    if strategy not in (None, "stragglers"):
-        raise ConfigError(f"hardness: {run}:{strategy}; a run of invert has stragglers alone")
-    return arrays["stragglers"].astype(float), arrays["stragglers"]
+def _of_inversions(arrays: Mapping[str, Array], run: str, score: str | None) -> tuple[Array, Array]:
+    if score not in (None, STRAGGLERS):
+        raise ConfigError(f"hardness: {run}:{score}; a run of invert has stragglers alone")
+    share = arrays["stragglers"].mean(0)
+    return share, share >= 0.5
 
 
-def _of_dynamics(arrays: Mapping[str, Array], run: str, strategy: str | None) -> tuple[Array, Array]:
-    recording = Recording.of(arrays)
-    wrong = SCORES["wrong_at_end"].call(recording) > 0
-    chosen = SCORES[strategy or "wrong_at_end"]
-    score = chosen.call(recording)
-    if chosen.name == "wrong_at_end":
-        return score.numpy(), wrong.numpy()
-    return score.numpy(), torch.stack([hardest(row, int(count)) for row, count in zip(score, wrong.sum(1), strict=True)]).numpy()
+def _of_dynamics(arrays: Mapping[str, Array], run: str, score: str | None) -> tuple[Array, Array]:
+    recording, name = Recording.of(arrays), SCORES[score or WRONG].name
+    if name == STRAGGLERS:
+        raise ConfigError(
+            f"hardness: {run}:{name}; wrong_at_end of this run, or a run of invert or stragglers, which has searched for them"
+        )
+    if missing := scoring.lacking(recording, name):
+        raise ConfigError(f"hardness: {run}:{name}; a score that the run can give, and this one {missing}")
+    values = scoring.values(recording, list(dict.fromkeys((name, WRONG))))
+    if name in DETECTED:
+        return scoring.ensemble(values[name]).numpy(), scoring.confident_learning(recording).numpy()
+    return _judged(values[name], values[WRONG])
+
+
+def _of_scores(arrays: Mapping[str, Array], run: str, score: str | None) -> tuple[Array, Array]:
+    known = [str(name) for name in arrays["score_names"]]
+    name = SCORES[score].name if score is not None and score in SCORES else score or (WRONG if WRONG in known else known[0])
+    if name not in known:
+        raise ConfigError(f"hardness: {run}:{name}; one of its scores: {', '.join(known)}")
+    value = torch.from_numpy(arrays[name]).double()
+    if name in DETECTED:
+        return scoring.ensemble(value).numpy(), arrays["confident_learning"].astype(bool)
+    wrong = arrays[WRONG] if WRONG in known else (arrays["predicted"] != arrays["labels"])[None]
+    return _judged(value, torch.from_numpy(wrong).double())
+
+
+def _judged(value: Tensor, wrong: Tensor) -> tuple[Array, Array]:
+    """The mean of a score [R, N] or [N] over networks, and which samples are hard, both [N].
+
+    wrong: [R, N] (or [1, N] for all), 1 for samples misclassified at the end, 0 for others, nan for a network that was never measured.
+    """
+    if value.ndim == 1:
+        measured = wrong[~wrong.isnan().any(1)].sum(1)
+        return value.numpy(), hardest(value, round(float(measured.mean())) if len(measured) else 0).numpy()
+    pairs = zip(value, wrong.expand(len(value), -1), strict=True)
+    votes = [hardest(row, int(own.sum())) for row, own in pairs if not own.isnan().any()]
+    hard = torch.stack(votes).double().mean(0) >= 0.5 if votes else torch.zeros(value.shape[1], dtype=torch.bool)
+    return scoring.ensemble(value).numpy(), hard.numpy()
 
 
 Reader = Callable[[Mapping[str, Array], str, str | None], tuple[Array, Array]]
 SOURCES: dict[str, tuple[str, Reader]] = {
     "stragglers": (HARD_SAMPLES, _of_stragglers),
-    "invert": (STRAGGLERS, _of_inversions),
+    "invert": (STRAGGLERS_FILE, _of_inversions),
     "train": (DYNAMICS, _of_dynamics),
+    "score": (SCORED, _of_scores),
 }
-"""By study: the artifact that has the hardness of samples, and the function that reads scores and hard samples [S, N] from it."""
+"""By study: the artifact that has the hardness of samples, and the function that reads mean score and hard samples [N] from it."""
 
 
 def run_and_strategy(word: str) -> tuple[str, str | None]:

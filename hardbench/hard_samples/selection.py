@@ -5,10 +5,10 @@ from torch import Tensor
 
 
 def hardest(score: Tensor, count: int) -> Tensor:
-    """The `count` samples of the highest score, bool [N]; of equal ones the earlier."""
-    mask = torch.zeros(len(score), dtype=torch.bool)
-    mask[score.argsort(descending=True, stable=True)[:count]] = True
-    return mask
+    """The `count` samples of the highest score, bool [N]; of equal ones the earlier, and none that has no score (nan)."""
+    mask, absent = torch.zeros(len(score), dtype=torch.bool), score.isnan()
+    mask[score.masked_fill(absent, -torch.inf).argsort(descending=True, stable=True)[:count]] = True
+    return mask & ~absent
 
 
 def hardest_at_level(score: Tensor, labels: Tensor, counts: Tensor, level: str) -> Tensor:
