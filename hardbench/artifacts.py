@@ -22,13 +22,20 @@ TEST_RESULTS, CONFUSION, CLASS_REPORT = "test_results.json", "confusion.npy", "c
 RADII, STRAGGLERS, STABILITY, PRUNE_CURVE = "radii.npz", "stragglers.npz", "stability.npz", "prune_curve.npz"  # invert
 INVERSIONS, INVERSION_WEIGHTS = "inversion.csv", "inversion.pt"
 MASKING, FORMER_COUNTS = "masking.npz", "partial.npz"  # mask-mi; counts of an unfinished run of a former version
-SCORED = "scores.npz"  # score
 HARD_SAMPLES, DETECTION = "hard_samples.npz", "detection.csv"  # stragglers
+SCORED, SAMPLE_SCORES, AGREEMENT, INFLUENCE = "scores.npz", "scores.csv", "agreement.csv", "influence.npz"  # score
 ACCURACY, SUMMARY, CLASSES_TABLE = "accuracy.csv", "summary.csv", "classes.csv"
 PER_RUN, PER_CELL, SECONDS = "results_per_run.csv", "results_summary.csv", "seconds.npy"  # sweep
 PLAN, IN_FLIGHT, ERROR = "plan.txt", "in_flight.txt", "error.txt"
-FILES: dict[str, tuple[str, ...]] = {"invert": (RADII, STRAGGLERS, STABILITY, PRUNE_CURVE), "mask-mi": (MASKING,)}
+FILES: dict[str, tuple[str, ...]] = {
+    "invert": (RADII, STRAGGLERS, STABILITY, PRUNE_CURVE),
+    "mask-mi": (MASKING,),
+    "score": (SCORED, INFLUENCE),
+}
 """The .npz artifacts that hold a study's arrays, where these are not ARRAYS; the first is always there."""
+
+KINDS = {SCORED: "score"}
+"""By the name of an archive: the kind that it is of, where that is the study, since there may be several of them in a run."""
 
 
 def mask_information(checkpoint: str) -> str:
@@ -118,6 +125,15 @@ AXES: dict[str, dict[str, str]] = {
         "train_ratios": "P!", "repeats": "R!", "remaining": "Q!", "sets": "S!", "hard_per_class": "MSK!", "samples_per_class": "K!",
         "class_names": "K!", "stability": "M!", "gallery_images": "MG+!", "gallery_*": "MG",
     },
+    "score": {
+        "index": "N!", "labels": "N!", "clean": "N", "planted": "N!", "fingerprint": "N", "predicted": "N!", "score_names": "S!",
+        "plant_types": "Y!", "class_names": "K!", "missing_scores": "E", "missing_why": "E", "recordings": "D!", "detection_scores": "S",
+        "detection_types": "P", "detection_base_rate": "P", "detection_*_repeats": "SPQ", "detection_*": "SP", "agreement_*": "SS",
+        "stability_*": "S", "class_rank": "SK", "gallery": "SKG", "gallery_rows": "V", "gallery_inputs": "V+", "confident_learning": "N",
+        "confident_learning_*": "P", "friedman_scores": "F", "friedman_datasets": "B", "friedman_ap": "CBF", "friedman_ranks": "CF",
+        "friedman_types": "C", "friedman_statistic": "C", "friedman_p": "C", "friedman_critical_difference": "C",
+        "influence": "MI", "influence_stderr": "MI", "influence_train": "MI",
+    },
     "sweep": {"swept": "+!", "setting_*": "C", "baseline": "C", "kept": "C", "seconds": "C+", "test_*": "C+"},
     HARD_SAMPLES: {
         "strategies": "M!", "index": "N!", "labels": "N!", "fingerprint": "N!", "scores_*": "SN", "hard_*": "SN",
@@ -130,14 +146,31 @@ AXES: dict[str, dict[str, str]] = {
     },
 }  # fmt: skip
 OF_MASKED_LAYERS = ("masks", "kept", "mi", "accuracy", "class_information", "contribution")
-TEXT = ("class_names", "plant_types", "strategies", "swept", "setting_*", "layer_names", "models")
+TEXT = (
+    "score_names",
+    "missing_*",
+    "recordings",
+    "detection_scores",
+    "detection_types",
+    "friedman_scores",
+    "friedman_types",
+    "friedman_datasets",
+    "class_names",
+    "plant_types",
+    "strategies",
+    "swept",
+    "setting_*",
+    "layer_names",
+    "models",
+)
 # fmt: off
 INTEGERS = (
     "steps", "log_steps", "epochs", "index", "labels", "fingerprint", "layers", "repeats", "stragglers", "predicted", "gallery", "done",
     "clean", "membership", "planted", "test_labels", "test_index", "test_fingerprint",
 )
 # fmt: on
-PARTS_OF_EPOCHS = (DYNAMICS,)  # kinds of archives whose points may lie within an epoch
+FRACTIONS = {DYNAMICS: ("epochs",), "score": (STRAGGLERS.removesuffix(".npz"),)}
+"""By kind of archive: arrays of these names that are no whole numbers there (points within an epoch; means over networks)."""
 CLASS_NUMBERS = ("labels", "clean", "test_labels", "clean_labels", "predicted", "gallery_labels", "gallery_clean", "gallery_predicted")
 
 
@@ -155,7 +188,7 @@ def check(arrays: Mapping[str, Array], kind: str) -> None:
     lengths: dict[tuple[str, str], int] = {}
     for name, array in arrays.items():
         model, _, key = name.rpartition("/")
-        whole = key in INTEGERS and not (key == "epochs" and kind in PARTS_OF_EPOCHS)
+        whole = key in INTEGERS and key not in FRACTIONS.get(kind, ())
         if array.dtype.kind not in ("U" if _fits(key, TEXT) else "biu" if whole else "biuf"):
             raise ValueError(f"{name} is {array.dtype}; {'text' if _fits(key, TEXT) else 'numbers'}")
         axes = axes_of(kind, key)

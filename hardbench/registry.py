@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from hardbench.errors import ConfigError, nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
-ORDER = ("train", "eval", "simulate", "sweep", "mask-mi", "invert", "stragglers", "plot", "compare", "resume", "data", "ui")
+ORDER = ("train", "eval", "simulate", "sweep", "mask-mi", "invert", "stragglers", "score", "plot", "compare", "resume", "data", "ui")
 
 
 @functools.cache

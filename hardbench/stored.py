@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 
 from hardbench import archives, artifacts, files
-from hardbench.artifacts import ARRAYS, FILES, SETTINGS
+from hardbench.artifacts import ARRAYS, FILES, KINDS, SETTINGS
 from hardbench.config import Config
 from hardbench.declaration import shown
 from hardbench.errors import ConfigError, TrackingError, brief
@@ -105,7 +105,7 @@ class StoredRun:
 
     def archive(self, file: str) -> dict[str, np.ndarray]:
         """The arrays of an .npz artifact; TrackingError for one that is damaged, or is not what runs have under that name."""
-        return self._checked(lambda: archives.read(self.file(file)), file, file)
+        return self._checked(lambda: archives.read(self.file(file)), KINDS.get(Path(file).name, file), file)
 
     def _checked(self, read: Callable[[], dict[str, np.ndarray]], kind: str, file: str) -> dict[str, np.ndarray]:
         """The arrays that `read` returns, of a kind that artifacts.AXES knows; TrackingError, naming the file, for a ValueError."""

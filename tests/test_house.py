@@ -38,7 +38,7 @@ LINES = (
     ("lifecycle",),
     ("configs",),
     ("campaign",),
-    ("trained", "hardness_runs"),
+    ("trained", "hardness_runs", "score_runs"),
     ("tracking", "figures", "console"),
     ("written",),
     ("taking",),

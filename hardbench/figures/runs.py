@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from hardbench.artifacts import Array
 from hardbench.data.samples import distinct
 from hardbench.errors import ConfigError
+from hardbench.metrics.hardness import mean_stderr
 from hardbench.stored import StoredRun
 
 LONGEST = 40  # letters of a name
@@ -50,6 +51,11 @@ def measured(run: StoredRun, name: str) -> Array:
         names = ", ".join(sorted(key for key in run.arrays if is_measured(run, key)))
         raise ConfigError(f"{name}: not measured in run {run.name} ({run.id[:8]}); it has {names or 'nothing'}")
     return run.arrays[name]
+
+
+def over_networks(values: Array) -> Array:
+    """The mean over networks [N] of a score [R, N], nan-aware; a score of all networks together [N] as it is."""
+    return mean_stderr(values)[0] if values.ndim == 2 else np.asarray(values, dtype=float)
 
 
 def run_labels(runs: Runs) -> list[str]:

@@ -51,15 +51,15 @@ def blocks(datasets: Sequence[str]) -> list[str]:
 
 
 def friedman_arrays(judged: Sequence[Mapping[str, Array]], datasets: Sequence[str]) -> dict[str, Array]:
-    """The scores and types that all runs have, compared over data sets by average precision; the mean over the runs on one data set is taken first.
+    """The scores and types that all runs have, compared over data sets by average precision, after the mean over the runs on each.
 
     From the arrays of `detection_arrays` of every run. `friedman_scores` [S], `friedman_types` [P], `friedman_datasets` [n],
     `friedman_blocks` n, `friedman_ap` [P, n, S], `friedman_ranks` [P, S] (1 the best), `friedman_statistic`, `friedman_p`,
     `friedman_critical_difference` [P]. Empty for fewer than five data sets, two scores or one type.
     """
     names = blocks(datasets)
-    types = _shared([run.get("detection_types", ()) for run in judged])
-    scores = _shared([run.get("detection_scores", ()) for run in judged])
+    types = _shared(judged, "detection_types")
+    scores = _shared(judged, "detection_scores")
     if len(names) < BLOCKS or not types:
         return {}
     runs = np.array([_chosen(run, scores, types) for run in judged])  # [runs, S, P]
@@ -77,12 +77,15 @@ def friedman_arrays(judged: Sequence[Mapping[str, Array]], datasets: Sequence[st
     }  # fmt: skip
 
 
-def _shared(lists: Sequence[Sequence[object]]) -> list[str]:
-    """The words that all lists have, in the order of the first."""
-    return [str(word) for word in lists[0] if all(str(word) in map(str, others) for others in lists)]
+def _shared(judged: Sequence[Mapping[str, Array]], key: str) -> list[str]:
+    """The words that an array has in all runs, in the order of the first."""
+    lists = [[str(word) for word in run.get(key, ())] for run in judged]
+    return [word for word in lists[0] if all(word in others for others in lists)]
 
 
 def _chosen(run: Mapping[str, Array], scores: Sequence[str], types: Sequence[str]) -> Array:
     """Average precision [S, P] of these scores and types."""
-    rows, columns = ([list(map(str, run[f"detection_{part}"])).index(word) for word in words] for part, words in (("scores", scores), ("types", types)))
+    rows, columns = (
+        [list(map(str, run[f"detection_{part}"])).index(word) for word in words] for part, words in (("scores", scores), ("types", types))
+    )
     return np.asarray(run["detection_ap"][np.ix_(rows, columns)])

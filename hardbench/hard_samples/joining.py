@@ -12,7 +12,7 @@ from hardbench.errors import DataError
 class Sets:
     """The stragglers of Q networks among M samples of another run.
 
-    run: its short id; values: [Q, M], 1 for a straggler, else 0, nan where a class was not judged; fingerprint, index, labels: int64 [M];
+    run: its id; values: [Q, M], 1 for a straggler, else 0, nan where a class was not judged; fingerprint, index, labels: int64 [M];
     planted: int64 [M], the kinds planted there, counted as in the recording, or None where nothing is known.
     """
 
@@ -23,10 +23,15 @@ class Sets:
     labels: Array
     planted: Array | None = None
 
+    def shared(self, fingerprint: Array, index: Array) -> int:
+        """How many of these samples are among them."""
+        return int((matches(fingerprint, index, self.fingerprint, self.index) >= 0).sum())
+
 
 def matches(fingerprint: Array, index: Array, others: Array, others_index: Array) -> Array:
     """For every sample its place among others, int64 [N], -1 for none: that of the same fingerprint, of several that of the same index."""
-    exact, any_of = {}, {}
+    exact: dict[tuple[int, int], int] = {}
+    any_of: dict[int, int] = {}
     for place, (print_, number) in enumerate(zip(others.tolist(), others_index.tolist(), strict=True)):
         exact[print_, number] = place
         any_of.setdefault(print_, place)

@@ -10,6 +10,7 @@ from hardbench.inversion.agreement import jaccard_matrix, mean_overlap_z, spearm
 from hardbench.metrics.hardness import mean_stderr
 
 SHARE = 0.05  # of the samples that are called hard where nothing was planted
+GALLERY, IMAGES = 12, 240  # hardest samples that are kept of a class, and of all classes together, by every score
 PAIRED = 10  # networks that are compared with each other, the first ones
 
 
@@ -30,12 +31,26 @@ def hard_count(planted: Array) -> int:
 
 
 def hardest(values: Array, count: int, rng: np.random.Generator) -> Array:
-    """The `count` samples of the highest score, bool [..., N], of equal ones a random draw; those without a score come last."""
+    """The `count` samples of the highest score, bool [..., N], of equal ones a random draw; none without a score."""
     ties = rng.permuted(np.broadcast_to(np.arange(values.shape[-1]), values.shape), axis=-1)
     order = np.lexsort((ties, -np.nan_to_num(values, nan=-np.inf)), axis=-1)
     mask = np.zeros(values.shape, dtype=bool)
     np.put_along_axis(mask, order[..., :count], True, axis=-1)
     return mask & ~np.isnan(values)
+
+
+def hardest_of_classes(values: Mapping[str, Array], labels: Array, classes: int) -> Array:
+    """Rows of the hardest samples of every class by every score, int64 [S, K, G], -1 where there are no more; G is 12 or less."""
+    count = max(1, min(GALLERY, IMAGES // classes))
+    rows = np.full((len(values), classes, count), -1, dtype=np.int64)
+    members = [np.flatnonzero(labels == c) for c in range(classes)]
+    for s, value in enumerate(values.values()):
+        mean = ensemble(value)
+        for c, own in enumerate(members):
+            known = own[np.isfinite(mean[own])]
+            chosen = known[np.argsort(-mean[known], kind="stable")[:count]]
+            rows[s, c, : len(chosen)] = chosen
+    return rows
 
 
 def ranks(values: Array) -> Array:

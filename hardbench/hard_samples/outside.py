@@ -1,7 +1,7 @@
 """Recordings and scores that others have made: an .npz of logits or probabilities, a CSV of one value per sample."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -125,14 +125,15 @@ def read_values(word: str, index: Array, direction: str) -> tuple[str, Array]:
     path = files.expanded(word)
     try:
         with files.regular(path, LARGEST).open(newline="", encoding="utf-8") as file:
-            values = _values(csv.DictReader(file), index)
+            values = _values(file, index)
     except (OSError, ValueError, csv.Error) as error:
         reason = f"a CSV file that can be read ({error.strerror or error})" if isinstance(error, OSError) else error
         raise DataError(f"scores_from: {brief(word)}; {reason}") from None
     return _name(path), values if direction == "harder" else -values
 
 
-def _values(table: csv.DictReader[str], index: Array) -> Array:
+def _values(lines: Iterable[str], index: Array) -> Array:
+    table = csv.DictReader(lines)
     missing = [name for name in ("index", "value") if name not in (table.fieldnames or ())]
     if missing:
         raise ValueError(f"no column {' and '.join(missing)}; columns index and value")
@@ -142,7 +143,7 @@ def _values(table: csv.DictReader[str], index: Array) -> Array:
     for rows, row in enumerate(table, start=1):
         if rows > len(index):
             continue
-        place = places.get(_number(row["index"], int, rows, "index"))
+        place = places.get(int(_number(row["index"], int, rows, "index")))
         if place is None:
             raise ValueError(f"row {rows}: no sample has index {row['index']}; the index of each in the data set")
         if seen[place]:

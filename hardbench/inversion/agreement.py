@@ -74,8 +74,10 @@ def spearman_matrix(scores: Array) -> Array:
     matrix = np.empty((len(scores), len(scores)))
     for i, j in itertools.combinations_with_replacement(range(len(scores)), 2):
         left, right = whole[i], whole[j]
-        known = left is not None and right is not None
-        matrix[i, j] = matrix[j, i] = np.clip(left @ right, -1, 1) if known else correlation(scores[i], scores[j], ranks=True)
+        if left is None or right is None:
+            matrix[i, j] = matrix[j, i] = correlation(scores[i], scores[j], ranks=True)
+        else:
+            matrix[i, j] = matrix[j, i] = np.clip(left @ right, -1, 1)
     return matrix
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from hardbench import console, tracking
+from hardbench import console, score_runs, tracking
 from hardbench.artifacts import IN_FLIGHT, PER_CELL, PER_RUN, PLAN
 from hardbench.campaign import grid, jobs, plan
 from hardbench.campaign.collect import Campaign
@@ -42,6 +42,8 @@ def _pinned(study: type[AnyConfig], point: grid.Point) -> grid.Point:
     pinned = dict(point)
     if "run" in options(study) and point.get("model") is None:  # a model chooses its run itself
         pinned["run"] = tracking.find(point.get("run") or "last", ["train"]).id
+    if "runs" in options(study) and point.get("recording") is None:
+        pinned["runs"] = tuple(run.id for run in score_runs.find(point.get("runs") or ("last",)))
     if point.get("hardness") is not None:
         pinned["hardness"] = pinned_hardness(point["hardness"])
     return pinned

@@ -1,0 +1,179 @@
+"""The runs that `hardbench score` reads: trainings with a recording, and searches for stragglers among the same samples."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hardbench import console, tracking
+from hardbench.artifacts import DYNAMICS, DYNAMICS_POINTS, HARD_SAMPLES, STRAGGLERS, Array
+from hardbench.configs.train import Config as TrainConfig
+from hardbench.data.samples import Samples, Split
+from hardbench.errors import ConfigError, DataError, TrackingError
+from hardbench.hard_samples import recorder
+from hardbench.hard_samples.joining import Sets
+from hardbench.hard_samples.subjects import Subject
+from hardbench.stored import StoredRun
+from hardbench.trained import place, restore
+from hardbench.training.evaluation import batches
+from hardbench.training.setup import split_of
+
+COUNTED = ("invert", "stragglers")
+UNLIKE = ("repeats", "first_repeat", "name", "tag", "device", "threads", "data_dir", "checkpoint_every", "keep_checkpoints", "log_model")
+"""Settings of trainings that may differ where their networks are repeats of one recording."""
+
+
+def find(words: Sequence[str]) -> list[StoredRun]:
+    """The runs of ids or prefixes of them, finished or not; of `last` the newest finished training with a recording."""
+    found = [_last() if word == "last" else tracking.find(word, ["train", *COUNTED], finished=None) for word in words]
+    runs = list({run.id: run for run in found}.values())
+    if all(run.study in COUNTED for run in runs):
+        raise ConfigError(f"runs: {','.join(words)}; a run of train --record-dynamics among them")
+    return runs
+
+
+def _last() -> StoredRun:
+    for stored in tracking.runs("train"):
+        if stored.status == "FINISHED" and stored.has(DYNAMICS):
+            return stored
+    raise TrackingError(f"runs: last; there is no finished run of train --record-dynamics in {tracking.place()}")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The recording of one training, or of several whose networks are repeats of each other: settings and samples are the same.
+
+    networks: the run and the repeat there of every network of the arrays.
+    """
+
+    networks: tuple[tuple[StoredRun, int], ...]
+    arrays: dict[str, Array]
+
+    @property
+    def runs(self) -> list[StoredRun]:
+        """The trainings."""
+        return list({run.id: run for run, _ in self.networks}.values())
+
+    @property
+    def name(self) -> str:
+        """The short id of the first, and how many more there are."""
+        runs = self.runs
+        return runs[0].id[:8] + (f"+{len(runs) - 1}" if len(runs) > 1 else "")
+
+    @property
+    def dataset(self) -> str:
+        """The data set, as the trainings were told."""
+        return str(self.networks[0][0].config["dataset"])
+
+
+def recorded(runs: Sequence[StoredRun]) -> list[Recorded]:
+    """The recordings of the trainings among the runs, in their order; ConfigError for a training without any.
+
+    One that was killed, or is on, is read as far as it goes, which is said.
+    """
+    groups: list[Recorded] = []
+    for run in (run for run in runs if run.study == "train"):
+        found = _read(run)
+        for place_, other in enumerate(groups):
+            if _same(other, found):
+                arrays = {name: _together(name, other.arrays[name], array) for name, array in found.arrays.items()}
+                groups[place_] = Recorded((*other.networks, *found.networks), arrays)
+                break
+        else:
+            groups.append(found)
+    return groups
+
+
+def _read(run: StoredRun) -> Recorded:
+    whole = run.has(DYNAMICS)
+    if not whole and not run.has(DYNAMICS_POINTS):
+        raise ConfigError(f"runs: {run.id}; a run of train --record-dynamics, and this one has no recording")
+    file = DYNAMICS if whole else DYNAMICS_POINTS
+    try:
+        arrays = recorder.read(run.file(file))
+    except ValueError as error:
+        raise TrackingError(f"run: {run.id}; {file}: {error}") from None
+    measured = np.flatnonzero(np.isfinite(arrays["logits"][:, :, 0, 0]).any(1))
+    if (lost := len(arrays["logits"]) - len(measured)) > 0:
+        console.warn(f"runs: {run.id}; {lost} of {len(arrays['logits'])} networks were never measured, and are left out")
+        if not len(measured):
+            raise TrackingError(f"run: {run.id}; a training that did not diverge at once, and its recording has nothing but nan")
+        arrays = {name: array[measured] if name in PER_NETWORK else array for name, array in arrays.items()}
+    if run.status != "FINISHED":
+        reached = arrays.get("epochs", arrays["steps"])[-1]
+        console.warn(f"runs: {run.id} is {run.status}; scored as far as it goes, epoch {reached:g} of {run.config['epochs']}")
+    return Recorded(tuple((run, int(r)) for r in measured), arrays)
+
+
+PER_NETWORK = ("logits", "feature_norm", "class_cosine", "membership", "test_logits", "test_feature_norm", "test_class_cosine")
+
+
+def _same(group: Recorded, other: Recorded) -> bool:
+    """True if a training's networks are repeats of those of a group: no network is in both."""
+    settings = [{name: value for name, value in found.runs[0].config.items() if name not in UNLIKE} for found in (group, other)]
+    if settings[0] != settings[1] or group.arrays.keys() != other.arrays.keys():
+        return False
+    numbers = [{int(run.config["first_repeat"]) + r for run, r in found.networks} for found in (group, other)]
+    shared = [name for name in other.arrays if name not in PER_NETWORK]
+    return not numbers[0] & numbers[1] and all(np.array_equal(group.arrays[name], other.arrays[name]) for name in shared)
+
+
+def _together(name: str, first: Array, second: Array) -> Array:
+    return np.concatenate([first, second]) if name in PER_NETWORK else first
+
+
+def join(sets: Sequence[Sets], subjects: Sequence[Subject]) -> None:
+    """Set the stragglers of other runs beside the scores of the subjects with which they share most samples; DataError for none."""
+    counts = [[found.shared(subject.truth["fingerprint"], subject.truth["index"]) for subject in subjects] for found in sets]
+    for place_, subject in enumerate(subjects):
+        subject.join([found for found, count in zip(sets, counts, strict=True) if count[place_] == max(count)])
+
+
+def straggler_sets(run: StoredRun) -> Sets:
+    """The stragglers that a run of invert or stragglers found; ConfigError for one that has none."""
+    file = STRAGGLERS if run.study == "invert" else HARD_SAMPLES
+    if not run.has(file):
+        raise ConfigError(f"runs: {run.id}; a run of {run.study} that has stored its stragglers, and this one is {run.status}")
+    arrays = run.archive(file)
+    if run.study == "stragglers" and "scores_stragglers" not in arrays:
+        raise ConfigError(f"runs: {run.id}; a run of stragglers with the strategy stragglers, and this one has others alone")
+    values = arrays["stragglers" if run.study == "invert" else "scores_stragglers"].astype(np.float32)
+    judged = arrays["judged_epoch"] if run.study == "invert" else arrays["inversion_epoch"]
+    if run.study == "invert" or run.config["if_no_inversion"] == "exclude":
+        values[~np.isfinite(judged)[:, arrays["labels"]]] = np.nan  # classes that were left out
+    return Sets(run.id, values, arrays["fingerprint"], arrays["index"], arrays["labels"], arrays.get("planted"))
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The inputs of a recording's samples, and of its test samples, from the data set; its trained networks, from their runs."""
+
+    networks: tuple[tuple[StoredRun, int], ...]
+    fingerprint: Array
+    config: Any  # of the study of scores: where to compute and to read data
+
+    def samples(self) -> tuple[Samples, Samples]:
+        """Training and test samples; DataError if the data set is not there, or holds others now."""
+        split = self._split(self.networks[0][0])[1]
+        return split.train, split.test
+
+    def _split(self, run: StoredRun) -> tuple[TrainConfig, Split]:
+        trained = run.settings(TrainConfig, place(self.config))
+        split = split_of(trained, trained.seed)
+        if not np.array_equal(split.train.fingerprints.numpy(), self.fingerprint):
+            raise DataError(f"dataset: {trained.dataset}; the one that run {run.id} was trained on")
+        return trained, split
+
+    def activations(self, r: int) -> Iterator[Tensor]:
+        """The hidden layers [N, D] of network r at the end of its training, on the training samples in their order."""
+        run, own = self.networks[r]
+        trained, split = self._split(run)
+        learner, standardise = restore(run, trained, split, "last")
+        chain = learner.networks.member(own).to(learner.device).eval()
+        train, standardise = split.train.to(learner.device), standardise.to(learner.device)
+        with torch.inference_mode():
+            parts = [[layer.flatten(1) for layer in chain.activations(inputs)] for inputs, _ in batches(train, standardise)]
+        return (torch.cat(layer) for layer in zip(*parts, strict=True))
