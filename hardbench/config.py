@@ -87,7 +87,7 @@ class Config:
 
     def _choose(self, chooser: str, registry: Registry, values: dict[str, Any], given: set[str], skip: set[str]) -> None:
         """Apply the defaults of a choice, clear what it does not read, refuse what was given and is not read."""
-        entry = registry[values[chooser]]
+        entry = registry.named(values[chooser], chooser)
         known = options(type(self))
         lacking = ", ".join(sorted(entry.reads - known.keys()))
         if lacking and any(option.declared.read_by == chooser for option in known.values()):  # a class that holds all that is read

@@ -163,7 +163,7 @@ class Option:
             return self._number(kind, value, text)
         choices, word = self.declared.choices, text.replace("-", "_")
         if isinstance(choices, Registry):
-            return choices[word].name if self.kind is tuple else text
+            return choices.named(word, self.name).name if self.kind is tuple else text
         if choices is not None and word not in choices:
             raise self.fail(value, nearest(text, choices))
         return text if choices is None else word

@@ -94,14 +94,18 @@ class Registry:
 
     def __getitem__(self, word: str) -> Entry:
         """The entry of a name in any case; of `emnist:letters` or `npz:PATH` the part before the colon counts."""
+        return self.named(word, self.noun)
+
+    def named(self, word: str, setting: str) -> Entry:
+        """The entry of a name, as above; ConfigError with the name of the setting that it was given to."""
         name, colon, _ = word.lower().partition(":")
         if name in self.instead:
-            raise ConfigError(f"{self.noun}: {word}; {self.instead[name]}")
+            raise ConfigError(f"{setting}: {word}; {self.instead[name]}")
         if name not in self._load():
-            raise ConfigError(f"{self.noun}: {word}; {nearest(name, self)}")
+            raise ConfigError(f"{setting}: {word}; {nearest(name, self)}")
         entry = self._entries[name]
         if colon and not entry.variants:
-            raise ConfigError(f"{self.noun}: {word}; {name} alone, nothing after it")
+            raise ConfigError(f"{setting}: {word}; {name} alone, nothing after it")
         return entry
 
     def readers(self, setting: str) -> list[str]:

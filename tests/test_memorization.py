@@ -58,7 +58,7 @@ def _numbers(right, membership, planted):
 
 
 def test_wrong_labels_are_memorized(recorded):
-    train, dynamics, scores = recorded
+    _, dynamics, scores = recorded
     right = dynamics["logits"][:, -1].argmax(-1) == dynamics["labels"]
     membership, planted = dynamics["membership"], dynamics["planted"]
     assert (right & membership).sum() / membership.sum() >= 0.99
