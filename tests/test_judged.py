@@ -9,6 +9,7 @@ from hardbench.errors import DataError
 from hardbench.hard_samples import comparison, judged
 from hardbench.hard_samples.joining import Sets, joined, matches
 from hardbench.hard_samples.score_tables import detection_table, result_rows, sentences
+from hardbench.rules import PLANT_TYPES
 
 TYPES = ("mislabel", "unused", "zoom")
 
@@ -197,3 +198,6 @@ def test_samples_of_other_labels_or_other_plants_are_refused():
         joined(_sets([[0, 1]], [7, 8], [0, 1], [1, 1]), own, index, labels, None)
     with pytest.raises(DataError, match=r"^runs: other; .* 2 of 2 have another planted hardness there$"):
         joined(_sets([[0, 1]], [7, 8], [0, 1], [1, 2], np.array([3, 3])), own, index, labels, np.array([0, 1]))
+    close = np.array([0, PLANT_TYPES.index("mislabel_close") + 1])  # its wrong class is that of the network's own kind
+    other = _sets([[0, 1]], [7, 8], [0, 1], [labels[0], labels[1] + 1], close)
+    assert joined(other, own, index, labels, close).tolist() == [[0, 1]]

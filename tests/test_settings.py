@@ -224,7 +224,12 @@ def test_a_config_that_is_no_text_or_not_there(tmp_path):
             given("--config", word)
 
 
-PRESETS_OF = {"inversion": invert.Config, "stragglers": stragglers.Config, "corruption": sweep_class("train"), "prune": sweep_class("train")}
+PRESETS_OF = {
+    "inversion": invert.Config,
+    "stragglers": stragglers.Config,
+    "corruption": sweep_class("train"),
+    "prune": sweep_class("train"),
+}
 
 
 def test_presets_are_configurations():

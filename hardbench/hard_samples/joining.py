@@ -6,6 +6,9 @@ import numpy as np
 
 from hardbench.artifacts import Array
 from hardbench.errors import DataError
+from hardbench.rules import PLANT_TYPES
+
+CLOSE = PLANT_TYPES.index("mislabel_close") + 1
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,16 @@ def matches(fingerprint: Array, index: Array, others: Array, others_index: Array
 def joined(sets: Sets, fingerprint: Array, index: Array, labels: Array, planted: Array | None) -> Array:
     """The values [Q, N] of the sets on samples [N], nan where the other run did not have one.
 
-    DataError if none is in common, or if labels, or what was planted, differ: the scores would be of other samples.
+    DataError if none is in common, or if labels, or what was planted, differ: the scores would be of other samples. Only samples planted as
+    mislabel_close may have another label: their wrong class is the one that networks of the run's own kind confuse them with.
     """
     places = matches(fingerprint, index, sets.fingerprint, sets.index)
     known = places >= 0
     if not known.any():
         raise DataError(f"runs: {sets.run}; a run on the same samples, and it has none of them (--pool train, the same subset and seed)")
-    for name, own, others in (("label", labels, sets.labels), ("planted hardness", planted, sets.planted)):
-        if own is not None and others is not None and (differ := int((own[known] != others[places[known]]).sum())):
+    free = np.zeros(len(labels), dtype=bool) if planted is None else planted == CLOSE
+    for name, own, others in (("planted hardness", planted, sets.planted), ("label", np.where(free, -1, labels), sets.labels)):
+        if own is not None and others is not None and (differ := int(((own >= 0) & known & (own != others[places])).sum())):
             raise DataError(f"runs: {sets.run}; a run on the same samples, and {differ} of {known.sum()} have another {name} there")
     values = np.full((len(sets.values), len(fingerprint)), np.nan, dtype=np.float32)
     values[:, known] = sets.values[:, places[known]]
