@@ -17,7 +17,7 @@ from hardbench.figures.runs import (
     class_names,
     each_run,
     literal,
-    measured,
+    needed,
     one_per_run,
     over_networks,
     slug,
@@ -31,6 +31,7 @@ FIRST = (
 )  # fmt: skip
 CLASSES = 12  # classes in a gallery of several scores, evenly chosen of more
 TESTS, SUPPORTERS = 8, 8  # test samples, and training samples beside each
+NEEDS = "it needs train --train-share below 1 and --record-test"
 LETTERS_PER_INCH = 12  # of a title
 LETTERS = 14  # of a class's name below an image
 
@@ -149,7 +150,7 @@ def influence(run: StoredRun) -> Figure:
 
     Influence: Pr[test sample right | trained on it] - Pr[right | not] over networks (Feldman & Zhang 2020, eq. 2, arXiv:2008.03703).
     """
-    values, errors, arrays = measured(run, "influence"), run.arrays["influence_stderr"], run.arrays
+    values, errors, arrays = needed(run, "influence", "influence", NEEDS), run.arrays["influence_stderr"], run.arrays
     images, classes = arrays["influence_inputs"], class_names(run)
     if images.ndim != 4 or not len(images):
         raise ConfigError(f"influence: run {run.name} has {'vectors' if len(images) else 'no test sample with supporters'}; images")
