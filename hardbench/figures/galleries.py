@@ -19,9 +19,9 @@ from hardbench.figures.runs import (
     literal,
     needed,
     one_per_run,
-    over_networks,
     slug,
 )
+from hardbench.hard_samples.judged import ensemble
 
 HEADLINE = 6  # scores in a gallery of several
 # scores by which a gallery is drawn, the first six that a run has
@@ -98,7 +98,7 @@ def _sample(axis: Axes, run: StoredRun, score: str, row: int, image: Array | Non
         return
     arrays, classes = run.arrays, class_names(run)
     planted = _planted(run, row)
-    text = f"→ {brief(classes[int(arrays['predicted'][row])])}\n{over_networks(arrays[score])[row]:.3g}\n{planted}"
+    text = f"→ {brief(classes[int(arrays['predicted'][row])])}\n{ensemble(arrays[score])[row]:.3g}\n{planted}"
     _describe(axis, image, title, text, bool(planted))
 
 

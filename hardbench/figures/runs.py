@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from hardbench.artifacts import Array
 from hardbench.data.samples import distinct
 from hardbench.errors import ConfigError
-from hardbench.metrics.hardness import mean_stderr
 from hardbench.stored import StoredRun
 
 LONGEST = 40  # letters of a name
@@ -58,11 +57,6 @@ def needed(run: StoredRun, name: str, kind: str, needs: str) -> Array:
     if not is_measured(run, name):
         raise ConfigError(f"{kind}: run {run.name} ({run.id[:8]}) has no numbers for it; {needs}")
     return run.arrays[name]
-
-
-def over_networks(values: Array) -> Array:
-    """The mean over networks [N] of a score [R, N], nan-aware; a score of all networks together [N] as it is."""
-    return mean_stderr(values)[0] if values.ndim == 2 else np.asarray(values, dtype=float)
 
 
 def run_labels(runs: Runs) -> list[str]:
