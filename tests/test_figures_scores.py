@@ -45,8 +45,12 @@ def test_a_run_without_planted_samples_has_the_kinds_that_need_none():
     run = scored(4, 0, 3, 50, 2)
     for kind in ("data_map", "agreement_of_scores", "score_stability", "hardest"):
         drawn(kind, run)
-    for kind, array in (("detection_by_type", "detection_ap"), ("critical_difference", "friedman_ranks"), ("influence", "influence")):
-        with pytest.raises(ConfigError, match=f"{array}: not measured in run mlp mnist s0"):
+    needs = {
+        "detection_by_type": "samples made hard by train --plant", "critical_difference": "planted runs on five data sets or more",
+        "influence": "train --train-share below 1 and --record-test",
+    }  # fmt: skip
+    for kind, words in needs.items():
+        with pytest.raises(ConfigError, match=rf"{kind}: run mlp mnist s0 \(55555555\) has no numbers for it; it needs {words}"):
             score.KINDS[kind]([run], PLAIN)
 
 

@@ -17,11 +17,11 @@ from hardbench.figures.runs import (
     class_names,
     each_run,
     literal,
-    measured,
+    needed,
     one_per_run,
-    over_networks,
     slug,
 )
+from hardbench.hard_samples.judged import ensemble
 
 HEADLINE = 6  # scores in a gallery of several
 # scores by which a gallery is drawn, the first six that a run has
@@ -31,6 +31,7 @@ FIRST = (
 )  # fmt: skip
 CLASSES = 12  # classes in a gallery of several scores, evenly chosen of more
 TESTS, SUPPORTERS = 8, 8  # test samples, and training samples beside each
+NEEDS = "it needs train --train-share below 1 and --record-test"
 LETTERS_PER_INCH = 12  # of a title
 LETTERS = 14  # of a class's name below an image
 
@@ -97,7 +98,7 @@ def _sample(axis: Axes, run: StoredRun, score: str, row: int, image: Array | Non
         return
     arrays, classes = run.arrays, class_names(run)
     planted = _planted(run, row)
-    text = f"→ {brief(classes[int(arrays['predicted'][row])])}\n{over_networks(arrays[score])[row]:.3g}\n{planted}"
+    text = f"→ {brief(classes[int(arrays['predicted'][row])])}\n{ensemble(arrays[score])[row]:.3g}\n{planted}"
     _describe(axis, image, title, text, bool(planted))
 
 
@@ -149,7 +150,7 @@ def influence(run: StoredRun) -> Figure:
 
     Influence: Pr[test sample right | trained on it] - Pr[right | not] over networks (Feldman & Zhang 2020, eq. 2, arXiv:2008.03703).
     """
-    values, errors, arrays = measured(run, "influence"), run.arrays["influence_stderr"], run.arrays
+    values, errors, arrays = needed(run, "influence", "influence", NEEDS), run.arrays["influence_stderr"], run.arrays
     images, classes = arrays["influence_inputs"], class_names(run)
     if images.ndim != 4 or not len(images):
         raise ConfigError(f"influence: run {run.name} has {'vectors' if len(images) else 'no test sample with supporters'}; images")

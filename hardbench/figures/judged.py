@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from hardbench.artifacts import Array
 from hardbench.figures import style
-from hardbench.figures.runs import FigureOptions, Runs, StoredRun, literal, measured, one_per_run
+from hardbench.figures.runs import FigureOptions, Runs, StoredRun, literal, needed, one_per_run
 from hardbench.metrics.hardness import mean_stderr
 
 ROW, LETTER = 0.17, 0.066  # inches of a score's row, and of a letter of its name
@@ -52,7 +52,7 @@ def detection_by_type(runs: Runs, options: FigureOptions) -> dict[str, Figure]:
 
 def _detection(run: StoredRun, metric: str) -> Figure:
     (*parts, label), arrays = MEASURES[metric], run.arrays
-    values = measured(run, parts[0])  # [S, P]
+    values = needed(run, parts[0], "detection_by_type", "it needs samples made hard by train --plant")  # [S, P]
     order = np.argsort(np.nan_to_num(mean_stderr(values.T)[0], nan=-1.0), kind="stable")
     values, low, high, repeats = (arrays[part][order] for part in parts)
     by_rate = metric == AVERAGE_PRECISION

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from hardbench.artifacts import Array
 from hardbench.figures import style
 from hardbench.figures.judged import LETTER
-from hardbench.figures.runs import StoredRun, each_run, literal, measured
+from hardbench.figures.runs import StoredRun, each_run, literal, needed
 
 LEVEL = 0.05  # of significance, of both tests
 LINE = 0.17  # inches between labels
@@ -26,7 +26,10 @@ def critical_difference(run: StoredRun) -> Figure:
     Bars join scores whose mean ranks differ by less than the critical difference (CD, drawn above; Nemenyi, .05): the data sets do not
     tell them apart. The p-value is Friedman's.
     """
-    ranks, arrays = measured(run, "friedman_ranks"), run.arrays  # [P, S]
+    ranks, arrays = (
+        needed(run, "friedman_ranks", "critical_difference", "it needs planted runs on five data sets or more"),
+        run.arrays,
+    )  # [P, S]
     names = [literal(str(name)) for name in arrays["friedman_scores"]]
     types = [literal(str(name)) for name in arrays["friedman_types"]]
     tied = [groups(row, float(difference)) for row, difference in zip(ranks, arrays["friedman_critical_difference"], strict=True)]

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from hardbench.artifacts import Array
 from hardbench.data.samples import distinct
 from hardbench.errors import ConfigError
-from hardbench.metrics.hardness import mean_stderr
 from hardbench.stored import StoredRun
 
 LONGEST = 40  # letters of a name
@@ -53,9 +52,11 @@ def measured(run: StoredRun, name: str) -> Array:
     return run.arrays[name]
 
 
-def over_networks(values: Array) -> Array:
-    """The mean over networks [N] of a score [R, N], nan-aware; a score of all networks together [N] as it is."""
-    return mean_stderr(values)[0] if values.ndim == 2 else np.asarray(values, dtype=float)
+def needed(run: StoredRun, name: str, kind: str, needs: str) -> Array:
+    """A stored array without which a kind of figure cannot be drawn; ConfigError, saying what it needs, for a run without it."""
+    if not is_measured(run, name):
+        raise ConfigError(f"{kind}: run {run.name} ({run.id[:8]}) has no numbers for it; {needs}")
+    return run.arrays[name]
 
 
 def run_labels(runs: Runs) -> list[str]:

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from hardbench.artifacts import Array
 from hardbench.figures import galleries, judged, ranks, style
-from hardbench.figures.runs import Kind, StoredRun, each_run, literal, measured, over_networks
+from hardbench.figures.runs import Kind, StoredRun, each_run, literal, measured
+from hardbench.hard_samples.judged import ensemble
 
 CORRECTNESS = ListedColormap(colormaps["viridis"](np.linspace(0, 0.92, 256)))  # its last yellow is unreadable on white
 REGIONS = {"easy to learn": 0.97, "ambiguous": 0.5, "hard to learn": 0.03}  # by confidence, as the paper calls them
@@ -28,9 +29,7 @@ def data_map(run: StoredRun) -> Figure:
     """
     harder, variability, wrong = (measured(run, f"data_maps_{part}") for part in ("confidence", "variability", "correctness"))
     count = len(harder) if harder.ndim == 2 else 1
-    points = np.stack(
-        [over_networks(variability), 1 - over_networks(harder), 1 - over_networks(wrong)]
-    )  # scores are higher where it is harder
+    points = np.stack([ensemble(variability), 1 - ensemble(harder), 1 - ensemble(wrong)])  # scores are higher where it is harder
     groups = _groups(run, points.shape[1])
     columns = min(len(groups), 3)
     size = {"width": 2.4, "height": 2.2 if len(groups) > columns else 2.6} if columns > 1 else {"width": 4.6, "height": 3.2}
