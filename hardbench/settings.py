@@ -97,6 +97,14 @@ class SourceSettings(PlaceSettings):
                     raise ConfigError(f"{name}: {getattr(self, name)}; given with gaussian_mode overlap, and only then")
 
 
+def _wrong_dataset(word: str) -> str | None:
+    """What is allowed instead of a word that names no data set; else None."""
+    try:
+        return None if DATASETS[word] else ""
+    except ConfigError as error:
+        return str(error).partition("; ")[2]
+
+
 @dataclass(frozen=True)
 class PlantSettings(SourceSettings):
     """Hardness that is put into the training samples on purpose."""
@@ -109,8 +117,10 @@ class PlantSettings(SourceSettings):
         later=True,
     )
     plant_from: str | None = setting(
-        None, "Data set that the inputs of type foreign are drawn from; default: noise.", choices=DATASETS, later=True
-    )
+        None,
+        "Data set that the inputs of type foreign are drawn from; default: noise.",
+        choices=DATASETS, wrong=_wrong_dataset, later=True,
+    )  # fmt: skip
 
     def check(self) -> None:
         """Rules that join two settings."""
