@@ -319,7 +319,7 @@ REFUSED = {
     "train --plant corrupt:0.1 --plant-from mnist": "plant_from: mnist; given with foreign in plant",
     "train --plant-from mnist": "plant_from: mnist; given with foreign in plant",
     "train --plant foreign:0.1 --plant-from digits": "plant_from: digits; another data set than the run's own",
-    "train --plant foreign:0.1 --plant-from mnits": "dataset: mnits; nearest: mnist",
+    "train --plant foreign:0.1 --plant-from mnits": "plant_from: mnits; nearest: mnist",
     "train --plant shift:0.1 --dataset gaussian --gaussian-shape 9": "plant: shift; images, and the data set has vectors",
     "train --plant corrupt:0.0001": "plant: corrupt:0.0001; a larger share, as it is less than one of 1437 training samples",
     "invert --dataset digits --plant zoom:0.0001 --epochs 2": "plant: zoom:0.0001; a larger share, as it is less than one of 1797",
