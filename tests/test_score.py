@@ -1,7 +1,6 @@
 """`hardbench score` through the real command line: scores, judgement, joins, influence, comparisons, what is refused and what goes on."""
 
 import os
-import shutil
 import signal
 
 import numpy as np
@@ -15,8 +14,7 @@ from hardbench import tracking
 from hardbench.cli import main
 from hardbench.hard_samples import scoring
 from hardbench.hard_samples.recording import Recording
-from hardbench.lifecycle import launch
-from hardbench.studies import score
+from hardbench.studies import train
 
 PLANT = ["--plant", "mislabel:0.1,corrupt:0.1"]
 DATA = ["--dataset", "digits", "--subset-size", "300", "--threads", "1"]
@@ -149,7 +147,7 @@ def test_named_scores_and_what_they_lack(runs, capsys):
 
 def test_runs_on_other_samples_are_refused(runs, capsys):
     trained, inverted, _ = runs
-    assert main([*SEARCH, *PLANT, "--repeats", "1", "--seed", "1", "--class-map", "0:1,1:0"]) == 0
+    assert main([*SEARCH, *PLANT, "--repeats", "1", "--seed", "1"]) == 0
     other = last()
     assert main([*TRAIN, "--epochs", "1"]) == 0
     clean, before = last(), len(all_runs())
@@ -167,26 +165,47 @@ def test_runs_on_other_samples_are_refused(runs, capsys):
     assert len(all_runs()) == before
 
 
-def test_networks_of_several_runs_are_repeats_of_one_recording(runs):
-    """The third network trained by itself and the first two: the same scores, and the same as of all three in one run."""
-    trained = runs[0]
-    ids = []
-    for first, repeats in ((0, 2), (2, 1)):
-        words = ["--epochs", "3", "--repeats", str(repeats), "--first-repeat", str(first), "--train-share", "0.6", "--record-test"]
-        assert main([*TRAIN, *PLANT, *words]) == 0
-        ids.append(last().id)
-    assert main(["score", *ids, "--score", "aum,memorization,random"]) == 0
-    arrays, whole = last().arrays, runs[2].arrays
-    assert arrays["recordings"].tolist() == [f"{ids[0][:8]}+1"]
+# recordings made by hand, in projects of their own
+
+
+@pytest.fixture
+def project(monkeypatch, tmp_path):
+    return new_project(monkeypatch, tmp_path)
+
+
+def made(dataset="npz:nowhere.npz", draw=0, networks=slice(0, 1), **more):
+    """A finished training with the recording of some of four networks of a data set that is not there, in which twelve labels are wrong."""
+    rng = np.random.default_rng(draw)
+    labels, planted = rng.integers(0, 3, 60), (np.arange(60) < 12).astype(np.int64)
+    logits = rng.normal(size=(4, 3, 60, 3)).astype(np.float32)
+    logits[..., np.arange(60), labels] += 1.5 * (1 - planted)
+    arrays = {"logits": logits[networks], "membership": (rng.random((4, 60)) < 0.5)[networks], "labels": labels, "planted": planted}
+    arrays |= {"clean": np.where(planted, (labels + 1) % 3, labels), "index": np.arange(60), "fingerprint": rng.integers(0, 2**62, 60)}
+    arrays |= {"steps": np.array([2, 4, 6]), "epochs": np.arange(1.0, 4), "class_names": np.array(["a", "b", "c"])}
+    settings = {"dataset": dataset, "record_dynamics": True, "repeats": len(logits[networks]), "first_repeat": networks.start}
+    with tracking.start("train", train.Config(**settings, **more), "title", "note") as run:
+        run.write_arrays("dynamics.npz", arrays, compressed=False)
+    return run.id
+
+
+def test_networks_of_several_runs_are_repeats_of_one_recording(project):
+    """The first two networks, and the last two by themselves: the same scores as of all four in one run."""
+    parts = [made(networks=slice(0, 2)), made(networks=slice(2, 4), name="another name")]
+    assert main(["score", *parts, "--score", "aum,memorization,random"]) == 0
+    arrays = last().arrays
+    assert arrays["recordings"].tolist() == [f"{parts[0][:8]}+1"]
+    whole = made(networks=slice(0, 4))
+    assert main(["score", whole, "--score", "aum,memorization,random"]) == 0
     for name in ("aum", "memorization", "random"):
-        np.testing.assert_array_equal(arrays[name], whole[name])
-    assert main(["score", ids[0], trained.id, "--score", "aum"]) == 0  # network 0 is in both: two recordings of one data set
-    assert last().has(f"{trained.id[:8]}/scores.csv")
+        np.testing.assert_array_equal(arrays[name], last().arrays[name])
+    assert main(["score", parts[0], whole, "--score", "aum"]) == 0  # network 0 is in both: two recordings of one data set
+    assert last().has(f"{whole[:8]}/scores.csv")
 
 
-def test_a_run_that_failed_goes_on(runs, monkeypatch):
-    trained = runs[0]
-    write, expected = tracking.Run.write_text, runs[2]
+def test_a_run_that_failed_goes_on(project, monkeypatch):
+    words = ["score", made(networks=slice(0, 3)), "--score", "aum,loss,memorization", "--format", "csv,jsonl"]
+    assert main(words) == 0
+    expected, write = last(), tracking.Run.write_text
 
     def full(self, name, text):
         if name == "agreement.csv":
@@ -195,24 +214,47 @@ def test_a_run_that_failed_goes_on(runs, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(tracking.Run, "write_text", full)
-        assert main(["score", trained.id, runs[1].id]) == 5
+        assert main(words) == 5
+    assert (last().status, last().has("detection.csv")) == ("FAILED", False)
+    assert main(["resume", last().id]) == 0
     run = last()
-    assert run.status == "FAILED"
-    assert launch(score, run.settings(score.Config), run) is not None
-    run = last()
-    assert run.status == "FINISHED" and run.file("detection.csv").read_text() == expected.file("detection.csv").read_text()
+    assert run.status == "FINISHED" and not run.has("checkpoints")
+    for name in ("detection.csv", "scores.csv", "agreement.csv", "training_dynamics/dynamics_epoch_2.jsonl"):
+        assert run.file(name).read_bytes() == expected.file(name).read_bytes()
     for name, array in expected.arrays.items():
         np.testing.assert_array_equal(run.arrays[name], array, err_msg=name)
 
 
-# projects of their own
+def test_five_data_sets_are_compared(project, capsys):
+    ids = [made(f"npz:{number}.npz", draw) for draw, number in enumerate((0, 1, 2, 3, 4, 0))]
+    assert main(["score", *ids, "--score", "mean_loss,aum,random"]) == 0
+    arrays = last().arrays
+    assert int(arrays["friedman_blocks"]) == 5 and arrays["friedman_ranks"].shape == (1, 3)
+    assert arrays["friedman_ranks"].sum() == pytest.approx(6)
+    both = [arrays, last().archive(f"{ids[5][:8]}/scores.npz")]
+    np.testing.assert_allclose(arrays["friedman_ap"][0, 0], np.mean([part["detection_ap"][:, 0] for part in both], axis=0))
+    assert "lowest mean ranks over 5 data sets: mislabel: " in capsys.readouterr().out
+    assert last().has("figures/critical_difference.png")
 
 
-def test_a_killed_training_is_scored_as_far_as_it_came(monkeypatch, tmp_path, capsys):
-    folder = new_project(monkeypatch, tmp_path)
+def test_fewer_data_sets_have_tables_of_their_own(project, capsys):
+    ids = [made("npz:0.npz", 0), made("npz:1.npz", 1)]
+    assert main(["score", *ids, "--score", "mean_loss,random"]) == 0
+    said = capsys.readouterr()
+    assert "mean ranks are compared over 5 data sets or more, and there are 2; every recording has its own tables" in said.err
+    assert "no gallery of inputs" in said.err
+    assert f", {ids[1][:8]}" in said.out and "friedman_p" not in last().arrays
+    assert main(["score", *ids, "--score", "aum", "--scores-from", "x.csv", "--direction", "harder"]) == 2
+    assert main(["sweep", "score", "--runs", f"{ids[0][:9]};{ids[1]}", "--score", "aum", "--workers", "1"]) == 0
+    cells = [run for run in all_runs() if run.tags.get("hardbench.kind") == "cell"]
+    assert sorted(run.tags["hardbench.source_run"] for run in cells) == sorted(ids)
+
+
+def test_a_killed_training_is_scored_as_far_as_it_came(project, monkeypatch, capsys):
+    folder = project
     words = [*TRAIN, *PLANT, "--epochs", "4000", "--checkpoint-every", "1"]
     process = started(folder, *words)
-    wait_for_step(folder, 40, process)
+    wait_for_step(folder, 10, process)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
@@ -222,37 +264,3 @@ def test_a_killed_training_is_scored_as_far_as_it_came(monkeypatch, tmp_path, ca
     assert "scored as far as it goes, epoch " in said and " of 4000" in said
     points = sorted(path.name for path in trained.file("dynamics").glob("[0-9]*.npy"))
     assert last().arrays["mean_loss"].shape == (1, 300) and len(points) >= 1
-
-
-def _data_set(folder, number):
-    """Two clouds of vectors, some of them between."""
-    rng = np.random.default_rng(number)
-    labels = np.arange(120) % 2
-    inputs = (rng.normal(size=(120, 6)) + 1.5 * labels[:, None]).astype(np.float32)
-    np.savez(folder / f"{number}.npz", x_train=inputs[:100], y_train=labels[:100], x_test=inputs[100:], y_test=labels[100:])
-    return f"npz:{folder / f'{number}.npz'}"
-
-
-def test_five_data_sets_are_compared_and_fewer_have_tables_of_their_own(monkeypatch, tmp_path, capsys):
-    folder, ids = new_project(monkeypatch, tmp_path), []
-    for number in (0, 1, 2, 3, 4, 0):
-        seed = str(len(ids))
-        line = ["train", "--dataset", _data_set(folder, number), "--epochs", "2", "--width", "8", "--threads", "1", "--record-dynamics"]
-        assert main([*line, "--plant", "mislabel:0.1", "--seed", seed, "--layer-metrics", "none"]) == 0
-        ids.append(last().id)
-    assert main(["score", *ids, "--score", "mean_loss,aum,random"]) == 0
-    arrays = last().arrays
-    assert int(arrays["friedman_blocks"]) == 5 and arrays["friedman_ranks"].shape == (1, 3)
-    assert arrays["friedman_ranks"].sum() == pytest.approx(6)
-    both = [arrays, last().archive(f"{ids[5][:8]}/scores.npz")]
-    np.testing.assert_allclose(arrays["friedman_ap"][0, 0], np.mean([part["detection_ap"][:, 0] for part in both], axis=0))
-    assert "lowest mean ranks over 5 data sets: mislabel: " in capsys.readouterr().out
-    assert last().has("figures/critical_difference.png")
-    assert main(["score", *ids[:2], "--score", "mean_loss,random"]) == 0
-    said = capsys.readouterr()
-    assert "mean ranks are compared over 5 data sets or more, and there are 2; every recording has its own tables" in said.err
-    assert f", {ids[1][:8]}" in said.out and "friedman_p" not in last().arrays
-    assert main(["sweep", "score", "--runs", f"{ids[0]};{ids[1]}", "--score", "aum", "--early", "0.1,0.5", "--workers", "1"]) == 0
-    cells = [run for run in all_runs() if run.tags.get("hardbench.kind") == "cell"]
-    assert sorted(run.tags["hardbench.source_run"] for run in cells) == sorted(2 * ids[:2])
-    shutil.rmtree(folder / "results")

@@ -107,7 +107,7 @@ def result_rows(arrays: Mapping[str, Array]) -> tuple[str, list[str], list[list[
     columns = ["score", *(f"{name} ({rate:.3f})" for name, rate in rates), "mean"]
     names = arrays["detection_scores"]
     rows = [[str(names[s]), *(mean_text(value, np.nan, 3) for value in (*values[s], means[s]))] for s in order]
-    return "Planted hardness found: average precision (base rate)", columns, rows
+    return "Average precision (base rate)", columns, rows
 
 
 def _stability_rows(arrays: Mapping[str, Array]) -> tuple[str, list[str], list[list[str]]]:
@@ -116,7 +116,7 @@ def _stability_rows(arrays: Mapping[str, Array]) -> tuple[str, list[str], list[l
     columns = ["score", "Spearman between networks", "overlap z", f"Spearman with {names[reference]}"]
     numbers = (arrays["stability_spearman"], arrays["stability_z"], arrays["agreement_spearman"][reference])
     rows = [[name, *(mean_text(value[s], np.nan, 3) for value in numbers)] for s, name in enumerate(names)]
-    return "Hardness scores (nothing was planted)", columns, rows
+    return "Scores (nothing was planted)", columns, rows
 
 
 def sentences(arrays: Mapping[str, Array]) -> list[str]:
