@@ -99,7 +99,9 @@ def supported(run: Run, tests: int = 4, top: int = 10, shape: tuple[int, ...] = 
     rows = draw.integers(0, samples, (tests, top))
     rows[-1, 2:], value[-1, 2:] = -1, np.nan
     return {
-        "influence": value, "influence_stderr": np.where(rows < 0, np.nan, 0.1), "influence_train": rows,
+        "influence_networks": np.array(40),
+        "influence": value, "influence_stderr": np.where(rows < 0, np.nan, 0.1),
+        "influence_train": rows,
         "influence_shown": np.arange(tests),
         "influence_inputs": draw.integers(0, 256, (tests, *shape), dtype=np.uint8), "influence_test_labels": np.arange(tests) % classes,
         "influence_supporters": draw.integers(0, 256, (tests, top, *shape), dtype=np.uint8),

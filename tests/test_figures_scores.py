@@ -219,7 +219,7 @@ def test_the_gallery_of_influence_sets_a_test_sample_beside_its_supporters():
     label = f"kind {run.arrays['labels'][row]}\n{arrays['influence'][0, 0]:.2f} ± 0.10"
     assert axes[1, 1].get_xlabel().startswith(label)
     assert [axis.get_title() for axis in axes[0, :2]] == ["test sample", "supporters"]
-    assert "(by chance the largest of 30 reaches about 2.6 standard errors)" in figure.get_suptitle()
+    assert "40 networks; by chance the largest of 60 pairs reaches 2.9 standard errors" in figure.get_suptitle()
     for inputs, what in ((np.ones((2, 5)), "vectors"), (np.ones((0, 1, 2, 2)), "no test sample with supporters")):
         with pytest.raises(ConfigError, match=f"influence: run mlp mnist s0 has {what}; images"):
             score.KINDS["influence"]([changed(run, influence_inputs=inputs)], PLAIN)

@@ -168,13 +168,14 @@ def influence(run: StoredRun) -> Figure:
             _describe(axis, supporters[place], "", f"{label}\n{number}" + f"\n{planted}" * bool(planted), bool(planted))
     for axis, title in zip(axes[0, :2], ("test sample", "supporters"), strict=True):
         axis.set_title(title, fontsize=style.SMALL + 1, pad=4)
-    samples = len(arrays["labels"])
-    by_chance = np.sqrt(2 * np.log(max(samples, 2)))
+    pairs = len(values) * len(arrays["labels"])
+    by_chance = np.sqrt(2 * np.log(max(pairs, 2)))
     _title(
         figure,
         "training samples with the largest influence on a test sample:",
         "Pr[right | trained on it] - Pr[right | not] ± standard error",
-        f"(by chance the largest of {samples} reaches about {by_chance:.1f} standard errors)",
+        f"{arrays['influence_networks']} networks; by chance the largest of {pairs} pairs reaches {by_chance:.1f} standard errors, "
+        "of few networks more",
     )
     return figure
 

@@ -1,5 +1,6 @@
 """Influence: which training samples a test sample owes its right classification to, from networks trained on random shares of the data."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,14 +17,15 @@ def influence(test_right: Tensor, membership: Tensor, top: int = TOP, block: int
     test_right: bool [R, M], where a network classifies a test sample right; membership: bool [R, N], the samples it was trained on.
     Influence of training sample i on test sample j is Pr_r[right on j | i in] - Pr_r[right on j | i out], in [-1, 1]: how much more often
     j is right where i was trained on (Feldman & Zhang 2020, eq. 2, arXiv:2008.03703). Back come, largest first, `influence_train` int64
-    [M, top], rows of the training samples, and `influence` and `influence_stderr` float32 [M, top]. Of equal influences the lower row
-    comes first. Samples that all networks were trained on, or none, have no influence; where fewer than `top` have one, rows are -1 and
-    numbers nan.
+    [M, top], rows of the training samples, and `influence` and `influence_stderr` float32 [M, top]; also `influence_networks`, R. Of
+    equal influences the lower row comes first. Samples that all networks were trained on, or none, have no influence; where fewer than
+    `top` have one, rows are -1 and numbers nan.
 
     The standard error is the binomial one of a difference of two shares, sqrt(p(1-p)/n + q(1-q)/m), in its add-one form: one success and
     one failure are added to either group first (Agresti & Caffo 2000, Am. Stat. 54, p. 280), since a share of 0 or 1, which the largest
     influences have, would else have the error 0, even from a single network. It belongs to one pair chosen beforehand. The largest of N
-    estimates is too large: noise alone reaches about sqrt(2 ln N) standard errors, 4.5 for 20 000 samples.
+    estimates is too large: noise alone reaches about sqrt(2 ln N) standard errors, 4.5 for 20 000 samples, and
+    more from few networks: with 20 of them what is found is noise.
 
     Test samples are taken `block` at a time (default: 4 million pairs at once), so that memory does not grow with N x M.
     """
@@ -42,13 +44,14 @@ def influence(test_right: Tensor, membership: Tensor, top: int = TOP, block: int
         hits_without = right[:, part].sum(0).unsqueeze(1) - hits  # right without it
         difference = (hits / with_it - hits_without / without).masked_fill(~defined, -torch.inf)
         order = _largest(difference, kept)
-        found = difference.gather(1, order)
-        known = found.isfinite()
+        largest = difference.gather(1, order)
+        known = largest.isfinite()
         rows[part, :kept] = torch.where(known, order, -1)
-        values[part, :kept] = torch.where(known, found, torch.nan)
+        values[part, :kept] = torch.where(known, largest, torch.nan)
         variance = _variance(hits.gather(1, order), with_it[order]) + _variance(hits_without.gather(1, order), without[order])
         errors[part, :kept] = torch.where(known, variance.sqrt(), torch.nan)
-    return {"influence_train": rows.numpy(), "influence": values.numpy(), "influence_stderr": errors.numpy()}
+    found = {"influence_train": rows.numpy(), "influence": values.numpy(), "influence_stderr": errors.numpy()}
+    return found | {"influence_networks": np.array(repeats)}
 
 
 def gallery(found: dict[str, Array], inputs: Tensor, test_inputs: Tensor, count: int = SHOWN) -> dict[str, Array]:
