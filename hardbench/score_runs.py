@@ -109,6 +109,7 @@ def _read(run: StoredRun) -> Recorded:
 
 
 PER_NETWORK = ("logits", "feature_norm", "class_cosine", "membership", "test_logits", "test_feature_norm", "test_class_cosine")
+ENDS = ("steps", "epochs")
 
 
 def _same(group: Recorded, other: Recorded) -> bool:
@@ -117,12 +118,17 @@ def _same(group: Recorded, other: Recorded) -> bool:
     if settings[0] != settings[1] or group.arrays.keys() != other.arrays.keys():
         return False
     numbers = [{int(run.config["first_repeat"]) + r for run, r in found.networks} for found in (group, other)]
-    shared = [name for name in other.arrays if name not in PER_NETWORK]
+    apart = PER_NETWORK + (
+        ENDS if settings[0].get("record_points") == "last" else ()
+    )  # networks that reach a target end at steps of their own
+    shared = [name for name in other.arrays if name not in apart]
     return not numbers[0] & numbers[1] and all(np.array_equal(group.arrays[name], other.arrays[name]) for name in shared)
 
 
 def _together(name: str, first: Array, second: Array) -> Array:
-    return np.concatenate([first, second]) if name in PER_NETWORK else first
+    if name in PER_NETWORK:
+        return np.concatenate([first, second])
+    return np.maximum(first, second) if name in ENDS else first
 
 
 def join(sets: Sequence[Sets], subjects: Sequence[Subject]) -> None:

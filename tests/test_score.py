@@ -173,8 +173,11 @@ def project(monkeypatch, tmp_path):
     return new_project(monkeypatch, tmp_path)
 
 
-def made(dataset="npz:nowhere.npz", draw=0, networks=slice(0, 1), **more):
-    """A finished training with the recording of some of four networks of a data set that is not there, in which twelve labels are wrong."""
+def made(dataset="npz:nowhere.npz", draw=0, networks=slice(0, 1), ended=None, **more):
+    """A finished training with the recording of some of four networks of a data set that is not there, in which twelve labels are wrong.
+
+    `ended`: the step at which the last of them reached its target, the one that is recorded.
+    """
     rng = np.random.default_rng(draw)
     labels, planted = rng.integers(0, 3, 60), (np.arange(60) < 12).astype(np.int64)
     logits = rng.normal(size=(4, 3, 60, 3)).astype(np.float32)
@@ -183,6 +186,9 @@ def made(dataset="npz:nowhere.npz", draw=0, networks=slice(0, 1), **more):
     arrays |= {"clean": np.where(planted, (labels + 1) % 3, labels), "index": np.arange(60), "fingerprint": rng.integers(0, 2**62, 60)}
     arrays |= {"steps": np.array([2, 4, 6]), "epochs": np.arange(1.0, 4), "class_names": np.array(["a", "b", "c"])}
     settings = {"dataset": dataset, "record_dynamics": True, "repeats": len(logits[networks]), "first_repeat": networks.start}
+    if ended is not None:
+        arrays |= {"logits": logits[networks, -1:], "steps": np.array([ended]), "epochs": np.array([ended / 2])}
+        settings |= {"record_points": "last"}
     with tracking.start("train", train.Config(**settings, **more), "title", "note") as run:
         run.write_arrays("dynamics.npz", arrays, compressed=False)
     return run.id
@@ -200,6 +206,13 @@ def test_networks_of_several_runs_are_repeats_of_one_recording(project):
         np.testing.assert_array_equal(arrays[name], last().arrays[name])
     assert main(["score", parts[0], whole, "--score", "aum"]) == 0  # network 0 is in both: two recordings of one data set
     assert last().has(f"{whole[:8]}/scores.csv")
+
+
+def test_networks_that_ended_at_other_steps_are_repeats_too(project):
+    parts = [made(networks=slice(0, 2), ended=4), made(networks=slice(2, 4), ended=6)]
+    assert main(["score", *parts, "--score", "memorization,loss"]) == 0
+    assert last().arrays["recordings"].tolist() == [f"{parts[0][:8]}+1"]
+    assert last().arrays["loss"].shape == (4, 60)
 
 
 def test_a_run_that_failed_goes_on(project, monkeypatch):
