@@ -118,9 +118,8 @@ def _same(group: Recorded, other: Recorded) -> bool:
     if settings[0] != settings[1] or group.arrays.keys() != other.arrays.keys():
         return False
     numbers = [{int(run.config["first_repeat"]) + r for run, r in found.networks} for found in (group, other)]
-    apart = PER_NETWORK + (
-        ENDS if settings[0].get("record_points") == "last" else ()
-    )  # networks that reach a target end at steps of their own
+    ended = settings[0].get("record_points") == "last"  # networks that reach a target end at steps of their own
+    apart = PER_NETWORK + (ENDS if ended else ())
     shared = [name for name in other.arrays if name not in apart]
     return not numbers[0] & numbers[1] and all(np.array_equal(group.arrays[name], other.arrays[name]) for name in shared)
 

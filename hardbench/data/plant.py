@@ -23,6 +23,7 @@ from hardbench.settings import PlantSettings, SourceSettings
 
 TYPES = PLANT_TYPES  # `Samples.planted` is a type's position here, plus 1
 PARTS = 8  # of the samples' random order; the k-th type begins in the k-th part
+ROUNDING = 1e-9  # .29 of 100 samples are 29
 CORRUPTED = 0.5  # share of pixels that `corrupt` replaces
 SHOWN = 5  # samples of each type in the gallery
 DIRECTIONS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if down or right]
@@ -163,15 +164,18 @@ def planted(split: Split, settings: PlantSettings, seed: int, closest: Closest) 
     if settings.plant is None:
         return split
     train, shares = split.train, plant_shares(settings.plant)
+    counts = {name: int(share * len(train) + ROUNDING) for name, share in shares.items()}
     for name, share in shares.items():
-        if not int(share * len(train)):
+        if not counts[name]:
             raise ConfigError(f"plant: {name}:{share:g}; a larger share, as it is less than one of {len(train)} training samples")
         if name in OF_IMAGES and len(train.shape) != 3:
             raise ConfigError(f"plant: {name}; images, and the data set has vectors")
+        if name.startswith("mislabel") and split.num_classes < 2:
+            raise ConfigError(f"plant: {name}; two classes or more, and the data set has one")
     seeds = Seeds(seed).child("data", "plant")
     low, high = bounds(train.inputs)
     others = None if settings.plant_from is None else _inputs_of(settings, train.inputs, seed)
-    places = drawn({name: int(share * len(train)) for name, share in shares.items()}, len(train), seeds)
+    places = drawn(counts, len(train), seeds)
     inputs, labels, codes = train.inputs.clone(), train.labels.clone(), train.planted.clone()
     for name, rows in places.items():
         chosen = Chosen(train.inputs[rows], train.labels[rows], rows, seeds.child(name), split, low, high, closest, others)

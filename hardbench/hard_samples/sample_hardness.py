@@ -140,6 +140,9 @@ def _of_scores(arrays: Mapping[str, Array], run: str, score: str | None) -> tupl
     value = torch.from_numpy(arrays[name]).double()
     if name in DETECTED:
         return scoring.ensemble(value).numpy(), arrays["confident_learning"].astype(bool)
+    if name == STRAGGLERS:  # 0 or 1 of other networks: hard where at least half of them say so, as of a run of invert
+        share = scoring.ensemble(value).numpy()
+        return share, share >= 0.5
     wrong = arrays[WRONG] if WRONG in known else (arrays["predicted"] != arrays["labels"])[None]
     return _judged(value, torch.from_numpy(wrong).double())
 

@@ -116,7 +116,8 @@ def _stability_rows(arrays: Mapping[str, Array]) -> tuple[str, list[str], list[l
     columns = ["score", "Spearman between networks", "overlap z", f"Spearman with {names[reference]}"]
     numbers = (arrays["stability_spearman"], arrays["stability_z"], arrays["agreement_spearman"][reference])
     rows = [[name, *(mean_text(value[s], np.nan, 3) for value in numbers)] for s, name in enumerate(names)]
-    return "Scores (nothing was planted)", columns, rows
+    reason = "no sample is clean" if arrays["planted"].any() else "nothing was planted"
+    return f"Scores ({reason})", columns, rows
 
 
 def sentences(arrays: Mapping[str, Array]) -> list[str]:
@@ -126,11 +127,12 @@ def sentences(arrays: Mapping[str, Array]) -> list[str]:
         values, names = arrays["detection_ap"][:, p], arrays["detection_scores"]
         if np.isnan(values).all():
             continue
-        best, rate = int(np.nanargmax(values)), float(arrays["detection_base_rate"][p])
+        best = int(np.nanargmax(values))
+        rates = arrays["detection_positives"][:, p] / np.maximum(arrays["detection_n"][:, p], 1)  # of the samples that each score has
         interval = f"[{arrays['detection_low'][best, p]:.3f}, {arrays['detection_high'][best, p]:.3f}]"
-        below = [str(name) for name, value in zip(names, values, strict=True) if value < rate]
+        below = [str(name) for name, value, rate in zip(names, values, rates, strict=True) if value < rate]
         turned = f"; below the base rate: {', '.join(below)}" if below else ""
-        lines.append(f"{kind}: best found by {names[best]}, {values[best]:.3f} {interval} at base rate {rate:.3f}{turned}")
+        lines.append(f"{kind}: best found by {names[best]}, {values[best]:.3f} {interval} at base rate {rates[best]:.3f}{turned}")
     if "detection_n" in arrays:
         lines += _partly_judged(arrays)
     if "confident_learning" in arrays:

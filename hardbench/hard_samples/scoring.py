@@ -57,7 +57,10 @@ def values(recording: Recording, names: Sequence[str], activations: Activations 
 
 
 def ensemble(value: Tensor) -> Tensor:
-    """The mean over networks of a score [R, N], those left out for which it is nan; a score [N] as it is. [N]."""
+    """The mean over networks of a score [R, N], those left out for which it is nan; a score [N] as it is. [N].
+
+    Over all networks, also those that did not train on a sample (`--train-share`), of whom a score of the training says something else.
+    """
     return value.nanmean(0) if value.ndim > 1 else value
 
 

@@ -18,7 +18,7 @@ from hardbench.artifacts import CLASS_REPORT, CONFUSION, TEST_RESULTS, json_numb
 from hardbench.configs.eval import STEPS, Config
 from hardbench.configs.train import Config as TrainConfig
 from hardbench.data.corruption import Corruption
-from hardbench.data.samples import Samples, Split
+from hardbench.data.samples import Samples, Split, prepare as split_of
 from hardbench.data.transforms import check_pixels, unit_of
 from hardbench.errors import DataError
 from hardbench.figures import save
@@ -28,7 +28,6 @@ from hardbench.metrics.hardness import mean_stderr, mean_text
 from hardbench.stored import StoredRun
 from hardbench.trained import place, restore
 from hardbench.training.evaluation import evaluate, layer_accuracies
-from hardbench.training.setup import split_of
 
 STUDY = "eval"
 FIGURES = ()  # those of confusions are drawn with the results
@@ -75,7 +74,7 @@ def measure(config: Config, stored: StoredRun) -> Measured:
 
 
 def _split(config: Config, trained: TrainConfig, stored: Mapping[str, Any]) -> Split:
-    """The run's data, or another data set's under the same class map; DataError unless shapes and classes agree."""
+    """The run's data (what was planted in its training samples aside), or another data set's under the same class map; DataError unless shapes and classes agree."""
     trained_on = split_of(trained, trained.seed)
     if config.dataset is None or config.dataset == trained.dataset:
         return trained_on
