@@ -110,7 +110,7 @@ class Subject:
 
     def join(self, sets: Sequence[Sets]) -> None:
         """Set the stragglers of other runs beside the scores: all their networks are repeats of one score."""
-        truth = [self.truth[name] for name in ("fingerprint", "index", "labels")]
+        fingerprint, index, labels = (self.truth[name] for name in ("fingerprint", "index", "labels"))
         planted = None if WRONG_LABEL in self.truth["plant_types"] else self.truth["planted"]  # of other runs, noise is no plant
         if sets:
-            self.further[STRAGGLERS] = np.concatenate([joined(found, *truth, planted) for found in sets])
+            self.further[STRAGGLERS] = np.concatenate([joined(found, fingerprint, index, labels, planted) for found in sets])
