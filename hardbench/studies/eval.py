@@ -74,7 +74,10 @@ def measure(config: Config, stored: StoredRun) -> Measured:
 
 
 def _split(config: Config, trained: TrainConfig, stored: Mapping[str, Any]) -> Split:
-    """The run's data (what was planted in its training samples aside), or another data set's under the same class map; DataError unless shapes and classes agree."""
+    """The run's data, or another data set's under the same class map; DataError unless shapes and classes agree.
+
+    Without what was planted among the training samples: the test set is all that is read.
+    """
     trained_on = split_of(trained, trained.seed)
     if config.dataset is None or config.dataset == trained.dataset:
         return trained_on
