@@ -9,6 +9,7 @@ from hardbench.errors import DataError
 from hardbench.hard_samples import comparison, judged
 from hardbench.hard_samples.joining import Sets, joined, matches
 from hardbench.hard_samples.score_tables import detection_table, result_rows, sentences
+from hardbench.hard_samples.subjects import Subject
 from hardbench.rules import PLANT_TYPES
 
 TYPES = ("mislabel", "unused", "zoom")
@@ -188,6 +189,33 @@ def test_samples_are_found_by_their_fingerprints():
     assert sets.shared(own, np.array([1, 2, 3, 4])) == 3
     found = joined(sets, own, np.array([1, 2, 3, 4]), np.array([5, 6, 0, 5]), None)
     np.testing.assert_array_equal(found, [[0, 1, np.nan, 1], [0, np.nan, np.nan, 0]])
+
+
+def test_wrong_labels_are_no_plant_of_the_other_run():
+    """A training with label noise, and a search that saw the same: what the search has planted is nothing, and its stragglers are joined."""
+    labels, clean = np.array([1, 0, 2]), np.array([1, 2, 2])
+    arrays = {"logits": np.zeros((1, 1, 3, 3), np.float32), "steps": np.array([1]), "labels": labels, "clean": clean, "index": np.arange(3)}
+    subject = Subject.of(arrays | {"fingerprint": np.array([7, 8, 9])}, "training", "mnist", 0.1, 0)
+    subject.join([_sets([[0, 1, 0]], [7, 8, 9], [0, 1, 2], labels, np.zeros(3, dtype=int))])
+    assert subject.truth["planted"].tolist() == [0, 1, 0]
+    assert subject.values(["stragglers"])["stragglers"].tolist() == [[0, 1, 0]]
+
+
+def test_the_base_rate_is_that_of_the_samples_with_a_score():
+    """One score has half of the clean samples: .07 is above the base rate of all samples, and below that of its own."""
+    arrays = {
+        "detection_types": np.array(["shift"]),
+        "detection_scores": np.array(["all", "some"]),
+        "detection_ap": np.array([[0.06], [0.07]]),
+    }
+    arrays |= {"detection_low": np.zeros((2, 1)), "detection_high": np.ones((2, 1)), "detection_base_rate": np.array([0.05])}
+    arrays |= {
+        "detection_positives": np.array([[50], [50]]),
+        "detection_n": np.array([[1000], [550]]),
+        "missing_scores": np.array([], dtype=str),
+    }
+    line = sentences({**arrays, "missing_why": np.array([], dtype=str), "labels": np.zeros(1000)})[0]
+    assert line.endswith("at base rate 0.091; below the base rate: some")
 
 
 def test_samples_of_other_labels_or_other_plants_are_refused():

@@ -253,6 +253,16 @@ def test_the_scores_of_a_score_run():
         sample_hardness.read("score", "a" * 32, elsewhere, "self_confidence")
 
 
+def test_stragglers_of_a_score_run_are_those_of_half_of_its_networks():
+    """Of three networks of a search, beside two of the training: their number says nothing of which network is which."""
+    found = np.array([[1.0, 0, 1, 0, 0], [1, 0, 0, 0, 1], [0, 0, 1, 0, np.nan]])
+    wrong = np.array([[0.0, 0, 0, 0, 1], [0, 0, 0, 1, 0]])
+    stored = {"score_names": np.array(["stragglers", "wrong_at_end"]), "stragglers": found, "wrong_at_end": wrong}
+    hard, score = hard_by("stragglers", "score", **stored)
+    assert hard == [0, 2, 4]
+    np.testing.assert_allclose(score, [2 / 3, 0, 2 / 3, 0, 0.5])
+
+
 def test_samples_without_a_score_are_never_hard():
     score = torch.tensor([torch.nan, 1.0, 3.0, torch.nan])
     assert hardest(score, 1).tolist() == [False, False, True, False]
