@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hardbench.artifacts import Array
 from hardbench.errors import ConfigError
 from hardbench.hard_samples.recording import Recording
 from hardbench.hard_samples.scores.over_repeats import LAWS, by_blocks, out_of_sample
@@ -85,17 +86,45 @@ def _deviation(resampled: Tensor) -> Tensor:
 
 
 def confident_learning(recording: Recording) -> Tensor:
-    """True for samples whose label is called wrong, bool [N]: detection of label issues by confident learning (Northcutt et al. 2021).
+    """True for samples whose label is called wrong, bool [N]: confident learning, pruned by noise rate (Northcutt et al. 2021).
 
-    p: out-of-sample probabilities. A class is confident in a sample where its p is at least its mean over the samples of that label
-    (arXiv:1911.00068, eq. 2); a sample's label is called wrong if a class other than the label is confident in it and the label is not the
-    most probable class. This is the set of cleanlab's find_label_issues(filter_by="confident_learning"), the off-diagonal of the confident
-    joint; in the paper (eq. 1) the most probable of the confident classes has to be another than the label, which differs where a class
-    that is not confident is the most probable one. False for a sample that every network trained on.
+    p: out-of-sample probabilities. As many samples of a label i as the confident joint (see `_joint`) counts for class j, those with the
+    largest p_j - p_i, are called wrong, unless i is their most probable class (arXiv:1911.00068, section 3.2). This is the set of cleanlab's
+    find_label_issues, but for roundings of equal shares. False for a sample that every network trained on.
     """
-    probabilities, labels = out_of_sample(recording), recording.labels
-    own = probabilities.gather(1, labels[:, None])
-    thresholds = torch.stack([own[labels == k].nanmean() for k in range(probabilities.shape[1])])  # nan without samples: never confident
-    confident = probabilities >= (thresholds - ROUNDING).clamp(min=ROUNDING)
-    others = confident.scatter(1, labels[:, None], False)
-    return others.any(1) & (own.squeeze(1) < probabilities.amax(1))
+    probabilities, labels = (values.numpy() for values in (out_of_sample(recording), recording.labels))
+    called = np.zeros(len(labels), dtype=bool)
+    judged = np.flatnonzero(np.isfinite(probabilities).all(1))
+    p, given = probabilities[judged], labels[judged]
+    for i, counts in enumerate(_joint(p, given)):
+        rows = np.flatnonzero(given == i)
+        for j in np.flatnonzero(counts):
+            if j != i:
+                margins = p[rows, j] - p[rows, i]
+                falling = np.sort(margins)[::-1]
+                called[judged[rows[margins > (falling[counts[j]] if counts[j] < len(rows) else -np.inf)]]] = True
+    called[judged] &= p.argmax(1) != given
+    return torch.from_numpy(called)
+
+
+def _joint(p: Array, given: Array) -> Array:
+    """The confident joint [K, K]: how many samples of label i are of class j, whole numbers whose rows sum to the samples of a label.
+
+    A class is confident in a sample where its p is at least its mean over the samples of that label (arXiv:1911.00068, eq. 2). A sample
+    counts for the class that is confident in it, if any is; if several are, for the most probable class (as in cleanlab; in eq. 1 the most
+    probable of them). Rows are then scaled to all samples (eq. 3).
+    """
+    classes = p.shape[1]
+    samples = np.bincount(given, minlength=classes)
+    thresholds = np.array([p[given == k, k].mean() if samples[k] else np.inf for k in range(classes)])
+    confident = p >= np.maximum(thresholds - ROUNDING, ROUNDING)
+    counted = confident.any(1)
+    likely = np.where(confident.sum(1) > 1, p.argmax(1), confident.argmax(1))
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (given[counted], likely[counted]), 1)
+    np.fill_diagonal(counts, np.maximum(counts.diagonal(), 1))
+    scaled = counts / counts.sum(1, keepdims=True) * samples[:, None]
+    joint = np.floor(scaled)
+    for i, missing in enumerate((samples - joint.sum(1)).round().astype(int)):
+        joint[i, np.argsort(scaled[i] - joint[i], kind="stable")[::-1][:missing]] += 1
+    return joint.astype(int)
