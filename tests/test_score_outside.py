@@ -92,13 +92,28 @@ def test_a_score_from_elsewhere_stands_beside_ours(project, loop, capsys):
     line = ["score", "--recording", path, "--scores-from", "My score-2.csv", "--score", "mean_loss"]
     assert main([*line, "--direction", "easier"]) == 0
     arrays = last().arrays
-    assert arrays["score_names"].tolist() == ["mean_loss", "my_score_2"]
-    np.testing.assert_allclose(arrays["my_score_2"][1:], -values[1:], rtol=1e-6)
-    assert np.isnan(arrays["my_score_2"][0])
+    assert arrays["score_names"].tolist() == ["mean_loss", "outside_my_score_2"]
+    np.testing.assert_allclose(arrays["outside_my_score_2"][1:], -values[1:], rtol=1e-6)
+    assert np.isnan(arrays["outside_my_score_2"][0])
     assert arrays["detection_ap"][1, 0] == 1 and arrays["detection_n"].tolist() == [[40], [39]]
-    assert "my_score_2 is judged on 39 to 39 samples that have it" in capsys.readouterr().out
+    assert "outside_my_score_2 is judged on 39 to 39 samples that have it" in capsys.readouterr().out
     assert main([*line, "--direction", "harder"]) == 0
     assert last().arrays["detection_ap"][1, 0] < 0.25
+
+
+def test_a_score_from_elsewhere_replaces_nothing_of_ours(project, loop):
+    """Whatever its file is called: each of these is an array, a column or the start of one."""
+    line = ["score", "--recording", saved(**loop), "--score", "aum", "--direction", "harder", "--format", "csv"]
+    assert main(line[:5]) == 0
+    plain = last().arrays
+    for name in ("label", "predicted", "confident_learning", "detection_ap", "score_names", "aum"):
+        pandas.DataFrame({"index": np.arange(N), "value": np.arange(N) / N}).to_csv(f"{name}.csv", index=False)
+        assert main([*line, "--scores-from", f"{name}.csv"]) == 0, name
+        arrays, table = last().arrays, pandas.read_csv(last().file("scores.csv"))
+        assert arrays["score_names"].tolist() == ["aum", f"outside_{name}"]
+        assert set(arrays) - set(plain) == {f"outside_{name}"}
+        np.testing.assert_array_equal(arrays["predicted"], plain["predicted"])
+        np.testing.assert_array_equal(table.label, loop["labels"])
 
 
 def test_training_dynamics_of_data_maps(project, loop):
