@@ -155,6 +155,7 @@ def _bad(loop):
         "membership of another shape": ({"membership": np.ones((2, N), bool)}, "membership: bool [2, 40]; true or false, [1, 40]"),
         "norms of another shape": ({"feature_norm": np.ones((T, N + 1))}, "feature_norm: float64 [4, 41]; finite numbers [1, 4, 40]"),
         "planted below 0": ({"planted": -np.ones(N, int)}, "planted: -1; 0 for none"),
+        "planted of a million types": ({"planted": np.arange(N) * 10**5}, "planted: up to 3900000; the number of its type, 1000 at most"),
         "times that fall": ({"epochs": np.arange(T)[::-1]}, "epochs: int64 [4]; 4 rising numbers"),
         "too few names": ({"class_names": np.array(["a", "b"])}, "class_names: <U1 [2]; 3 strings"),
         "a pickle": ({"logits": np.array([[1], [2, 3]], dtype=object)}, "logits holds Python objects (a pickle); plain arrays"),

@@ -12,6 +12,7 @@ from hardbench.errors import DataError, brief
 
 LEAST = 1e-30  # a probability below it counts as this
 LARGEST = 1 << 30  # bytes of a CSV
+TYPES = 1000  # of planted hardness
 TIMED = ("feature_norm", "class_cosine")
 SAMPLES = ("labels", "clean", "index", "planted", "fingerprint")
 MORE = ("logits", "probabilities", *TIMED, *SAMPLES, "membership", "steps", "epochs", "plant_types", "class_names")
@@ -91,6 +92,8 @@ def _of_samples(arrays: Mapping[str, Array], count: int, classes: int) -> dict[s
             raise ValueError(f"{name}: from {low} to {high}; from 0 to {classes - 1}, as the logits have {classes} classes")
     if "planted" in result and result["planted"].min() < 0:
         raise ValueError(f"planted: {result['planted'].min()}; 0 for none, else the number of its type from 1 on")
+    if "planted" in result and result["planted"].max() > TYPES:
+        raise ValueError(f"planted: up to {result['planted'].max()}; the number of its type, {TYPES} at most")
     result.setdefault("index", np.arange(count))
     distinct, times = np.unique(result["index"], return_counts=True)
     if len(distinct) < count:
