@@ -188,10 +188,11 @@ def test_bad_scores_are_one_line_and_leave_nothing(project, loop, capsys):
         "half": (["index,value", "0.5,1", *whole[1:]], "row 1: index '0.5'; a whole number"),
         "infinite": (["index,value", "0,inf", *whole[1:]], "infinite values, or none at all; numbers"),
         "short row": (["index,value", "0", *whole[1:-1], "39,"], None),
+        "of Windows": (["\ufeffindex,value", *whole], None),
     }
     line = ["score", "--recording", saved(**loop), "--score", "aum", "--scores-from", "values.csv"]
     for name, (lines, said) in files.items():
-        (project / "values.csv").write_text("\n".join(lines))
+        (project / "values.csv").write_text("\n".join(lines), encoding="utf-8")
         code = main([*line, "--direction", "harder"])
         error = capsys.readouterr().err
         if said is None:

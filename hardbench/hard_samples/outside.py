@@ -129,7 +129,7 @@ def read_values(word: str, index: Array, direction: str) -> tuple[str, Array]:
     """
     path = files.expanded(word)
     try:
-        with files.regular(path, LARGEST).open(newline="", encoding="utf-8") as file:
+        with files.regular(path, LARGEST).open(newline="", encoding="utf-8-sig") as file:
             values = _values(file, index)
     except (OSError, ValueError, csv.Error) as error:
         reason = f"a CSV file that can be read ({error.strerror or error})" if isinstance(error, OSError) else error
