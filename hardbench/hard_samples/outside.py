@@ -45,8 +45,8 @@ def _recording(arrays: Mapping[str, Array]) -> dict[str, Array]:
     result["epochs"] = _times(arrays.get("epochs", result["steps"]), "epochs", points).astype(float)
     for name in [name for name in TIMED if name in arrays]:
         array = arrays[name].reshape((1,) * (3 - arrays[name].ndim) + arrays[name].shape)
-        if array.shape != (repeats, points, count) or array.dtype.kind != "f" or not np.isfinite(array).all():
-            raise ValueError(f"{name}: {_described(arrays[name])}; finite numbers [{repeats}, {points}, {count}], as the logits")
+        if array.shape != (repeats, points, count) or array.dtype.kind != "f" or np.isinf(array).any():
+            raise ValueError(f"{name}: {_described(arrays[name])}; finite numbers (or nan) [{repeats}, {points}, {count}], as the logits")
         result[name] = array
     if "membership" in arrays:
         array = np.atleast_2d(arrays["membership"])
@@ -60,7 +60,7 @@ def _recording(arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _logits(arrays: Mapping[str, Array]) -> Array:
-    """Logits [R, T, N, K]."""
+    """Logits [R, T, N, K]; all of a point are nan where its network was no longer trained."""
     given = [name for name in ("logits", "probabilities") if name in arrays]
     if len(given) != 1:
         raise ValueError(f"{' and '.join(given) or 'neither'} in it; logits or probabilities")
@@ -69,13 +69,19 @@ def _logits(arrays: Mapping[str, Array]) -> Array:
         raise ValueError(f"{name}: {_described(values)}; numbers [R, T, N, K], [T, N, K] or [N, K], K of two classes or more")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf
         values = values.reshape((1,) * (4 - values.ndim) + values.shape).astype(np.float32, copy=False)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name}: {int((~np.isfinite(values)).sum())} values are nan or infinite; finite numbers")
+    if wrong := int((~np.isfinite(values))[~_ended(values) if name == "logits" else ...].sum()):
+        raise ValueError(f"{name}: {wrong} values are nan or infinite; finite numbers")
     if name == "logits":
         return values
     if values.min() < 0 or np.abs(values.sum(-1) - 1).max() > 1e-3:
         raise ValueError("probabilities: rows that do not add up to 1, or values below 0; probabilities (or give them as logits)")
     return np.log(np.maximum(values, np.float32(LEAST)))
+
+
+def _ended(values: Array) -> Array:
+    """True for the points [R, T] that are nan as a whole, of networks that have other points too."""
+    absent = np.isnan(values).all((2, 3))
+    return absent & ~absent.all(1, keepdims=True)
 
 
 def _of_samples(arrays: Mapping[str, Array], count: int, classes: int) -> dict[str, Array]:
