@@ -92,13 +92,28 @@ def test_a_score_from_elsewhere_stands_beside_ours(project, loop, capsys):
     line = ["score", "--recording", path, "--scores-from", "My score-2.csv", "--score", "mean_loss"]
     assert main([*line, "--direction", "easier"]) == 0
     arrays = last().arrays
-    assert arrays["score_names"].tolist() == ["mean_loss", "my_score_2"]
-    np.testing.assert_allclose(arrays["my_score_2"][1:], -values[1:], rtol=1e-6)
-    assert np.isnan(arrays["my_score_2"][0])
+    assert arrays["score_names"].tolist() == ["mean_loss", "outside_my_score_2"]
+    np.testing.assert_allclose(arrays["outside_my_score_2"][1:], -values[1:], rtol=1e-6)
+    assert np.isnan(arrays["outside_my_score_2"][0])
     assert arrays["detection_ap"][1, 0] == 1 and arrays["detection_n"].tolist() == [[40], [39]]
-    assert "my_score_2 is judged on 39 to 39 samples that have it" in capsys.readouterr().out
+    assert "outside_my_score_2 is judged on 39 to 39 samples that have it" in capsys.readouterr().out
     assert main([*line, "--direction", "harder"]) == 0
     assert last().arrays["detection_ap"][1, 0] < 0.25
+
+
+def test_a_score_from_elsewhere_replaces_nothing_of_ours(project, loop):
+    """Whatever its file is called: each of these is an array, a column or the start of one."""
+    line = ["score", "--recording", saved(**loop), "--score", "aum", "--direction", "harder", "--format", "csv"]
+    assert main(line[:5]) == 0
+    plain = last().arrays
+    for name in ("label", "predicted", "confident_learning", "detection_ap", "score_names", "aum"):
+        pandas.DataFrame({"index": np.arange(N), "value": np.arange(N) / N}).to_csv(f"{name}.csv", index=False)
+        assert main([*line, "--scores-from", f"{name}.csv"]) == 0, name
+        arrays, table = last().arrays, pandas.read_csv(last().file("scores.csv"))
+        assert arrays["score_names"].tolist() == ["aum", f"outside_{name}"]
+        assert set(arrays) - set(plain) == {f"outside_{name}"}
+        np.testing.assert_array_equal(arrays["predicted"], plain["predicted"])
+        np.testing.assert_array_equal(table.label, loop["labels"])
 
 
 def test_training_dynamics_of_data_maps(project, loop):
@@ -119,15 +134,34 @@ def test_parquet_has_what_the_csv_has(project, loop):
     np.testing.assert_allclose(table.aum, text.aum, rtol=1e-6)
 
 
+def test_a_network_that_stopped_is_scored_as_far_as_it_came(project, loop):
+    """A recording of ours has nan from there on, and for the cosines of dead activations: one that took the first three points says it."""
+    logits, norms = np.stack([loop["logits"], loop["logits"][::-1]]), np.ones((2, T, N))
+    cosines = norms.copy()
+    logits[1, 3], norms[1, 3], cosines[1, 3], cosines[0, :, 0] = np.nan, np.nan, np.nan, np.nan
+    more = {"feature_norm": norms, "class_cosine": cosines, "labels": loop["labels"]}
+    assert main(["score", "--recording", saved(logits=logits, **more), "--score", "mean_loss,loss,grand"]) == 0
+    both = last().arrays
+    assert main(["score", "--recording", saved(logits=loop["logits"][::-1][:3], labels=loop["labels"]), "--score", "mean_loss,loss"]) == 0
+    for name in ("mean_loss", "loss"):
+        np.testing.assert_allclose(both[name][1], last().arrays[name][0], rtol=1e-6)
+    assert np.isfinite(both["grand"]).all()
+
+
 def _bad(loop):
     """Changes of a recording, and what is said of each."""
     nan = loop["logits"].copy()
     nan[1, 2, 0] = np.nan
+    stopped = np.full((T, N, K), 1 / K)
+    stopped[-1] = np.nan
     return {
         "no labels": ({"labels": None}, "no labels in it; it takes labels"),
         "no logits": ({"logits": None}, "neither in it; logits or probabilities"),
         "two of them": ({"probabilities": loop["logits"]}, "logits and probabilities in it; logits or probabilities"),
         "nan": ({"logits": nan}, "logits: 1 values are nan or infinite; finite numbers"),
+        "nan alone": ({"logits": np.full((T, N, K), np.nan)}, "logits: 480 values are nan or infinite; finite numbers"),
+        "no probability": ({"logits": None, "probabilities": stopped}, "probabilities: 120 values are nan or infinite; finite numbers"),
+        "infinite norms": ({"feature_norm": np.full((T, N), np.inf)}, "feature_norm: float64 [4, 40]; finite numbers (or nan) [1, 4, 40]"),
         "one axis": ({"logits": loop["logits"][0, :, 0]}, "logits: float32 [40]; numbers [R, T, N, K], [T, N, K] or [N, K]"),
         "whole numbers": ({"logits": np.ones((T, N, K), int)}, "logits: int64 [4, 40, 3]; numbers"),
         "one class": ({"logits": loop["logits"][:, :, :1]}, "logits: float32 [4, 40, 1]; numbers"),
@@ -138,8 +172,9 @@ def _bad(loop):
         "an index twice": ({"index": np.arange(N) // 2 * 2}, "index: 0 is there 2 times; every sample once"),
         "no probabilities": ({"logits": None, "probabilities": loop["logits"]}, "probabilities: rows that do not add up to 1"),
         "membership of another shape": ({"membership": np.ones((2, N), bool)}, "membership: bool [2, 40]; true or false, [1, 40]"),
-        "norms of another shape": ({"feature_norm": np.ones((T, N + 1))}, "feature_norm: float64 [4, 41]; finite numbers [1, 4, 40]"),
+        "norms of another shape": ({"feature_norm": np.ones((T, N + 1))}, "feature_norm: float64 [4, 41]; finite numbers (or nan) [1, 4, 40]"),
         "planted below 0": ({"planted": -np.ones(N, int)}, "planted: -1; 0 for none"),
+        "planted of a million types": ({"planted": np.arange(N) * 10**5}, "planted: up to 3900000; the number of its type, 1000 at most"),
         "times that fall": ({"epochs": np.arange(T)[::-1]}, "epochs: int64 [4]; 4 rising numbers"),
         "too few names": ({"class_names": np.array(["a", "b"])}, "class_names: <U1 [2]; 3 strings"),
         "a pickle": ({"logits": np.array([[1], [2, 3]], dtype=object)}, "logits holds Python objects (a pickle); plain arrays"),
@@ -172,10 +207,11 @@ def test_bad_scores_are_one_line_and_leave_nothing(project, loop, capsys):
         "half": (["index,value", "0.5,1", *whole[1:]], "row 1: index '0.5'; a whole number"),
         "infinite": (["index,value", "0,inf", *whole[1:]], "infinite values, or none at all; numbers"),
         "short row": (["index,value", "0", *whole[1:-1], "39,"], None),
+        "of Windows": (["\ufeffindex,value", *whole], None),
     }
     line = ["score", "--recording", saved(**loop), "--score", "aum", "--scores-from", "values.csv"]
     for name, (lines, said) in files.items():
-        (project / "values.csv").write_text("\n".join(lines))
+        (project / "values.csv").write_text("\n".join(lines), encoding="utf-8")
         code = main([*line, "--direction", "harder"])
         error = capsys.readouterr().err
         if said is None:

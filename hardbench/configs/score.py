@@ -31,7 +31,7 @@ class Config(MachineSettings, PlaceSettings):
         headline=True,
     )
     early: float = setting(0.1, "Share of the epochs at which early scores look.", above=0, high=1, headline=True)
-    scores_from: str | None = setting(None, "A CSV with columns index and value: a score from elsewhere, set beside ours.")
+    scores_from: str | None = setting(None, "A CSV with columns index and value: a score from elsewhere, set beside ours as outside_FILE.")
     direction: str | None = setting(None, "Which samples have high values in scores_from.", choices=("harder", "easier"))
     format: tuple[str, ...] = setting(
         ("csv",),

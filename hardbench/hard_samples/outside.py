@@ -12,6 +12,7 @@ from hardbench.errors import DataError, brief
 
 LEAST = 1e-30  # a probability below it counts as this
 LARGEST = 1 << 30  # bytes of a CSV
+TYPES = 1000  # of planted hardness
 TIMED = ("feature_norm", "class_cosine")
 SAMPLES = ("labels", "clean", "index", "planted", "fingerprint")
 MORE = ("logits", "probabilities", *TIMED, *SAMPLES, "membership", "steps", "epochs", "plant_types", "class_names")
@@ -44,8 +45,8 @@ def _recording(arrays: Mapping[str, Array]) -> dict[str, Array]:
     result["epochs"] = _times(arrays.get("epochs", result["steps"]), "epochs", points).astype(float)
     for name in [name for name in TIMED if name in arrays]:
         array = arrays[name].reshape((1,) * (3 - arrays[name].ndim) + arrays[name].shape)
-        if array.shape != (repeats, points, count) or array.dtype.kind != "f" or not np.isfinite(array).all():
-            raise ValueError(f"{name}: {_described(arrays[name])}; finite numbers [{repeats}, {points}, {count}], as the logits")
+        if array.shape != (repeats, points, count) or array.dtype.kind != "f" or np.isinf(array).any():
+            raise ValueError(f"{name}: {_described(arrays[name])}; finite numbers (or nan) [{repeats}, {points}, {count}], as the logits")
         result[name] = array
     if "membership" in arrays:
         array = np.atleast_2d(arrays["membership"])
@@ -59,7 +60,7 @@ def _recording(arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _logits(arrays: Mapping[str, Array]) -> Array:
-    """Logits [R, T, N, K]."""
+    """Logits [R, T, N, K]; all of a point are nan where its network was no longer trained."""
     given = [name for name in ("logits", "probabilities") if name in arrays]
     if len(given) != 1:
         raise ValueError(f"{' and '.join(given) or 'neither'} in it; logits or probabilities")
@@ -68,13 +69,19 @@ def _logits(arrays: Mapping[str, Array]) -> Array:
         raise ValueError(f"{name}: {_described(values)}; numbers [R, T, N, K], [T, N, K] or [N, K], K of two classes or more")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf
         values = values.reshape((1,) * (4 - values.ndim) + values.shape).astype(np.float32, copy=False)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name}: {int((~np.isfinite(values)).sum())} values are nan or infinite; finite numbers")
+    if wrong := int((~np.isfinite(values))[~_ended(values) if name == "logits" else ...].sum()):
+        raise ValueError(f"{name}: {wrong} values are nan or infinite; finite numbers")
     if name == "logits":
         return values
     if values.min() < 0 or np.abs(values.sum(-1) - 1).max() > 1e-3:
         raise ValueError("probabilities: rows that do not add up to 1, or values below 0; probabilities (or give them as logits)")
     return np.log(np.maximum(values, np.float32(LEAST)))
+
+
+def _ended(values: Array) -> Array:
+    """True for the points [R, T] that are nan as a whole, of networks that have other points too."""
+    absent = np.isnan(values).all((2, 3))
+    return absent & ~absent.all(1, keepdims=True)
 
 
 def _of_samples(arrays: Mapping[str, Array], count: int, classes: int) -> dict[str, Array]:
@@ -91,6 +98,8 @@ def _of_samples(arrays: Mapping[str, Array], count: int, classes: int) -> dict[s
             raise ValueError(f"{name}: from {low} to {high}; from 0 to {classes - 1}, as the logits have {classes} classes")
     if "planted" in result and result["planted"].min() < 0:
         raise ValueError(f"planted: {result['planted'].min()}; 0 for none, else the number of its type from 1 on")
+    if "planted" in result and result["planted"].max() > TYPES:
+        raise ValueError(f"planted: up to {result['planted'].max()}; the number of its type, {TYPES} at most")
     result.setdefault("index", np.arange(count))
     distinct, times = np.unique(result["index"], return_counts=True)
     if len(distinct) < count:
@@ -126,7 +135,7 @@ def read_values(word: str, index: Array, direction: str) -> tuple[str, Array]:
     """
     path = files.expanded(word)
     try:
-        with files.regular(path, LARGEST).open(newline="", encoding="utf-8") as file:
+        with files.regular(path, LARGEST).open(newline="", encoding="utf-8-sig") as file:
             values = _values(file, index)
     except (OSError, ValueError, csv.Error) as error:
         reason = f"a CSV file that can be read ({error.strerror or error})" if isinstance(error, OSError) else error

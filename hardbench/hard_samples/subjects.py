@@ -104,9 +104,8 @@ class Subject:
         return recording.last.argmax(-1) == labels
 
     def add(self, name: str, values: Array) -> None:
-        """Set a score from elsewhere beside the others, by another name if one of that name is there."""
-        taken = {*SCORES, *self.further, *TRUTH}
-        self.further[f"{name}_outside" if name in taken else name] = values
+        """Set a score from elsewhere beside the others, as outside_NAME: no array that a run stores, and no column, has such a name."""
+        self.further[f"outside_{name}"] = values
 
     def join(self, sets: Sequence[Sets]) -> None:
         """Set the stragglers of other runs beside the scores: all their networks are repeats of one score."""
