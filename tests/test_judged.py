@@ -192,7 +192,7 @@ def test_samples_are_found_by_their_fingerprints():
 
 
 def test_wrong_labels_are_no_plant_of_the_other_run():
-    """A training with label noise, and a search that saw the same: what the search has planted is nothing, and its stragglers are joined."""
+    """A training with label noise, and a search that saw the same: nothing is planted for the search, and its stragglers are joined."""
     labels, clean = np.array([1, 0, 2]), np.array([1, 2, 2])
     arrays = {"logits": np.zeros((1, 1, 3, 3), np.float32), "steps": np.array([1]), "labels": labels, "clean": clean, "index": np.arange(3)}
     subject = Subject.of(arrays | {"fingerprint": np.array([7, 8, 9])}, "training", "mnist", 0.1, 0)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
-from hypothesis import assume, given, settings, strategies
 from scipy.spatial.distance import jensenshannon
 from sklearn.neighbors import NearestNeighbors
 

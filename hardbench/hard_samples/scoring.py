@@ -89,8 +89,8 @@ def confident_learning(recording: Recording) -> Tensor:
     """True for samples whose label is called wrong, bool [N]: confident learning, pruned by noise rate (Northcutt et al. 2021).
 
     p: out-of-sample probabilities. As many samples of a label i as the confident joint (see `_joint`) counts for class j, those with the
-    largest p_j - p_i, are called wrong, unless i is their most probable class (arXiv:1911.00068, section 3.2). This is the set of cleanlab's
-    find_label_issues, but for roundings of equal shares. False for a sample that every network trained on.
+    largest p_j - p_i, are called wrong, unless i is their most probable class (arXiv:1911.00068, section 3.2). This is the set of
+    cleanlab's find_label_issues, but for roundings of equal shares. False for a sample that every network trained on.
     """
     probabilities, labels = (values.numpy() for values in (out_of_sample(recording), recording.labels))
     called = np.zeros(len(labels), dtype=bool)
