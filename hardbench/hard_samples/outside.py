@@ -80,8 +80,8 @@ def _logits(arrays: Mapping[str, Array]) -> Array:
 
 def _ended(values: Array) -> Array:
     """True for the points [R, T] that are nan as a whole, of networks that have other points too."""
-    absent = np.isnan(values).all((2, 3))
-    return absent & ~absent.all(1, keepdims=True)
+    absent: Array = np.isnan(values).all(axis=(2, 3))
+    return np.asarray(absent & ~absent.all(axis=1, keepdims=True))
 
 
 def _of_samples(arrays: Mapping[str, Array], count: int, classes: int) -> dict[str, Array]:
