@@ -80,7 +80,7 @@ def _logits(arrays: Mapping[str, Array]) -> Array:
 
 def _ended(values: Array) -> Array:
     """True for the points [R, T] that are nan as a whole, of networks that have other points too."""
-    absent: Array = np.isnan(values).all(axis=(2, 3))
+    absent = np.asarray(np.isnan(values).all(axis=(2, 3)))
     return np.asarray(absent & ~absent.all(axis=1, keepdims=True))
 
 
