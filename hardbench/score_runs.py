@@ -1,7 +1,8 @@
 """The runs that `hardbench score` reads: trainings with a recording, and searches for stragglers among the same samples."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hardbench.artifacts import DYNAMICS, DYNAMICS_POINTS, HARD_SAMPLES, STRAGGL
 from hardbench.data.samples import Samples, Split
 from hardbench.errors import ConfigError, DataError, TrackingError
 from hardbench.hard_samples import recorder
-from hardbench.hard_samples.joining import Sets
+from hardbench.hard_samples.joining import Sets, matches
 from hardbench.hard_samples.subjects import Subject
 from hardbench.settings import TrainingSettings
 from hardbench.stored import StoredRun
@@ -159,24 +160,28 @@ class Networks:
 
     networks: tuple[tuple[StoredRun, int], ...]
     fingerprint: Array
+    index: Array
     config: Any  # of the study of scores: where to compute and to read data
 
     def samples(self) -> tuple[Samples, Samples]:
         """Training and test samples; DataError if the data set is not there, or holds others now."""
-        split = self._split(self.networks[0][0])[1]
-        return split.train, split.test
+        return self._split.train, self._split.test
 
-    def _split(self, run: StoredRun) -> tuple[TrainingSettings, Split]:
+    @cached_property
+    def _split(self) -> Split:
+        """The split of all runs, read and planted once; of its training samples those recorded, which `keep` may have made a part."""
+        run = self.networks[0][0]
         trained = run.settings(TrainingSettings, place(self.config))
-        split = split_of(trained, trained.seed)
-        if not np.array_equal(split.train.fingerprints.numpy(), self.fingerprint):
+        split = split_of(replace(trained, noise_ratio=0.0), trained.seed)  # as a training loads it
+        rows = matches(self.fingerprint, self.index, split.train.fingerprints.numpy(), split.train.index.numpy())
+        if (rows < 0).any():
             raise DataError(f"dataset: {trained.dataset}; the one that run {run.id} was trained on")
-        return trained, split
+        return replace(split, train=split.train.pick(torch.from_numpy(rows)))
 
     def activations(self, r: int) -> Iterator[Tensor]:
         """The hidden layers [N, D] of network r at the end of its training, on the training samples in their order."""
         run, own = self.networks[r]
-        trained, split = self._split(run)
+        trained, split = run.settings(TrainingSettings, place(self.config)), self._split
         learner, standardise = restore(run, trained, split, "last")
         chain = learner.networks.member(own).to(learner.device).eval()
         train, standardise = split.train.to(learner.device), standardise.to(learner.device)

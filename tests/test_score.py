@@ -1,20 +1,23 @@
 """`hardbench score` through the real command line: scores, judgement, joins, influence, comparisons, what is refused and what goes on."""
 
+import hashlib
 import os
 import signal
 
 import numpy as np
 import pandas
 import pytest
+import torch
 from projects import all_runs, last, new_project, started, wait_for_step
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 
-from hardbench import tracking
+from hardbench import score_runs, tracking
 from hardbench.cli import main
 from hardbench.hard_samples import scoring
 from hardbench.hard_samples.recording import Recording
 from hardbench.studies import train
+from hardbench.training.setup import split_of
 
 PLANT = ["--plant", "mislabel:0.1,corrupt:0.1"]
 DATA = ["--dataset", "digits", "--subset-size", "300", "--threads", "1"]
@@ -143,6 +146,19 @@ def test_named_scores_and_what_they_lack(runs, capsys):
     assert arrays["detection_types"].tolist() == ["wrong_label"]  # of noise_ratio
     assert main(["score", "--score", "nonsense"]) == 2
     assert capsys.readouterr().err.startswith("hardbench: score: nonsense; ")
+
+
+def test_a_part_of_the_samples_has_its_inputs_too(runs, monkeypatch):
+    """`--keep` records the samples kept alone. The data are read once for all networks, two in a run, and for the galleries."""
+    assert main([*TRAIN, *PLANT, "--epochs", "1", "--repeats", "2", "--keep", "random:0.5"]) == 0
+    trained, read = last(), []
+    monkeypatch.setattr(score_runs, "split_of", lambda *settings: read.append(settings) or split_of(*settings))
+    assert main(["score", trained.id, "--score", "loss,prediction_depth"]) == 0
+    arrays = last().arrays
+    assert arrays["prediction_depth"].shape == (2, 150) and len(read) == 1
+    inputs = torch.from_numpy(arrays["gallery_inputs"])
+    digests = [hashlib.blake2b(each.numpy().tobytes(), digest_size=8).digest() for each in inputs]
+    np.testing.assert_array_equal(np.frombuffer(b"".join(digests), np.int64), arrays["fingerprint"][arrays["gallery_rows"]])
 
 
 def test_runs_on_other_samples_are_refused(runs, capsys):

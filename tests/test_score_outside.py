@@ -172,7 +172,10 @@ def _bad(loop):
         "an index twice": ({"index": np.arange(N) // 2 * 2}, "index: 0 is there 2 times; every sample once"),
         "no probabilities": ({"logits": None, "probabilities": loop["logits"]}, "probabilities: rows that do not add up to 1"),
         "membership of another shape": ({"membership": np.ones((2, N), bool)}, "membership: bool [2, 40]; true or false, [1, 40]"),
-        "norms of another shape": ({"feature_norm": np.ones((T, N + 1))}, "feature_norm: float64 [4, 41]; finite numbers (or nan) [1, 4, 40]"),
+        "norms of another shape": (
+            {"feature_norm": np.ones((T, N + 1))},
+            "feature_norm: float64 [4, 41]; finite numbers (or nan) [1, 4, 40]",
+        ),
         "planted below 0": ({"planted": -np.ones(N, int)}, "planted: -1; 0 for none"),
         "planted of a million types": ({"planted": np.arange(N) * 10**5}, "planted: up to 3900000; the number of its type, 1000 at most"),
         "times that fall": ({"epochs": np.arange(T)[::-1]}, "epochs: int64 [4]; 4 rising numbers"),

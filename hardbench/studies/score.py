@@ -97,7 +97,7 @@ def _of_runs(config: Config, runs: Sequence[StoredRun]) -> list[tuple[Subject, N
     sets = [score_runs.straggler_sets(run) for run in runs if run.study in score_runs.COUNTED]
     if sets:
         score_runs.join(sets, subjects)
-    networks = [Networks(group.networks, group.arrays["fingerprint"], config) for group in groups]
+    networks = [Networks(group.networks, group.arrays["fingerprint"], group.arrays["index"], config) for group in groups]
     return list(zip(subjects, networks, strict=True))
 
 
