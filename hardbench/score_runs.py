@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hardbench import console, tracking
-from hardbench.artifacts import DYNAMICS, DYNAMICS_POINTS, HARD_SAMPLES, STRAGGLERS, Array
+from hardbench.artifacts import CHECKPOINTS, DYNAMICS, DYNAMICS_POINTS, HARD_SAMPLES, LAST, STRAGGLERS, Array
 from hardbench.data.samples import Samples, Split
 from hardbench.errors import ConfigError, DataError, TrackingError
 from hardbench.hard_samples import recorder
@@ -166,6 +166,13 @@ class Networks:
     def samples(self) -> tuple[Samples, Samples]:
         """Training and test samples; DataError if the data set is not there, or holds others now."""
         return self._split.train, self._split.test
+
+    def check(self) -> None:
+        """ConfigError for a run without the networks of its end; DataError as for `samples`."""
+        for run in {run.id: run for run, _ in self.networks}.values():
+            if not run.has(f"{CHECKPOINTS}/{LAST}"):
+                raise ConfigError(f"score: prediction_depth; a run that has kept its checkpoints, unlike {run.id}")
+        self.samples()
 
     @cached_property
     def _split(self) -> Split:

@@ -231,6 +231,20 @@ def test_networks_that_ended_at_other_steps_are_repeats_too(project):
     assert last().arrays["loss"].shape == (4, 60)
 
 
+def test_networks_that_are_gone_are_refused_before_there_is_a_run(project, capsys):
+    """Neither data nor checkpoints; then checkpoints, of which data are asked next."""
+    trained = made()
+    words = ["score", trained, "--score", "loss,prediction_depth"]
+    assert main(words) == 2
+    assert capsys.readouterr().err == f"hardbench: score: prediction_depth; a run that has kept its checkpoints, unlike {trained}\n"
+    (last().file("checkpoints")).mkdir()
+    (last().file("checkpoints") / "last.pt").touch()
+    assert main(words) == 3
+    error = capsys.readouterr().err
+    assert "nowhere.npz" in error and error.count("\n") == 1
+    assert len(all_runs()) == 1
+
+
 def test_a_run_that_failed_goes_on(project, monkeypatch):
     words = ["score", made(networks=slice(0, 3)), "--score", "aum,loss,memorization", "--format", "csv,jsonl"]
     assert main(words) == 0

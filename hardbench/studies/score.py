@@ -69,6 +69,8 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedScores:
     for subject, networks in sources:
         activations = networks.activations if networks is not None and set(ONLY_NAMED) & set(config.score) else None
         names, missing = subject.choose(config.score, activations)
+        if networks is not None and set(ONLY_NAMED) & set(names):
+            networks.check()
         if not names:
             raise ConfigError(f"score: {','.join(config.score)}; one that {subject.name} allows")
         parts.append(Part(subject=subject, names=names, missing=missing, networks=networks))
