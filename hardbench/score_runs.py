@@ -12,10 +12,12 @@ from torch import Tensor
 from hardbench import console, tracking
 from hardbench.artifacts import CHECKPOINTS, DYNAMICS, DYNAMICS_POINTS, HARD_SAMPLES, LAST, STRAGGLERS, Array
 from hardbench.data.samples import Samples, Split
+from hardbench.data.transforms import Standardise
 from hardbench.errors import ConfigError, DataError, TrackingError
 from hardbench.hard_samples import recorder
 from hardbench.hard_samples.joining import Sets, matches
 from hardbench.hard_samples.subjects import Subject
+from hardbench.models.layers import Chain
 from hardbench.settings import TrainingSettings
 from hardbench.stored import StoredRun
 from hardbench.trained import place, restore
@@ -186,12 +188,20 @@ class Networks:
         return replace(split, train=split.train.pick(torch.from_numpy(rows)))
 
     def activations(self, r: int) -> Iterator[Tensor]:
-        """The hidden layers [N, D] of network r at the end of its training, on the training samples in their order."""
+        """The hidden layers [N, D] of network r at the end of its training, on the training samples in their order.
+
+        Each is had by a pass of its own over the samples, so that no two layers are in memory at once.
+        """
         run, own = self.networks[r]
         trained, split = run.settings(TrainingSettings, place(self.config)), self._split
         learner, standardise = restore(run, trained, split, "last")
         chain = learner.networks.member(own).to(learner.device).eval()
         train, standardise = split.train.to(learner.device), standardise.to(learner.device)
-        with torch.inference_mode():
-            parts = [[layer.flatten(1) for layer in chain.activations(inputs)] for inputs, _ in batches(train, standardise)]
-        return (torch.cat(layer) for layer in zip(*parts, strict=True))
+        for depth in range(len(chain.blocks)):
+            yield _layer(chain, depth, train, standardise)
+
+
+def _layer(chain: Chain, depth: int, samples: Samples, standardise: Standardise) -> Tensor:
+    """A hidden layer [N, D], without gradients; the mode ends here, as it would go on where a generator is asked from."""
+    with torch.inference_mode():
+        return torch.cat([chain.blocks[: depth + 1](inputs).flatten(1) for inputs, _ in batches(samples, standardise)])
