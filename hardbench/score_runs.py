@@ -25,6 +25,8 @@ from hardbench.training.evaluation import batches
 from hardbench.training.setup import split_of
 
 COUNTED = ("invert", "stragglers")
+PER_NETWORK = ("logits", "feature_norm", "class_cosine", "membership", "test_logits", "test_feature_norm", "test_class_cosine")
+ENDS = ("steps", "epochs")
 UNLIKE = ("repeats", "first_repeat", "name", "tag", "device", "threads", "data_dir", "checkpoint_every", "keep_checkpoints", "log_model")
 """Settings of trainings that may differ where their networks are repeats of one recording."""
 
@@ -80,10 +82,10 @@ def recorded(runs: Sequence[StoredRun]) -> list[Recorded]:
     groups: list[Recorded] = []
     for run in (run for run in runs if run.study == "train"):
         found = _read(run)
-        for place_, other in enumerate(groups):
+        for number, other in enumerate(groups):
             if _same(other, found):
                 arrays = {name: _together(name, other.arrays[name], array) for name, array in found.arrays.items()}
-                groups[place_] = Recorded((*other.networks, *found.networks), arrays)
+                groups[number] = Recorded((*other.networks, *found.networks), arrays)
                 break
         else:
             groups.append(found)
@@ -111,19 +113,14 @@ def _read(run: StoredRun) -> Recorded:
     return Recorded(tuple((run, int(r)) for r in measured), arrays)
 
 
-PER_NETWORK = ("logits", "feature_norm", "class_cosine", "membership", "test_logits", "test_feature_norm", "test_class_cosine")
-ENDS = ("steps", "epochs")
-
-
 def _same(group: Recorded, other: Recorded) -> bool:
     """True if a training's networks are repeats of those of a group: no network is in both."""
     settings = [{name: value for name, value in found.runs[0].config.items() if name not in UNLIKE} for found in (group, other)]
     if settings[0] != settings[1] or group.arrays.keys() != other.arrays.keys():
         return False
     numbers = [{int(run.config["first_repeat"]) + r for run, r in found.networks} for found in (group, other)]
-    apart = PER_NETWORK + (
-        ENDS if settings[0].get("record_points") == "last" else ()
-    )  # networks that reach a target end at steps of their own
+    at_end = settings[0].get("record_points") == "last"  # networks that reach a target end at steps of their own
+    apart = PER_NETWORK + (ENDS if at_end else ())
     shared = [name for name in other.arrays if name not in apart]
     return not numbers[0] & numbers[1] and all(np.array_equal(group.arrays[name], other.arrays[name]) for name in shared)
 
@@ -137,8 +134,8 @@ def _together(name: str, first: Array, second: Array) -> Array:
 def join(sets: Sequence[Sets], subjects: Sequence[Subject]) -> None:
     """Set the stragglers of other runs beside the scores of the subjects with which they share most samples; DataError for none."""
     counts = [[found.shared(subject.truth["fingerprint"], subject.truth["index"]) for subject in subjects] for found in sets]
-    for place_, subject in enumerate(subjects):
-        subject.join([found for found, count in zip(sets, counts, strict=True) if count[place_] == max(count)])
+    for number, subject in enumerate(subjects):
+        subject.join([found for found, count in zip(sets, counts, strict=True) if count[number] == max(count)])
 
 
 def straggler_sets(run: StoredRun) -> Sets:

@@ -237,8 +237,9 @@ def test_networks_that_are_gone_are_refused_before_there_is_a_run(project, capsy
     words = ["score", trained, "--score", "loss,prediction_depth"]
     assert main(words) == 2
     assert capsys.readouterr().err == f"hardbench: score: prediction_depth; a run that has kept its checkpoints, unlike {trained}\n"
-    (last().file("checkpoints")).mkdir()
-    (last().file("checkpoints") / "last.pt").touch()
+    folder = last().file("dynamics.npz").parent / "checkpoints"
+    folder.mkdir()
+    (folder / "last.pt").touch()
     assert main(words) == 3
     error = capsys.readouterr().err
     assert "nowhere.npz" in error and error.count("\n") == 1
