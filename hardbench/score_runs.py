@@ -1,7 +1,8 @@
 """The runs that `hardbench score` reads: trainings with a recording, and searches for stragglers among the same samples."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor
 
 from hardbench import console, tracking
-from hardbench.artifacts import DYNAMICS, DYNAMICS_POINTS, HARD_SAMPLES, STRAGGLERS, Array
+from hardbench.artifacts import CHECKPOINTS, DYNAMICS, DYNAMICS_POINTS, HARD_SAMPLES, LAST, STRAGGLERS, Array
 from hardbench.data.samples import Samples, Split
+from hardbench.data.transforms import Standardise
 from hardbench.errors import ConfigError, DataError, TrackingError
 from hardbench.hard_samples import recorder
-from hardbench.hard_samples.joining import Sets
+from hardbench.hard_samples.joining import Sets, matches
 from hardbench.hard_samples.subjects import Subject
+from hardbench.models.layers import Chain
 from hardbench.settings import TrainingSettings
 from hardbench.stored import StoredRun
 from hardbench.trained import place, restore
@@ -22,6 +25,8 @@ from hardbench.training.evaluation import batches
 from hardbench.training.setup import split_of
 
 COUNTED = ("invert", "stragglers")
+PER_NETWORK = ("logits", "feature_norm", "class_cosine", "membership", "test_logits", "test_feature_norm", "test_class_cosine")
+ENDS = ("steps", "epochs")
 UNLIKE = ("repeats", "first_repeat", "name", "tag", "device", "threads", "data_dir", "checkpoint_every", "keep_checkpoints", "log_model")
 """Settings of trainings that may differ where their networks are repeats of one recording."""
 
@@ -77,10 +82,10 @@ def recorded(runs: Sequence[StoredRun]) -> list[Recorded]:
     groups: list[Recorded] = []
     for run in (run for run in runs if run.study == "train"):
         found = _read(run)
-        for place_, other in enumerate(groups):
+        for number, other in enumerate(groups):
             if _same(other, found):
                 arrays = {name: _together(name, other.arrays[name], array) for name, array in found.arrays.items()}
-                groups[place_] = Recorded((*other.networks, *found.networks), arrays)
+                groups[number] = Recorded((*other.networks, *found.networks), arrays)
                 break
         else:
             groups.append(found)
@@ -108,18 +113,14 @@ def _read(run: StoredRun) -> Recorded:
     return Recorded(tuple((run, int(r)) for r in measured), arrays)
 
 
-PER_NETWORK = ("logits", "feature_norm", "class_cosine", "membership", "test_logits", "test_feature_norm", "test_class_cosine")
-ENDS = ("steps", "epochs")
-
-
 def _same(group: Recorded, other: Recorded) -> bool:
     """True if a training's networks are repeats of those of a group: no network is in both."""
     settings = [{name: value for name, value in found.runs[0].config.items() if name not in UNLIKE} for found in (group, other)]
     if settings[0] != settings[1] or group.arrays.keys() != other.arrays.keys():
         return False
     numbers = [{int(run.config["first_repeat"]) + r for run, r in found.networks} for found in (group, other)]
-    ended = settings[0].get("record_points") == "last"  # networks that reach a target end at steps of their own
-    apart = PER_NETWORK + (ENDS if ended else ())
+    at_end = settings[0].get("record_points") == "last"  # networks that reach a target end at steps of their own
+    apart = PER_NETWORK + (ENDS if at_end else ())
     shared = [name for name in other.arrays if name not in apart]
     return not numbers[0] & numbers[1] and all(np.array_equal(group.arrays[name], other.arrays[name]) for name in shared)
 
@@ -133,8 +134,8 @@ def _together(name: str, first: Array, second: Array) -> Array:
 def join(sets: Sequence[Sets], subjects: Sequence[Subject]) -> None:
     """Set the stragglers of other runs beside the scores of the subjects with which they share most samples; DataError for none."""
     counts = [[found.shared(subject.truth["fingerprint"], subject.truth["index"]) for subject in subjects] for found in sets]
-    for place_, subject in enumerate(subjects):
-        subject.join([found for found, count in zip(sets, counts, strict=True) if count[place_] == max(count)])
+    for number, subject in enumerate(subjects):
+        subject.join([found for found, count in zip(sets, counts, strict=True) if count[number] == max(count)])
 
 
 def straggler_sets(run: StoredRun) -> Sets:
@@ -158,27 +159,46 @@ class Networks:
 
     networks: tuple[tuple[StoredRun, int], ...]
     fingerprint: Array
+    index: Array
     config: Any  # of the study of scores: where to compute and to read data
 
     def samples(self) -> tuple[Samples, Samples]:
         """Training and test samples; DataError if the data set is not there, or holds others now."""
-        split = self._split(self.networks[0][0])[1]
-        return split.train, split.test
+        return self._split.train, self._split.test
 
-    def _split(self, run: StoredRun) -> tuple[TrainingSettings, Split]:
+    def check(self) -> None:
+        """ConfigError for a run without the networks of its end; DataError as for `samples`."""
+        for run in {run.id: run for run, _ in self.networks}.values():
+            if not run.has(f"{CHECKPOINTS}/{LAST}"):
+                raise ConfigError(f"score: prediction_depth; a run that has kept its checkpoints, unlike {run.id}")
+        self.samples()
+
+    @cached_property
+    def _split(self) -> Split:
+        """The split of all runs, read and planted once; of its training samples those recorded, which `keep` may have made a part."""
+        run = self.networks[0][0]
         trained = run.settings(TrainingSettings, place(self.config))
-        split = split_of(trained, trained.seed)
-        if not np.array_equal(split.train.fingerprints.numpy(), self.fingerprint):
+        split = split_of(replace(trained, noise_ratio=0.0), trained.seed)  # as a training loads it
+        rows = matches(self.fingerprint, self.index, split.train.fingerprints.numpy(), split.train.index.numpy())
+        if (rows < 0).any():
             raise DataError(f"dataset: {trained.dataset}; the one that run {run.id} was trained on")
-        return trained, split
+        return replace(split, train=split.train.pick(torch.from_numpy(rows)))
 
     def activations(self, r: int) -> Iterator[Tensor]:
-        """The hidden layers [N, D] of network r at the end of its training, on the training samples in their order."""
+        """The hidden layers [N, D] of network r at the end of its training, on the training samples in their order.
+
+        Each is had by a pass of its own over the samples, so that no two layers are in memory at once.
+        """
         run, own = self.networks[r]
-        trained, split = self._split(run)
+        trained, split = run.settings(TrainingSettings, place(self.config)), self._split
         learner, standardise = restore(run, trained, split, "last")
         chain = learner.networks.member(own).to(learner.device).eval()
         train, standardise = split.train.to(learner.device), standardise.to(learner.device)
-        with torch.inference_mode():
-            parts = [[layer.flatten(1) for layer in chain.activations(inputs)] for inputs, _ in batches(train, standardise)]
-        return (torch.cat(layer) for layer in zip(*parts, strict=True))
+        for depth in range(len(chain.blocks)):
+            yield _layer(chain, depth, train, standardise)
+
+
+def _layer(chain: Chain, depth: int, samples: Samples, standardise: Standardise) -> Tensor:
+    """A hidden layer [N, D], without gradients; the mode ends here, as it would go on where a generator is asked from."""
+    with torch.inference_mode():
+        return torch.cat([chain.blocks[: depth + 1](inputs).flatten(1) for inputs, _ in batches(samples, standardise)])

@@ -1,20 +1,23 @@
 """`hardbench score` through the real command line: scores, judgement, joins, influence, comparisons, what is refused and what goes on."""
 
+import hashlib
 import os
 import signal
 
 import numpy as np
 import pandas
 import pytest
+import torch
 from projects import all_runs, last, new_project, started, wait_for_step
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 
-from hardbench import tracking
+from hardbench import score_runs, tracking
 from hardbench.cli import main
 from hardbench.hard_samples import scoring
 from hardbench.hard_samples.recording import Recording
 from hardbench.studies import train
+from hardbench.training.setup import split_of
 
 PLANT = ["--plant", "mislabel:0.1,corrupt:0.1"]
 DATA = ["--dataset", "digits", "--subset-size", "300", "--threads", "1"]
@@ -145,6 +148,19 @@ def test_named_scores_and_what_they_lack(runs, capsys):
     assert capsys.readouterr().err.startswith("hardbench: score: nonsense; ")
 
 
+def test_a_part_of_the_samples_has_its_inputs_too(runs, monkeypatch):
+    """`--keep` records the samples kept alone. The data are read once for all networks, two in a run, and for the galleries."""
+    assert main([*TRAIN, *PLANT, "--epochs", "1", "--repeats", "2", "--keep", "random:0.5"]) == 0
+    trained, read = last(), []
+    monkeypatch.setattr(score_runs, "split_of", lambda *settings: read.append(settings) or split_of(*settings))
+    assert main(["score", trained.id, "--score", "loss,prediction_depth"]) == 0
+    arrays = last().arrays
+    assert arrays["prediction_depth"].shape == (2, 150) and len(read) == 1
+    inputs = torch.from_numpy(arrays["gallery_inputs"])
+    digests = [hashlib.blake2b(each.numpy().tobytes(), digest_size=8).digest() for each in inputs]
+    np.testing.assert_array_equal(np.frombuffer(b"".join(digests), np.int64), arrays["fingerprint"][arrays["gallery_rows"]])
+
+
 def test_runs_on_other_samples_are_refused(runs, capsys):
     trained, inverted, _ = runs
     assert main([*SEARCH, *PLANT, "--repeats", "1", "--seed", "1"]) == 0
@@ -213,6 +229,21 @@ def test_networks_that_ended_at_other_steps_are_repeats_too(project):
     assert main(["score", *parts, "--score", "memorization,loss"]) == 0
     assert last().arrays["recordings"].tolist() == [f"{parts[0][:8]}+1"]
     assert last().arrays["loss"].shape == (4, 60)
+
+
+def test_networks_that_are_gone_are_refused_before_there_is_a_run(project, capsys):
+    """Neither data nor checkpoints; then checkpoints, of which data are asked next."""
+    trained = made()
+    words = ["score", trained, "--score", "loss,prediction_depth"]
+    assert main(words) == 2
+    assert capsys.readouterr().err == f"hardbench: score: prediction_depth; a run that has kept its checkpoints, unlike {trained}\n"
+    folder = last().file("dynamics.npz").parent / "checkpoints"
+    folder.mkdir()
+    (folder / "last.pt").touch()
+    assert main(words) == 3
+    error = capsys.readouterr().err
+    assert "nowhere.npz" in error and error.count("\n") == 1
+    assert len(all_runs()) == 1
 
 
 def test_a_run_that_failed_goes_on(project, monkeypatch):

@@ -35,9 +35,9 @@ def matches(fingerprint: Array, index: Array, others: Array, others_index: Array
     """For every sample its place among others, int64 [N], -1 for none: that of the same fingerprint, of several that of the same index."""
     exact: dict[tuple[int, int], int] = {}
     any_of: dict[int, int] = {}
-    for place, (print_, number) in enumerate(zip(others.tolist(), others_index.tolist(), strict=True)):
-        exact[print_, number] = place
-        any_of.setdefault(print_, place)
+    for place, (found, number) in enumerate(zip(others.tolist(), others_index.tolist(), strict=True)):
+        exact[found, number] = place
+        any_of.setdefault(found, place)
     pairs = zip(fingerprint.tolist(), index.tolist(), strict=True)
     return np.array([exact.get(pair, any_of.get(pair[0], -1)) for pair in pairs], dtype=np.int64)
 

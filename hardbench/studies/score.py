@@ -69,6 +69,8 @@ def prepare(config: Config, stored: StoredRun | None = None) -> PreparedScores:
     for subject, networks in sources:
         activations = networks.activations if networks is not None and set(ONLY_NAMED) & set(config.score) else None
         names, missing = subject.choose(config.score, activations)
+        if networks is not None and set(ONLY_NAMED) & set(names):
+            networks.check()
         if not names:
             raise ConfigError(f"score: {','.join(config.score)}; one that {subject.name} allows")
         parts.append(Part(subject=subject, names=names, missing=missing, networks=networks))
@@ -97,7 +99,7 @@ def _of_runs(config: Config, runs: Sequence[StoredRun]) -> list[tuple[Subject, N
     sets = [score_runs.straggler_sets(run) for run in runs if run.study in score_runs.COUNTED]
     if sets:
         score_runs.join(sets, subjects)
-    networks = [Networks(group.networks, group.arrays["fingerprint"], config) for group in groups]
+    networks = [Networks(group.networks, group.arrays["fingerprint"], group.arrays["index"], config) for group in groups]
     return list(zip(subjects, networks, strict=True))
 
 
